@@ -1,0 +1,4 @@
+#![doc = include_str!("README.md")]
+#![forbid(unsafe_code)]
+
+// The order of this list is the dependency rule: a room uses only rooms above it (tests/tidy.rs).

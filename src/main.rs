@@ -1,0 +1,3 @@
+//! The process. Nothing is served yet: the rooms come first.
+
+fn main() {}

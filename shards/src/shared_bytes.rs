@@ -1,0 +1,158 @@
+//! One payload, many sockets, many shards: bytes that are counted instead of copied.
+//!
+//! [`SharedBytes`] crosses threads and pays an atomic count; [`LocalBytes`] stays on one shard, costs a plain count
+//! and is one pointer wide, because every queued frame of every socket is one. A shard turns the one into the other
+//! once per message, not once per member. Both are immutable from the moment they exist: the kernel may be reading
+//! them. There is no `unsafe` here; the price is one more pointer to follow, once per send.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes that cross shards.
+#[derive(Clone)]
+pub struct SharedBytes(Arc<Vec<u8>>);
+
+impl From<Vec<u8>> for SharedBytes {
+    /// Takes the vector as it is; nothing is copied.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(bytes))
+    }
+}
+
+impl Deref for SharedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SharedBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedBytes({} bytes)", self.len())
+    }
+}
+
+/// Bytes that many sockets of one shard send.
+#[derive(Clone)]
+pub struct LocalBytes(Rc<Source>);
+
+/// Where the bytes of a [`LocalBytes`] are.
+enum Source {
+    /// Its own.
+    Owned(Vec<u8>),
+    /// A part of bytes that other shards hold as well; both bounds were checked when it was made.
+    Shared {
+        bytes: SharedBytes,
+        start: usize,
+        end: usize,
+    },
+}
+
+const _: () = assert!(
+    size_of::<Option<LocalBytes>>() == 8,
+    "a queued frame is one pointer"
+);
+
+impl LocalBytes {
+    /// A part of shared bytes, without a copy.
+    ///
+    /// # Panics
+    ///
+    /// When `range` is not within `bytes`.
+    #[must_use]
+    pub fn slice(bytes: &SharedBytes, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= bytes.len(),
+            "{range:?} is not within {} bytes",
+            bytes.len()
+        );
+        Self(Rc::new(Source::Shared {
+            bytes: bytes.clone(),
+            start: range.start,
+            end: range.end,
+        }))
+    }
+
+    /// The vector inside, to be filled again, if nobody else holds these bytes and they are its own.
+    pub(crate) fn reclaim(self) -> Option<Vec<u8>> {
+        match Rc::try_unwrap(self.0) {
+            Ok(Source::Owned(bytes)) => Some(bytes),
+            Ok(Source::Shared { .. }) | Err(_) => None,
+        }
+    }
+}
+
+impl From<Vec<u8>> for LocalBytes {
+    /// Takes the vector as it is; nothing is copied.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Rc::new(Source::Owned(bytes)))
+    }
+}
+
+impl From<SharedBytes> for LocalBytes {
+    fn from(bytes: SharedBytes) -> Self {
+        let end = bytes.len();
+        Self(Rc::new(Source::Shared {
+            bytes,
+            start: 0,
+            end,
+        }))
+    }
+}
+
+impl Deref for LocalBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &*self.0 {
+            Source::Owned(bytes) => bytes,
+            Source::Shared { bytes, start, end } => &bytes[*start..*end],
+        }
+    }
+}
+
+impl fmt::Debug for LocalBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalBytes({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_taken_and_sliced_without_a_copy() {
+        let vector = b"hello world".to_vec();
+        let at = vector.as_ptr();
+        let shared = SharedBytes::from(vector);
+        assert_eq!(shared.as_ptr(), at);
+        let part = LocalBytes::slice(&shared, 6..11);
+        assert_eq!(&*part, b"world");
+        assert_eq!(part.as_ptr(), at.wrapping_add(6));
+        assert_eq!(&*LocalBytes::from(shared), b"hello world");
+        assert_eq!(&*LocalBytes::from(b"own".to_vec()), b"own");
+    }
+
+    #[test]
+    fn only_the_last_holder_reclaims_its_own_bytes() {
+        let bytes = LocalBytes::from(b"abc".to_vec());
+        let other = bytes.clone();
+        assert!(bytes.reclaim().is_none());
+        assert_eq!(other.reclaim().as_deref(), Some(&b"abc"[..]));
+        assert!(
+            LocalBytes::from(SharedBytes::from(vec![1]))
+                .reclaim()
+                .is_none()
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "not within 3 bytes")]
+    fn a_slice_beyond_the_end_is_our_own_mistake() {
+        let _ = LocalBytes::slice(&SharedBytes::from(vec![1, 2, 3]), 1..4);
+    }
+}

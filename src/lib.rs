@@ -2,3 +2,7 @@
 #![forbid(unsafe_code)]
 
 // The order of this list is the dependency rule: a room uses only rooms above it (tests/tidy.rs).
+pub mod limits;
+pub mod error;
+pub mod config;
+pub mod logging;

@@ -1,0 +1,186 @@
+//! Every bound of the server in one place, each with its unit, its reason, and what happens when it is met.
+//!
+//! What an operator or a tenant can set stands in `config` or in the tenant's settings; what stands here is fixed.
+
+use std::time::Duration;
+
+// -- sockets --
+
+/// Largest WebSocket message, also reassembled from fragments, in bytes. Above: close 1009 (spec: websocket-protocol 3.4).
+pub const MESSAGE_BYTES_MAX: usize = 5_000_000;
+
+/// Largest request head in bytes, all headers together. Above: 431 and the connection is closed.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a request head may take to arrive. Above: 408 and the connection is closed.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long queued bytes may make no progress before their reader is closed with 1013.
+pub const STALLED_READER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a socket that we closed may take to answer before it is cut.
+pub const LINGER: Duration = Duration::from_secs(5);
+
+/// Send buffer asked of the kernel per socket, in bytes: left alone, the kernel hides a stalled reader behind 4 MiB.
+pub const SOCKET_SEND_BUFFER_BYTES: u32 = 128 * 1024;
+
+/// Sockets above `MAX_CONNECTIONS` that a shard still accepts: to refuse upgrades politely, and for health and metrics.
+pub const CONNECTIONS_RESERVE: usize = 32;
+
+// -- channels --
+
+/// Channels on one socket, whatever the tenant allows. Above: `too many channels joined` (spec 4.3).
+pub const CHANNELS_PER_SOCKET_MAX: usize = 99_999;
+
+/// Messages that may wait behind a join of their socket that is not decided yet. Above: the socket is closed with 1013.
+pub const WAITING_MESSAGES_MAX: usize = 16_384;
+
+/// Bytes of those messages. Above: as [`WAITING_MESSAGES_MAX`].
+pub const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of a join: payload, topic and `join_ref`, some of which are kept as long as the channel lives. Above: the join is refused.
+pub const JOIN_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest time between two checks of a channel's token, in seconds (spec 9.1).
+pub const TOKEN_RECHECK_SECONDS: u32 = 300;
+
+/// Messages with one `replay` request at most (spec 6.5).
+pub const REPLAY_MESSAGES_MAX: u32 = 25;
+
+/// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
+pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+// -- fan-out --
+
+/// Bytes of one topic's batch above which it is sealed before the turn ends, so that one buffer stays sendable in one go.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Empty batches that a shard keeps for the next topics. Above: freed.
+pub const SPARE_BATCHES_MAX: usize = 1024;
+
+/// Letters that one mailbox between two threads holds. Above: they spill into the sender's queue, which stops reading from its
+/// sockets while too many wait for other shards; for the control core see [`CONTROL_LETTERS_WAITING_MAX`].
+pub const MAILBOX_LETTERS: usize = 4096;
+
+// -- quotas --
+
+/// Time between two ticks of a rate counter (spec 9.2).
+pub const RATE_TICK: Duration = Duration::from_secs(5);
+
+/// Delay of a counter's first tick after its creation (spec 9.2: "about a millisecond later").
+pub const RATE_FIRST_TICK: Duration = Duration::from_millis(1);
+
+/// Buckets that a rate counter keeps: with [`RATE_TICK`] a window of 60 s (spec 9.2).
+pub const RATE_BUCKETS_MAX: usize = 12;
+
+/// Ticks without an event after which a rate counter is discarded: 5 min (spec 9.2).
+pub const RATE_IDLE_TICKS_MAX: u32 = 60;
+
+/// Time between two ticks of the counter of HTTP requests (spec 9.3).
+pub const REQUEST_TICK: Duration = Duration::from_secs(1);
+
+/// Buckets of the counter of HTTP requests: with [`REQUEST_TICK`] a window of 60 s (spec 9.3).
+pub const REQUEST_BUCKETS_MAX: usize = 60;
+
+/// Ticks without a request after which that counter is discarded: 5 min (spec 9.2).
+pub const REQUEST_IDLE_TICKS_MAX: u32 = 300;
+
+/// Bytes added to a tenant's payload limit of `max_payload_size_in_kb` x 1000 (spec 9.4).
+pub const PAYLOAD_SLACK_BYTES: usize = 500;
+
+// -- draining --
+
+/// Sockets closed with 1012 in one batch of a drain, over all shards (spec 4.5).
+pub const DRAIN_BATCH: usize = 10_000;
+
+/// Time between two batches of a drain (spec 4.5).
+pub const DRAIN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Longest drain before the process ends anyway (spec 4.5).
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+// -- HTTP --
+
+/// Largest body of a REST request in bytes. Above: 413 (spec: http-api 1.3).
+pub const HTTP_BODY_BYTES_MAX: usize = 8_000_000;
+
+/// Bytes of a refused body that are still read, so that its sender gets to see the answer. Above: the connection is cut.
+pub const HTTP_DISCARD_BYTES_MAX: usize = 16_000_000;
+
+/// Fields of one form. Above: 400.
+pub const FORM_FIELDS_MAX: usize = 10_000;
+
+/// Brackets behind the name of a form's field. Above: 400.
+pub const FORM_DEPTH_MAX: usize = 32;
+
+/// Bytes of request bodies that are held at one time, over all connections. Above: 503.
+pub const HTTP_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long a request body may take to arrive. Above: 408 and the connection is closed.
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connections that the control core serves at one time. Above: 503 and the connection is closed.
+pub const HTTP_CONNECTIONS_MAX: usize = 4096;
+
+/// How long a connection may wait for its next request, that request's head included. Above: the connection is closed.
+pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest request line in bytes. Above: 414 (spec: config, `MAX_HEADER_LENGTH`).
+pub const HTTP_REQUEST_LINE_BYTES_MAX: usize = 8000;
+
+/// Headers of a request at most. Above: 431.
+pub const HTTP_HEADERS_MAX: usize = 100;
+
+/// Bodies up to this many bytes are not compressed (spec: http-api 1.4).
+pub const HTTP_COMPRESS_ABOVE_BYTES: u64 = 300;
+
+// -- the control core --
+
+/// Letters that wait to be handed to the mesh. Above: the task that wants to send waits.
+pub const OUTGOING_LETTERS_MAX: usize = 4096;
+
+/// Letters that a shard keeps for a control core that does not take them, beside the full mailbox. Above: requests get 503, log
+/// lines are counted and summed up; the sockets go on.
+pub const CONTROL_LETTERS_WAITING_MAX: usize = 4096;
+
+/// Letters of shards that wait for one task of the control core. Above: a connection is closed, a counter is started by its
+/// next use.
+pub const INBOX_LETTERS_MAX: usize = 16_384;
+
+/// Letters of shards that the control core takes in one go before it looks at its tasks again.
+pub const LETTERS_PER_TURN_MAX: usize = 1024;
+
+/// How long the last letters to the shards may wait for room in mailboxes. Above: the process ends without them.
+pub const LAST_LETTERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long work on the disk that is under way may take when the process ends. Above: it is given up.
+pub const LAST_DISK_WORK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the last log lines may wait for whoever reads standard output. Above: the process ends without them.
+pub const LAST_LOG_LINES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Log lines that wait to be written. Above: further ones are counted and dropped.
+pub const LOG_LINES_WAITING_MAX: usize = 16_384;
+
+/// Pause before a task that panicked is started again; doubled with each panic in a row.
+pub const TASK_RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// Longest such pause. A task that ran longer than this starts again with [`TASK_RESTART_PAUSE`].
+pub const TASK_RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+// -- log --
+
+/// Longest message of a log line in bytes. Above: cut, and marked as cut.
+pub const LOG_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest value in front of a log message (request id, `sub`, `iss`) in bytes. Above: cut.
+pub const LOG_VALUE_BYTES_MAX: usize = 256;
+
+/// Lines with one code of one tenant that are written per [`LOG_WINDOW_MS`]. Above: counted, and summed up in one line.
+pub const LOG_LINES_PER_WINDOW_MAX: u32 = 20;
+
+/// The window of [`LOG_LINES_PER_WINDOW_MAX`] in milliseconds.
+pub const LOG_WINDOW_MS: u64 = 10_000;
+
+/// Pairs of code and tenant that are told apart. Above: further tenants share one window per code.
+pub const LOG_KEYS_MAX: usize = 4096;

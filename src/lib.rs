@@ -6,3 +6,5 @@ pub mod limits;
 pub mod error;
 pub mod config;
 pub mod logging;
+pub mod websocket;
+pub mod phoenix;

@@ -8,3 +8,5 @@ pub mod config;
 pub mod logging;
 pub mod websocket;
 pub mod phoenix;
+pub mod auth;
+pub mod http;

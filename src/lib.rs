@@ -10,3 +10,5 @@ pub mod websocket;
 pub mod phoenix;
 pub mod auth;
 pub mod http;
+pub mod tenant;
+pub mod mail;

@@ -12,3 +12,8 @@ pub mod auth;
 pub mod http;
 pub mod tenant;
 pub mod mail;
+pub mod connection;
+pub mod presence;
+pub mod fanout;
+pub mod channel;
+pub mod shard;

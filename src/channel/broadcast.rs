@@ -1,0 +1,111 @@
+//! `broadcast`: a client's message to its topic (spec: websocket-protocol 6).
+
+use super::{Channels, is_object};
+use crate::connection::{ConnectionId, Io};
+use crate::mail::{Audience, Content};
+use crate::phoenix::{self, Encoding, Message, Payload};
+use crate::tenant::Counter;
+use std::borrow::Cow;
+
+impl Channels {
+    pub(super) fn broadcast(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        place: usize,
+        message: &Message<'_>,
+    ) {
+        let Some(tenant) = self.tenant_of(id) else {
+            return;
+        };
+        let Some(channel) = self
+            .sockets
+            .get(id)
+            .and_then(|socket| socket.channels.get(place))
+        else {
+            return;
+        };
+        let (topic, flags) = (channel.topic, channel.flags);
+        if matches!(message.payload, Payload::Json(_)) && !is_object(&message.payload) {
+            // Ours: nobody gets it, and the sender sees what it would see of the original (spec 6.6).
+            return self.crash(io, id, place);
+        }
+        Self::count(io, &tenant, Counter::Events, 1);
+        if measure(&message.payload) > tenant.limits.payload_bytes_max {
+            if flags.ack {
+                self.reply(io, id, place, message, "error", "\"payload_size_exceeded\"");
+            }
+            return;
+        }
+        let except = (!flags.to_self).then(|| self.fanout.member(id));
+        self.fanout.publish(
+            io,
+            topic,
+            content(&message.payload),
+            Audience::Broadcast,
+            except,
+        );
+        if flags.ack {
+            self.reply(io, id, place, message, "ok", "{}");
+        }
+    }
+}
+
+/// The payload's size as the tenant's limit measures it, in bytes (spec 9.4).
+fn measure(payload: &Payload<'_>) -> usize {
+    match payload {
+        Payload::Json(text) => phoenix::json_term_size(text),
+        Payload::User {
+            event,
+            encoding: Encoding::Json,
+            bytes,
+        } => bytes.len() + event.len() + 24,
+        Payload::User {
+            event,
+            encoding: Encoding::Binary,
+            bytes,
+        } => bytes.len() + event.len() + 26,
+        Payload::Opaque(data) => data.len() + 6,
+    }
+}
+
+fn content<'a>(payload: &Payload<'a>) -> Content<'a> {
+    match payload {
+        Payload::Json(text) => Content::Json {
+            event: "broadcast",
+            payload: Cow::Borrowed(text),
+        },
+        Payload::User {
+            event,
+            encoding,
+            bytes,
+        } => Content::User {
+            event: Cow::Borrowed(event),
+            metadata: None,
+            encoding: *encoding,
+            bytes: Cow::Borrowed(bytes),
+        },
+        Payload::Opaque(data) => Content::Opaque {
+            data: Cow::Borrowed(data),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worked examples of spec 9.4.
+    #[test]
+    fn payloads_measure_as_the_original_measures_them() {
+        let user = |encoding| Payload::User {
+            event: "msg",
+            encoding,
+            bytes: b"12345",
+        };
+        assert_eq!(measure(&user(Encoding::Json)), 5 + 3 + 24);
+        assert_eq!(measure(&user(Encoding::Binary)), 5 + 3 + 26);
+        assert_eq!(measure(&Payload::Opaque(b"123")), 9);
+        assert_eq!(measure(&Payload::Json("{}")), 6);
+    }
+}

@@ -1,0 +1,473 @@
+//! `phx_join`: the checks in their order, the reply, and what follows it (spec: websocket-protocol 5).
+
+use super::{Channels, Delayed};
+use crate::auth::TokenError;
+use crate::connection::{
+    Channel, ConnectionId, Extra, Flags, Io, PendingJoin, RawJson, Token, WaitingRefusal,
+};
+use crate::error::ErrorCode;
+use crate::fanout::{Reads, Subscription};
+use crate::limits;
+use crate::mail::TopicRef;
+use crate::phoenix::{self, JoinPayload, Message, Payload, TokenChoice};
+use crate::tenant::{Counter, Tenant};
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Why a join is refused: what the client reads, and what follows.
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) reason: String,
+    /// What stands behind the code in the log.
+    pub(super) log: String,
+    /// The socket is closed with 1001 behind the reply (spec 5.5).
+    pub(super) closes_socket: bool,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, text: &str) -> Self {
+        Self {
+            code,
+            reason: code.reason(text),
+            log: text.into(),
+            closes_socket: false,
+        }
+    }
+
+    fn closing(self) -> Self {
+        Self {
+            closes_socket: true,
+            ..self
+        }
+    }
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Self {
+            code: error.code(),
+            reason: error.join_reason(),
+            log: error.log_text(),
+            closes_socket: false,
+        }
+    }
+}
+
+/// What the checks leave for the join itself.
+struct Admitted<'a> {
+    payload: JoinPayload<'a>,
+    token: Rc<Token>,
+    tenant: Arc<Tenant>,
+    added_user: bool,
+}
+
+impl Channels {
+    pub(super) fn join(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: &str,
+        message: &Message<'_>,
+    ) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        socket.has_tried_to_join = true;
+        if socket.channels.len() >= limits::CHANNELS_PER_SOCKET_MAX {
+            let response = r#"{"reason":"too many channels joined"}"#;
+            return self.reply_raw(
+                io,
+                id,
+                &message.join_ref.clone(),
+                message,
+                "error",
+                response,
+            );
+        }
+        // A channel of the same topic ends first, whatever becomes of the join; its phx_close follows the reply (spec 4.3).
+        let close_of_old = self
+            .find_channel(id, topic)
+            .and_then(|place| self.end_channel(io, id, place));
+        let payload = match message.payload {
+            Payload::Json(text) => text,
+            Payload::User { .. } | Payload::Opaque(_) => "null",
+        };
+        let bytes = payload.len() + message.topic.raw.len() + message.join_ref.len();
+        let admitted = if bytes > limits::JOIN_BYTES_MAX {
+            let text = format!("the join is larger than {} bytes", limits::JOIN_BYTES_MAX);
+            Err(Refusal::new(ErrorCode::UnknownErrorOnChannel, &text))
+        } else {
+            self.admit(io, id, topic, payload)
+        };
+        match admitted {
+            Ok(admitted) => self.subscribe(io, id, topic, message, admitted, close_of_old),
+            Err(refusal) => self.refuse(io, id, message, refusal, close_of_old),
+        }
+    }
+
+    /// The checks of spec 5.3, in their order.
+    fn admit<'a>(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: &str,
+        payload: &'a str,
+    ) -> Result<Admitted<'a>, Refusal> {
+        if topic == "realtime:" {
+            return Err(Refusal::new(
+                ErrorCode::TopicNameRequired,
+                "You must provide a topic name",
+            ));
+        }
+        if self.is_draining {
+            return Err(Refusal::new(
+                ErrorCode::RealtimeRestarting,
+                "Realtime is restarting, please standby",
+            ));
+        }
+        let Some(tenant) = self.tenant_of(id) else {
+            let text = "Tenant with the given ID does not exist";
+            return Err(Refusal::new(ErrorCode::TenantNotFound, text).closing());
+        };
+        let sent = payload;
+        let payload = phoenix::parse_join(sent).map_err(|error| {
+            self.report_invalid_fields(io, id, error.invalid().as_slice(), sent);
+            Refusal::new(ErrorCode::UnknownErrorOnChannel, error.sentence())
+        })?;
+        self.report_invalid_fields(io, id, &payload.invalid, sent);
+        if tenant.private_only && !payload.private {
+            return Err(Refusal::new(
+                ErrorCode::PrivateOnly,
+                "This project only allows private channels",
+            ));
+        }
+        let added_user = self.add_user(id, &tenant)?;
+        let checked = self.check_rates_and_token(io, id, &tenant, &payload);
+        match checked {
+            Ok(token) => Ok(Admitted {
+                payload,
+                token,
+                tenant,
+                added_user,
+            }),
+            Err(refusal) => {
+                if added_user {
+                    tenant.usage.remove_user();
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Check 4. Says whether the socket was added: one that counts already is not.
+    fn add_user(&mut self, id: ConnectionId, tenant: &Tenant) -> Result<bool, Refusal> {
+        if self.sockets.get(id).is_some_and(|socket| socket.is_user) {
+            return Ok(false);
+        }
+        if tenant.usage.try_add_user(tenant.limits.users_max) {
+            return Ok(true);
+        }
+        Err(Refusal::new(
+            ErrorCode::ConnectionRateLimitReached,
+            "Too many connected users",
+        ))
+    }
+
+    /// Checks 5 to 10.
+    fn check_rates_and_token(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        tenant: &Tenant,
+        payload: &JoinPayload<'_>,
+    ) -> Result<Rc<Token>, Refusal> {
+        if tenant.usage.is_tripped(Counter::Joins) {
+            return Err(Refusal::new(
+                ErrorCode::ClientJoinRateLimitReached,
+                "Too many joins per second",
+            )
+            .closing());
+        }
+        Self::count(io, tenant, Counter::Joins, 1);
+        let socket = self.sockets.get(id);
+        let channels = socket.map_or(0, |socket| socket.channels.len());
+        let channels_max = tenant.limits.channels_per_socket_max as usize;
+        if channels >= channels_max {
+            return Err(Refusal::new(
+                ErrorCode::ChannelRateLimitReached,
+                "Too many channels",
+            ));
+        }
+        if channels + 1 == channels_max {
+            self.report_last_channel(io, id);
+        }
+        let token = self.token_for(io, id, tenant, &payload.token)?;
+        if payload.private {
+            // Its policies stand in a database, and this tenant has none that could be reached.
+            let text = "Realtime was unable to connect to the project database";
+            return Err(Refusal::new(ErrorCode::UnableToConnectToProject, text));
+        }
+        if payload.replay.is_some() {
+            let text = "Replay is not allowed for public channels";
+            return Err(Refusal::new(ErrorCode::UnableToReplayMessages, text));
+        }
+        Ok(token)
+    }
+
+    /// The channel's token: its own, or the socket's, which may have expired since the upgrade (spec 5.2).
+    fn token_for(
+        &mut self,
+        io: &Io<'_>,
+        id: ConnectionId,
+        tenant: &Tenant,
+        choice: &TokenChoice<'_>,
+    ) -> Result<Rc<Token>, TokenError> {
+        let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
+        match choice {
+            TokenChoice::UserToken(text) | TokenChoice::AccessToken(text) => {
+                self.tokens
+                    .verify(tenant.id, &tenant.verifier, text, unix_now)
+            }
+            TokenChoice::Socket => {
+                let socket = self
+                    .sockets
+                    .get(id)
+                    .expect("the socket was found when its message came");
+                socket.token.claims.recheck(unix_now)?;
+                Ok(Rc::clone(&socket.token))
+            }
+        }
+    }
+
+    /// All checks passed: from here on only the topic's owner has to be heard.
+    fn subscribe(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: &str,
+        message: &Message<'_>,
+        admitted: Admitted<'_>,
+        close_of_old: Option<Vec<u8>>,
+    ) {
+        let Admitted {
+            payload,
+            token,
+            tenant,
+            added_user,
+        } = admitted;
+        let Some(vsn) = super::vsn_of(&self.sockets, id) else {
+            return;
+        };
+        let name = (tenant.id, payload.private, topic, &*message.topic.raw);
+        let subscription = self.fanout.subscribe(io, id, name, &tenant.usage, vsn);
+        let subscriptions = Self::subscriptions(&payload, topic);
+        let mut reply = Vec::with_capacity(128 + topic.len());
+        let response = super::postgres_changes::response(&subscriptions);
+        phoenix::encode_reply(
+            &mut reply,
+            vsn,
+            &message.join_ref,
+            &message.msg_ref,
+            &message.topic.raw,
+            "ok",
+            &response,
+        );
+        let join_ref_missing = message.join_ref.is_null();
+        let join_ref = if join_ref_missing {
+            &*message.msg_ref
+        } else {
+            &*message.join_ref
+        };
+        let presence_key = payload
+            .presence_key
+            .map(Cow::into_owned)
+            .map(String::into_boxed_str);
+        let extra = (presence_key.is_some() || !subscriptions.is_empty()).then(|| {
+            Box::new(Extra {
+                presence_key,
+                subscriptions,
+                ..Extra::default()
+            })
+        });
+        let (Subscription::Active(topic) | Subscription::Awaited(topic)) = subscription;
+        let pending = PendingJoin {
+            topic,
+            added_user,
+            flags: Flags {
+                ack: payload.ack,
+                to_self: payload.self_broadcast,
+                join_ref_missing,
+                presence: payload.presence_enabled || tenant.presence_enabled,
+            },
+            join_ref: RawJson::from_slice(join_ref.as_bytes()),
+            token,
+            extra,
+            reply,
+            close_of_old,
+            waits_for_replication: payload.replication_ready,
+        };
+        match subscription {
+            Subscription::Active(_) => self.complete_join(io, id, pending),
+            Subscription::Awaited(_) => {
+                if let Some(socket) = self.sockets.get_mut(id) {
+                    socket.waiting.get_or_insert_default().pending = Some(pending);
+                }
+            }
+        }
+    }
+
+    /// The owner has answered for a topic that these sockets wait for.
+    pub fn on_subscribed(&mut self, io: &mut Io<'_>, topic: TopicRef, sockets: &[ConnectionId]) {
+        for &id in sockets {
+            let waiting = self
+                .sockets
+                .get_mut(id)
+                .and_then(|socket| socket.waiting.as_mut());
+            if let Some(pending) = waiting.and_then(|waiting| waiting.pending.take()) {
+                self.complete_join(io, id, pending);
+            }
+        }
+        if !sockets.is_empty() {
+            self.fanout.release(io, topic);
+        }
+        // Only now what waits behind the joins: a leave among it must not take the topic from those who are still to be added.
+        for &id in sockets {
+            self.resume(io, id);
+        }
+    }
+
+    /// The socket becomes a member: reply first, then whatever follows it (spec 5.4).
+    fn complete_join(&mut self, io: &mut Io<'_>, id: ConnectionId, pending: PendingJoin) {
+        let PendingJoin {
+            topic,
+            flags,
+            join_ref,
+            token,
+            extra,
+            reply,
+            close_of_old,
+            ..
+        } = pending;
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        socket.is_user |= pending.added_user;
+        let member = self
+            .fanout
+            .add_member(io, topic, id, socket.vsn, Reads::ALL);
+        let visit = Self::next_visit(
+            socket.last_seen,
+            self.settings.idle_timeout_seconds,
+            token.claims.exp,
+        );
+        let has_subscriptions = extra
+            .as_ref()
+            .is_some_and(|extra| !extra.subscriptions.is_empty());
+        let of_join = flags.presence.then(|| Box::from(&*join_ref));
+        socket.channels.push(Channel {
+            topic,
+            member,
+            flags,
+            join_ref,
+            token,
+            extra,
+        });
+        io.visit_at(id, visit);
+        self.queue(io, id, reply);
+        if let Some(close) = close_of_old {
+            self.queue(io, id, close);
+        }
+        if has_subscriptions {
+            self.answer_subscriptions(io, id, topic);
+        }
+        if pending.waits_for_replication {
+            self.wait_for_replication(io, id, topic);
+        }
+        if let Some(join_ref) = of_join
+            && let Some(state) = self.fanout.presence_state(io, topic, id, join_ref)
+        {
+            self.on_presence_state(io, &state);
+        }
+    }
+
+    /// The channel ends unless the replication stream is up in time (spec 5.6).
+    fn wait_for_replication(&mut self, io: &mut Io<'_>, id: ConnectionId, topic: TopicRef) {
+        let due = io.now().after(limits::REPLICATION_READY_TIMEOUT);
+        let socket = self.sockets.get_mut(id);
+        if let Some(channel) = socket.and_then(|socket| socket.channel(topic)) {
+            channel.extra().replication_deadline = Some(due);
+            self.delay(io, due, Delayed::ReplicationDeadline { id, topic, due });
+        }
+    }
+
+    /// The error reply comes after the back-off; further joins of the socket, and what else is sent on this topic, wait behind it
+    /// (spec 4.1, 5.5).
+    fn refuse(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        message: &Message<'_>,
+        refusal: Refusal,
+        close_of_old: Option<Vec<u8>>,
+    ) {
+        self.report_refused_join(io, id, &refusal);
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let mut frames = Vec::with_capacity(160);
+        let mut response = Vec::with_capacity(96);
+        response.extend_from_slice(b"{\"reason\":");
+        phoenix::json_string(&mut response, &refusal.reason);
+        response.push(b'}');
+        let response = String::from_utf8(response).expect("a JSON string of a string is UTF-8");
+        let join_ref = &*message.join_ref;
+        phoenix::encode_reply(
+            &mut frames,
+            socket.vsn,
+            join_ref,
+            &message.msg_ref,
+            &message.topic.raw,
+            "error",
+            &response,
+        );
+        frames.extend(close_of_old.into_iter().flatten());
+        socket.waiting.get_or_insert_default().refusal = Some(WaitingRefusal {
+            topic: message.topic.text.as_deref().map(Into::into),
+            frames,
+            closes_socket: refusal.closes_socket,
+        });
+        let due = io.now().after(self.settings.channel_error_backoff);
+        self.delay(io, due, Delayed::RefusedJoin { id });
+    }
+
+    /// A refused join's reply is due.
+    pub(super) fn send_refusal(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+        let waiting = self
+            .sockets
+            .get_mut(id)
+            .and_then(|socket| socket.waiting.as_mut());
+        let Some(refusal) = waiting.and_then(|waiting| waiting.refusal.take()) else {
+            return;
+        };
+        self.queue(io, id, refusal.frames);
+        if refusal.closes_socket {
+            return self.close(io, id, 1001);
+        }
+        self.resume(io, id);
+    }
+
+    /// The entries of `postgres_changes`: as sent, or made of the topic by the legacy rule (spec 5.1).
+    fn subscriptions(payload: &JoinPayload<'_>, topic: &str) -> Vec<Box<str>> {
+        if payload.has_config {
+            payload
+                .postgres_changes
+                .iter()
+                .map(|&entry| entry.into())
+                .collect()
+        } else {
+            let name = topic.strip_prefix("realtime:").unwrap_or(topic);
+            vec![phoenix::legacy_subscription(name).into()]
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! `presence`: a client tracks or untracks itself (spec: websocket-protocol 8).
+
+use super::Channels;
+use crate::connection::{Channel, ConnectionId, Io};
+use crate::error::ErrorCode;
+use crate::mail::{PresenceAction, PresenceState};
+use crate::phoenix::{self, Message, Payload};
+use crate::tenant::{Counter, Tenant, TenantLimits};
+use std::time::Duration;
+
+/// A presence message's fields, as JSON texts: a missing field and a null one differ.
+#[derive(Default)]
+struct Fields<'a> {
+    event: Option<&'a str>,
+    payload: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(payload: &Payload<'a>) -> Self {
+        let mut fields = Self::default();
+        if let Payload::Json(text) = payload
+            && text.starts_with('{')
+        {
+            for (name, value) in phoenix::members(text) {
+                match &*name {
+                    "event" => fields.event = Some(value),
+                    "payload" => fields.payload = Some(value),
+                    _ => {}
+                }
+            }
+        }
+        fields
+    }
+}
+
+/// What a presence message leads to.
+enum Outcome {
+    Ok,
+    Error,
+    NotAnObject,
+    /// The channel is shut down with this message.
+    Shutdown(&'static str),
+}
+
+impl Channels {
+    pub(super) fn presence(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        place: usize,
+        message: &Message<'_>,
+    ) {
+        let fields = Fields::of(&message.payload);
+        let outcome = match fields.event {
+            None => Outcome::Ok,
+            Some(event) => {
+                self.presence_event(io, id, place, event, fields.payload.unwrap_or("{}"))
+            }
+        };
+        match outcome {
+            Outcome::Ok => self.reply(io, id, place, message, "ok", "{}"),
+            Outcome::Error => self.reply(io, id, place, message, "error", "{}"),
+            Outcome::NotAnObject => {
+                let response = r#"{"reason":"Presence track payload must be a map"}"#;
+                self.reply(io, id, place, message, "error", response);
+            }
+            Outcome::Shutdown(text) => self.shut_down(io, id, place, text),
+        }
+    }
+
+    /// The order of checks is the spec's (8.1): calls per window, object, identical, size, tenant's rate.
+    fn presence_event(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        place: usize,
+        event: &str,
+        payload: &str,
+    ) -> Outcome {
+        let Some(tenant) = self.tenant_of(id) else {
+            return Outcome::Error;
+        };
+        let now = io.now();
+        let Some(channel) = self
+            .sockets
+            .get_mut(id)
+            .and_then(|socket| socket.channels.get_mut(place))
+        else {
+            return Outcome::Error;
+        };
+        if !may_call(channel, now, &tenant.limits) {
+            self.report(
+                io,
+                id,
+                ErrorCode::ClientPresenceRateLimitReached,
+                ":client_rate_limit_exceeded",
+            );
+            return Outcome::Shutdown("Client presence rate limit exceeded");
+        }
+        let event = phoenix::string_value(event)
+            .unwrap_or_default()
+            .to_lowercase();
+        match &*event {
+            "track" => self.track(io, id, place, &tenant, payload),
+            "untrack" => {
+                let topic = channel.topic;
+                if channel.extra().tracked.take().is_some() {
+                    self.fanout.presence(io, topic, id, PresenceAction::Untrack);
+                }
+                Outcome::Ok
+            }
+            _ => {
+                self.report(io, id, ErrorCode::UnknownPresenceEvent, &event);
+                Outcome::Error
+            }
+        }
+    }
+
+    fn track(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        place: usize,
+        tenant: &Tenant,
+        payload: &str,
+    ) -> Outcome {
+        if !payload.starts_with('{') {
+            self.report(
+                io,
+                id,
+                ErrorCode::InvalidPresencePayload,
+                ":invalid_payload",
+            );
+            return Outcome::NotAnObject;
+        }
+        let Some(channel) = self
+            .sockets
+            .get_mut(id)
+            .and_then(|socket| socket.channels.get_mut(place))
+        else {
+            return Outcome::Error;
+        };
+        if channel
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.tracked.as_deref())
+            .is_some_and(|tracked| same(tracked, payload))
+        {
+            return Outcome::Ok;
+        }
+        if phoenix::json_term_size(payload) > tenant.limits.payload_bytes_max {
+            return Outcome::Shutdown("Track message size exceeded");
+        }
+        let topic = channel.topic;
+        channel.flags.presence = true;
+        let extra = channel.extra();
+        let key = extra.presence_key.get_or_insert_with(new_key).clone();
+        Self::count(io, tenant, Counter::PresenceEvents, 1);
+        if tenant.usage.is_tripped(Counter::PresenceEvents) {
+            return Outcome::Shutdown("Too many presence messages per second");
+        }
+        extra.tracked = Some(payload.into());
+        self.fanout.presence(
+            io,
+            topic,
+            id,
+            PresenceAction::Track {
+                key,
+                meta: payload.into(),
+            },
+        );
+        Outcome::Ok
+    }
+
+    /// The owner's answer to a member that has just joined.
+    pub fn on_presence_state(&mut self, io: &mut Io<'_>, letter: &PresenceState) {
+        let PresenceState {
+            topic,
+            connection: id,
+            join_ref,
+            state,
+        } = letter;
+        let Some(tenant) = self.tenant_of(*id) else {
+            return;
+        };
+        let place = self.sockets.get(*id).and_then(|socket| {
+            // A channel that was joined since has asked for a state of its own.
+            socket
+                .channels
+                .iter()
+                .position(|channel| channel.topic == *topic && *channel.join_ref == **join_ref)
+        });
+        let Some(place) = place else { return };
+        Self::count(io, &tenant, Counter::PresenceEvents, 1);
+        if tenant.usage.is_tripped(Counter::PresenceEvents) {
+            return self.shut_down(io, *id, place, "Too many presence messages per second");
+        }
+        self.push(io, *id, *topic, "presence_state", state);
+    }
+}
+
+/// Counts one call in the channel's window, which begins with its first call (spec 9.3).
+fn may_call(channel: &mut Channel, now: crate::connection::Tick, limits: &TenantLimits) -> bool {
+    let extra = channel.extra();
+    let window = Duration::from_millis(u64::from(limits.client_presence_window_ms));
+    if extra.presence_calls == 0 || now.since(extra.presence_window) >= window {
+        extra.presence_window = now;
+        extra.presence_calls = 0;
+    }
+    extra.presence_calls += 1;
+    extra.presence_calls <= limits.client_presence_calls_max
+}
+
+/// Whether two payloads say the same: keys in another order change nothing.
+fn same(one: &str, other: &str) -> bool {
+    let parse = |text| serde_json::from_str::<serde_json::Value>(text).ok();
+    one == other || parse(one).is_some_and(|value| Some(value) == parse(other))
+}
+
+/// The key of a client that has not chosen one: a UUID (spec 5.1).
+fn new_key() -> Box<str> {
+    uuid::Uuid::new_v4().to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_the_same_whatever_the_order_of_keys() {
+        assert!(same(r#"{"a":1,"b":2}"#, r#"{ "b":2, "a":1 }"#));
+        assert!(!same(r#"{"a":1}"#, r#"{"a":2}"#));
+        assert!(!same(
+            r#"{"a":9007199254740993}"#,
+            r#"{"a":9007199254740992}"#
+        ));
+    }
+}

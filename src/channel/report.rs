@@ -1,0 +1,286 @@
+//! Operational codes of sockets and channels, as lines of the log (spec: errors-and-logs 2.1, 2.2).
+//!
+//! A shard never writes: lines that pass its gate are mailed to the control core. A text is made only when its line can pass.
+
+use super::Channels;
+use super::join::Refusal;
+use crate::auth::TokenError;
+use crate::connection::{self, ConnectionId, Io};
+use crate::error::{ErrorCode, Level, inspect};
+use crate::http::{self, Head, LogLevel};
+use crate::limits;
+use crate::logging::{Identity, Line};
+use crate::mail::Mail;
+use crate::phoenix::{DecodeError, Invalid};
+use crate::tenant::{Tenant, TenantId};
+use serde_json::{Map, Value};
+use std::fmt::Write as _;
+
+impl Channels {
+    /// A coded line of a socket. Warnings are written only for sockets that asked for them (spec: websocket-protocol 10).
+    pub(super) fn report(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        code: ErrorCode,
+        text: &str,
+    ) {
+        self.report_at(io, id, code, code.level(), text);
+    }
+
+    fn report_at(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        code: ErrorCode,
+        level: Level,
+        text: &str,
+    ) {
+        let Some(socket) = self.sockets.get(id) else {
+            return;
+        };
+        let is_wanted = match level {
+            Level::Warning => socket.log_level >= LogLevel::Warning,
+            Level::Notice | Level::Info | Level::Debug => socket.log_level >= LogLevel::Info,
+            Level::Emergency | Level::Alert | Level::Critical | Level::Error => true,
+        };
+        if !is_wanted || !self.gate.is_enabled(level) {
+            return;
+        }
+        let claims = &socket.token.claims;
+        let exp = claims.exp.map(|exp| exp.to_string());
+        let identity = Identity::new(claims.sub.as_deref(), claims.iss.as_deref(), exp.as_deref());
+        let line = Line::coded(io.unix_ms(), code, text)
+            .at_level(level)
+            .on_behalf_of(identity);
+        let tenant = self.tenant_of(id);
+        self.write(io, line, tenant.as_deref());
+    }
+
+    fn write(&mut self, io: &mut Io<'_>, line: Line, tenant: Option<&Tenant>) {
+        let line = match tenant {
+            Some(tenant) => line.of_tenant(std::sync::Arc::clone(&tenant.external_id)),
+            None => line,
+        };
+        if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX {
+            return self.gate.suppress(&line);
+        }
+        if let Some(line) = self.gate.pass(line) {
+            io.mail(connection::CONTROL, Mail::Log(Box::new(line)));
+        }
+    }
+
+    /// What the gate has held back since its last window.
+    pub(super) fn report_suppressed(&mut self, io: &mut Io<'_>) {
+        if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX {
+            return;
+        }
+        for line in self.gate.summaries(io.unix_ms()) {
+            io.mail(connection::CONTROL, Mail::Log(Box::new(line)));
+        }
+    }
+
+    pub(super) fn report_undecodable(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        error: DecodeError,
+    ) {
+        let code = match error {
+            DecodeError::Malformed(_) => ErrorCode::MalformedWebSocketMessage,
+            DecodeError::Unknown(_) => ErrorCode::UnknownErrorOnWebSocketMessage,
+        };
+        self.report(io, id, code, &error.to_string());
+    }
+
+    pub(super) fn report_unknown_event(&mut self, io: &mut Io<'_>, id: ConnectionId, event: &str) {
+        let Some(socket) = self.sockets.get(id) else {
+            return;
+        };
+        if socket.log_level >= LogLevel::Info && self.gate.is_enabled(Level::Info) {
+            let line = Line::new(
+                io.unix_ms(),
+                Level::Info,
+                &format!("Unexpected message from client of type {event:?}"),
+            );
+            let tenant = self.tenant_of(id);
+            self.write(io, line, tenant.as_deref());
+        }
+    }
+
+    /// The log says which fields of a join made no sense (spec 5.1); mostly the join goes on with their defaults.
+    pub(super) fn report_invalid_fields(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        invalid: &[Invalid],
+        payload: &str,
+    ) {
+        if !invalid.is_empty() && self.gate.is_enabled(Level::Error) {
+            let text = invalid_fields(invalid, payload);
+            self.report(io, id, ErrorCode::InvalidJoinPayload, &text);
+        }
+    }
+
+    /// Taking the last free place says so once (spec 9.3).
+    pub(super) fn report_last_channel(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+        self.report(
+            io,
+            id,
+            ErrorCode::ChannelRateLimitReached,
+            "Too many channels",
+        );
+    }
+
+    pub(super) fn report_refused_join(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        refusal: &Refusal,
+    ) {
+        // The limits have lines of their own: when their counters trip, and when the last place was taken (spec 9.3).
+        let has_own_line = matches!(
+            refusal.code,
+            ErrorCode::ClientJoinRateLimitReached | ErrorCode::ChannelRateLimitReached
+        );
+        if !has_own_line {
+            self.report_at(
+                io,
+                id,
+                refusal.code,
+                refusal.code.level_in_join(),
+                &refusal.log,
+            );
+        }
+    }
+
+    pub(super) fn report_too_long(&mut self, io: &mut Io<'_>, tenant: TenantId) {
+        let text = "a topic, event or metadata of over 255 bytes cannot be framed; the message was dropped";
+        let line = Line::coded(io.unix_ms(), ErrorCode::UnableToHandleBroadcast, text);
+        let tenant = self.tenants.get(tenant).cloned();
+        self.write(io, line, tenant.as_deref());
+    }
+
+    /// A refused upgrade: the line of the table of spec 2.
+    pub fn report_refused_upgrade(
+        &mut self,
+        io: &mut Io<'_>,
+        head: &Head,
+        refusal: &http::Refusal,
+    ) {
+        let Some((code, text)) = &refusal.log else {
+            return;
+        };
+        if !refusal.is_logged_for(head) || !self.gate.is_enabled(code.level()) {
+            return;
+        }
+        let line = Line::coded(io.unix_ms(), *code, text);
+        let tenant = http::external_id(head)
+            .and_then(|external_id| self.tenants.find(&external_id))
+            .cloned();
+        self.write(io, line, tenant.as_deref());
+    }
+
+    pub(super) fn report_token(&mut self, io: &mut Io<'_>, id: ConnectionId, error: &TokenError) {
+        self.report_at(
+            io,
+            id,
+            error.code(),
+            error.code().level_in_join(),
+            &error.log_text(),
+        );
+    }
+}
+
+/// Larger payloads are not shown: to print them they would have to be parsed whole, for a line of the log.
+const SHOWN_PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// The errors by field, and what was sent, as the original prints them; tokens are taken out (spec 5.1).
+fn invalid_fields(invalid: &[Invalid], payload: &str) -> String {
+    let mut errors = Map::new();
+    for (path, error) in invalid {
+        let mut names = path.split('.').rev();
+        let last = names.next().unwrap_or_default().to_owned();
+        let place = names.rev().fold(&mut errors, |place, name| {
+            let inner = place.entry(name).or_insert_with(|| Map::new().into());
+            inner
+                .as_object_mut()
+                .expect("a field with fields has no error of its own")
+        });
+        place.insert(last, Value::from(vec![*error]));
+    }
+    let mut text = String::from("%{changeset_errors: ");
+    write_errors(&mut text, &errors);
+    text.push_str(", params: ");
+    let shown = Some(payload).filter(|payload| payload.len() <= SHOWN_PAYLOAD_BYTES_MAX);
+    match shown.and_then(|payload| serde_json::from_str::<Map<String, Value>>(payload).ok()) {
+        Some(mut params) => {
+            for token in ["access_token", "user_token"] {
+                if let Some(value) = params.get_mut(token) {
+                    *value = "<redacted>".into();
+                }
+            }
+            text.push_str(&inspect(&Value::Object(params)));
+        }
+        None => write!(text, "<{} bytes>", payload.len()).expect("a string takes everything"),
+    }
+    text.push('}');
+    text
+}
+
+/// A map whose keys are atoms.
+fn write_errors(text: &mut String, errors: &Map<String, Value>) {
+    text.push_str("%{");
+    for (n, (name, value)) in errors.iter().enumerate() {
+        text.push_str(if n == 0 { "" } else { ", " });
+        text.push_str(name);
+        text.push_str(": ");
+        match value {
+            Value::Object(inner) => write_errors(text, inner),
+            other => text.push_str(&inspect(other)),
+        }
+    }
+    text.push('}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phoenix;
+
+    #[test]
+    fn invalid_fields_are_told_with_what_was_sent_but_for_tokens() {
+        let check = |payload: &str, expected: &str| {
+            let text = match phoenix::parse_join(payload) {
+                Ok(join) => invalid_fields(&join.invalid, payload),
+                Err(error) => invalid_fields(error.invalid().as_slice(), payload),
+            };
+            assert_eq!(text, expected, "{payload}");
+        };
+        check(
+            r#"{"config":["test"]}"#,
+            r#"%{changeset_errors: %{config: ["unable to parse, expected a map"]}, params: %{"config" => ["test"]}}"#,
+        );
+        check(
+            r#"{"config":{"broadcast":{"ack":"test","self":1},"private":"x"},"access_token":true,"user_token":"secret"}"#,
+            "%{changeset_errors: %{access_token: [\"unable to parse, expected boolean|string|integer\"], \
+             config: %{broadcast: %{ack: [\"unable to parse, expected boolean|string|integer\"], \
+             self: [\"unable to parse, expected boolean|string|integer\"]}, \
+             private: [\"unable to parse, expected boolean|string|integer\"]}}, \
+             params: %{\"access_token\" => \"<redacted>\", \
+             \"config\" => %{\"broadcast\" => %{\"ack\" => \"test\", \"self\" => 1}, \"private\" => \"x\"}, \
+             \"user_token\" => \"<redacted>\"}}",
+        );
+        let long = format!(
+            r#"{{"config":["{}"]}}"#,
+            "x".repeat(SHOWN_PAYLOAD_BYTES_MAX)
+        );
+        check(
+            &long,
+            &format!(
+                r#"%{{changeset_errors: %{{config: ["unable to parse, expected a map"]}}, params: <{} bytes>}}"#,
+                long.len()
+            ),
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! A socket before its upgrade: request head, refusal, upgrade, or hand-over to the control core (spec: websocket-protocol 1 and 2,
+//! http-api 1).
+
+use super::Shard;
+use crate::connection::{self, Close, ConnectionId, Io, LocalBytes, Socket, Token, unix_second};
+use crate::http::{self, Head, HeadLimits, Parsed, Refusal, Route, UpgradeRequest};
+use crate::limits;
+use crate::mail::{Adopted, HandOver, Mail};
+use crate::tenant::{self, TenantId};
+use crate::websocket::Decoder;
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What the operator has set and upgrades go by.
+#[derive(Clone, Debug)]
+pub struct UpgradeSettings {
+    /// `CONNECT_ERROR_BACKOFF_MS`: delay of a refusal.
+    pub connect_error_backoff: Duration,
+    /// `NO_CHANNEL_TIMEOUT_IN_MS`: time between two rounds of the reaper.
+    pub no_channel_timeout: Duration,
+    /// With a single tenant configured, a host that names nobody means that tenant.
+    pub any_host_single_tenant: bool,
+    /// Bounds of a request head.
+    pub head: HeadLimits,
+}
+
+/// A socket that is not upgraded yet.
+#[derive(Debug)]
+pub(super) enum Opening {
+    /// The head is not complete.
+    Head(Vec<u8>),
+    /// The refusal is due later; what the client sends meanwhile is dropped.
+    Refused(Unread),
+    /// It speaks plain HTTP and is on its way to the control core; these bytes go with it.
+    Leaving(Vec<u8>),
+}
+
+/// What may be left unread of a client that is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unread {
+    /// Nothing: the head is all it sent, and it waits for an answer.
+    Nothing,
+    /// The rest of whatever it is sending; closing on that would be a reset, which can overtake the refusal.
+    Something,
+}
+
+impl Unread {
+    /// After a head with `rest` behind it.
+    fn of(head: &Head, rest: &[u8]) -> Self {
+        let has_body = ["content-length", "transfer-encoding"]
+            .iter()
+            .any(|name| head.values(name).next().is_some());
+        if has_body || !rest.is_empty() {
+            Self::Something
+        } else {
+            Self::Nothing
+        }
+    }
+
+    const fn close(self) -> Close {
+        match self {
+            Self::Nothing => Close::Final,
+            Self::Something => Close::Flush,
+        }
+    }
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self::Head(Vec::new())
+    }
+}
+
+/// Refusals that are due later, by timer key.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    due: FxHashMap<u64, (ConnectionId, Vec<u8>)>,
+    last: u64,
+}
+
+/// Timer keys of this room: the others have it clear.
+const TIMER_KEY: u64 = 1 << 63;
+
+impl Shard {
+    pub(super) fn on_head_bytes(&mut self, io: &mut Io<'_>, id: ConnectionId, bytes: &mut [u8]) {
+        let mut buffered = match self.opening.get_mut(&id) {
+            Some(Opening::Head(buffered)) => std::mem::take(buffered),
+            Some(Opening::Leaving(leaving)) => return leaving.extend_from_slice(bytes),
+            Some(Opening::Refused(unread)) => {
+                *unread = Unread::Something;
+                return;
+            }
+            None => return,
+        };
+        let is_whole = buffered.is_empty();
+        if !is_whole {
+            buffered.extend_from_slice(bytes);
+        }
+        let seen = if is_whole { &*bytes } else { &buffered };
+        match http::parse_head(seen, &self.upgrades.head) {
+            Parsed::Partial => {
+                if is_whole {
+                    buffered.extend_from_slice(bytes);
+                }
+                self.opening.insert(id, Opening::Head(buffered));
+            }
+            Parsed::Refuse(refusal) => self.refuse(io, id, &refusal, Unread::Something),
+            Parsed::Complete(head, used) => match http::route(&head) {
+                Route::WebSocket => {
+                    let mut rest = seen.get(used..).unwrap_or_default().to_vec();
+                    self.upgrade(io, id, &head, &mut rest);
+                }
+                Route::Refuse(refusal) => self.refuse(io, id, &refusal, Unread::Something),
+                Route::HandOver
+                    if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX =>
+                {
+                    self.refuse(io, id, &Refusal::control_core_busy(), Unread::Something);
+                }
+                Route::HandOver => {
+                    let leaving = if is_whole { bytes.to_vec() } else { buffered };
+                    self.opening.insert(id, Opening::Leaving(leaving));
+                    io.detach(id);
+                }
+            },
+        }
+    }
+
+    fn upgrade(&mut self, io: &mut Io<'_>, id: ConnectionId, head: &Head, rest: &mut [u8]) {
+        let unread = Unread::of(head, rest);
+        if !self.channels.settings.open_sockets.try_add() {
+            return self.refuse(io, id, &Refusal::too_many_connections(), unread);
+        }
+        let unix_now = i64::from(unix_second(io));
+        let channels = &mut self.channels;
+        let admitted = http::upgrade_request(head).and_then(|request| {
+            let tokens = &mut channels.tokens;
+            let (tenant, token) = tenant::admit(
+                &channels.tenants,
+                self.upgrades.any_host_single_tenant,
+                &request,
+                |tenant, text| tokens.verify(tenant.id, &tenant.verifier, text, unix_now),
+            )?;
+            let accept = http::check_upgrade_headers(head)?;
+            Ok((request, tenant, token, accept))
+        });
+        match admitted {
+            Ok((request, tenant, token, accept_key)) => {
+                let mut answer = Vec::with_capacity(256);
+                http::write_101(
+                    &mut answer,
+                    &accept_key,
+                    &http::http_date(u64::from(unix_second(io))),
+                );
+                io.send(id, LocalBytes::from(answer));
+                self.open(io, id, request, tenant.id, token);
+                self.on_frames(io, id, rest);
+            }
+            Err(refusal) => {
+                self.channels.settings.open_sockets.remove();
+                self.channels.report_refused_upgrade(io, head, &refusal);
+                self.refuse(io, id, &refusal, unread);
+            }
+        }
+    }
+
+    /// The socket is upgraded; it counts as open already.
+    fn open(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        request: UpgradeRequest,
+        tenant: TenantId,
+        token: Rc<Token>,
+    ) {
+        self.opening.remove(&id);
+        let last_seen = unix_second(io);
+        // Policies alone ask for the headers, and only a database has policies.
+        let has_database = self
+            .channels
+            .tenants
+            .get(tenant)
+            .is_some_and(|tenant| tenant.has_database);
+        let socket = Socket {
+            decoder: Decoder::default(),
+            token,
+            channels: SmallVec::new(),
+            waiting: None,
+            headers: (has_database && !request.x_headers.is_empty())
+                .then(|| Box::new(request.x_headers)),
+            tenant,
+            last_seen,
+            vsn: request.vsn,
+            log_level: request.log_level,
+            is_user: false,
+            has_tried_to_join: false,
+        };
+        self.channels.sockets.insert(id, socket);
+        io.visit_at(
+            id,
+            last_seen.saturating_add(self.channels.settings.idle_timeout_seconds),
+        );
+    }
+
+    /// An upgrade that came over a connection of the control core: it has checked everything and answered 101.
+    pub(super) fn adopt(&mut self, io: &mut Io<'_>, adopted: Adopted) {
+        let Adopted {
+            socket,
+            mut bytes,
+            request,
+            tenant,
+        } = adopted;
+        let unix_now = i64::from(unix_second(io));
+        let Some(known) = self.channels.tenants.get(tenant) else {
+            return;
+        };
+        let text = request.token.as_deref().unwrap_or_default();
+        let Ok(token) = self
+            .channels
+            .tokens
+            .verify(tenant, &known.verifier, text, unix_now)
+        else {
+            return;
+        };
+        let Some(id) = io.adopt(socket) else {
+            return;
+        };
+        if self.channels.settings.open_sockets.try_add() {
+            self.open(io, id, request, tenant, token);
+            self.on_frames(io, id, &mut bytes);
+        } else {
+            connection::close(io, id, 1013);
+        }
+    }
+
+    /// Writes a refusal, at once or when its delay is over, and closes.
+    fn refuse(&mut self, io: &mut Io<'_>, id: ConnectionId, refusal: &Refusal, unread: Unread) {
+        let mut answer = Vec::with_capacity(256);
+        http::write_refusal(
+            &mut answer,
+            refusal,
+            &http::http_date(u64::from(unix_second(io))),
+        );
+        if !refusal.delayed || self.upgrades.connect_error_backoff.is_zero() {
+            self.opening.remove(&id);
+            io.send(id, LocalBytes::from(answer));
+            io.close(id, unread.close());
+            return;
+        }
+        self.opening.insert(id, Opening::Refused(unread));
+        self.refusals.last += 1;
+        let key = self.refusals.last | TIMER_KEY;
+        self.refusals.due.insert(key, (id, answer));
+        io.set_timer(io.now().after(self.upgrades.connect_error_backoff), key);
+    }
+
+    /// Says whether the timer was one of this room.
+    pub(super) fn on_refusal_due(&mut self, io: &mut Io<'_>, key: u64) -> bool {
+        let Some((id, answer)) = self.refusals.due.remove(&key) else {
+            return false;
+        };
+        if let Some(Opening::Refused(unread)) = self.opening.remove(&id) {
+            io.send(id, LocalBytes::from(answer));
+            io.close(id, unread.close());
+        }
+        true
+    }
+
+    /// A head that is not complete by now never will be.
+    pub(super) fn on_late_head(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+        match self.opening.get(&id) {
+            Some(Opening::Head(_)) => {
+                self.refuse(io, id, &Refusal::late_head(), Unread::Something);
+            }
+            // Its own timer ends it.
+            Some(Opening::Refused(_)) | None => {}
+            Some(Opening::Leaving(_)) => {
+                self.opening.remove(&id);
+                io.close(id, Close::Abort);
+            }
+        }
+    }
+
+    /// The runtime has made an ordinary descriptor of the connection.
+    pub(super) fn hand_over(&mut self, io: &mut Io<'_>, id: ConnectionId, socket: OwnedFd) {
+        if let Some(Opening::Leaving(bytes)) = self.opening.remove(&id) {
+            io.mail(
+                connection::CONTROL,
+                Mail::HandOver(Box::new(HandOver { socket, bytes })),
+            );
+        }
+    }
+}
+
+const _: () = assert!(limits::HEAD_TIMEOUT.as_secs() > 0, "a head gets some time");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_head_that_is_all_a_client_sends_leaves_nothing_unread() {
+        let check = |headers: &str, rest: &str, expected| {
+            let bytes = format!("GET /socket/websocket HTTP/1.1\r\nHost: a\r\n{headers}\r\n{rest}");
+            let Parsed::Complete(head, used) =
+                http::parse_head(bytes.as_bytes(), &HeadLimits::default())
+            else {
+                panic!("a whole head: {bytes}")
+            };
+            assert_eq!(
+                Unread::of(&head, &bytes.as_bytes()[used..]),
+                expected,
+                "{bytes}"
+            );
+        };
+        check("", "", Unread::Nothing);
+        check("Upgrade: websocket\r\n", "", Unread::Nothing);
+        check("Upgrade: websocket\r\n", "x", Unread::Something);
+        check("Content-Length: 9\r\n", "", Unread::Something);
+        check("Transfer-Encoding: chunked\r\n", "", Unread::Something);
+    }
+}

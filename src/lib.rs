@@ -17,3 +17,4 @@ pub mod presence;
 pub mod fanout;
 pub mod channel;
 pub mod shard;
+pub mod control;

@@ -1,0 +1,254 @@
+//! What surrounds every route: from the bytes of a request to a route that can be found, and from its outcome to a whole answer.
+//!
+//! What comes in: requests as hyper reads them. What goes out: answers with the headers that all answers have (spec: http-api 1.2
+//! to 1.4). What always holds: a panic in a route is a 500 of its request alone (`panic_is_a_500_of_its_request_alone`), and a body
+//! is checked before a route is looked for, as in the original. Deliberately absent: what routes do.
+
+use super::body::{self, BodyError, Parameters};
+use super::exchange::{Exchange, text_of};
+use super::request_id::request_id;
+use super::{Api, respond, upgrade};
+use crate::control::clock;
+use crate::control::supervise::{caught, panic_text};
+use crate::error::Level;
+use crate::limits;
+use crate::logging::Line;
+use axum::Router;
+use axum::body::Body;
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, SERVER, VARY,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use std::sync::Arc;
+use tower::ServiceExt;
+use tower_http::compression::predicate::SizeAbove;
+use tower_http::compression::{Compression, CompressionLayer};
+
+/// The routes with everything around them.
+#[derive(Clone)]
+pub struct App {
+    routes: Compression<Router, SizeAbove>,
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CACHE: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
+
+impl App {
+    /// Surrounds `routes`.
+    #[must_use]
+    pub fn new(routes: Router) -> Self {
+        use tower::Layer;
+        // The predicate counts from its number on, the spec from the one above.
+        let above = SizeAbove::new(limits::HTTP_COMPRESS_ABOVE_BYTES + 1);
+        Self {
+            routes: CompressionLayer::new().compress_when(above).layer(routes),
+        }
+    }
+
+    /// Answers a request.
+    pub async fn answer(&self, api: &Api, mut request: Request<Body>) -> Response<Body> {
+        let started = clock::now();
+        let exchange = Exchange::new(request_id(
+            request.headers(),
+            &api.settings.request_id_baggage_key,
+        ));
+        let path = normal_path(request.uri().path());
+        let is_logged = api.log.is_enabled(Level::Info)
+            && !(api.settings.healthcheck_is_silent && path == "/healthcheck");
+        if is_logged {
+            let text = format!("{} {}", request.method(), request.uri().path());
+            api.log
+                .forward(exchange.line(Line::new(clock::unix_ms(), Level::Info, &text)));
+        }
+        let accept = text_of(request.headers(), ACCEPT).map(str::to_owned);
+        let outcome = caught(self.route(api, &exchange, &path, &mut request)).await;
+        let mut response = outcome.unwrap_or_else(|panic| {
+            let text = format!("a request failed: {}", panic_text(&*panic));
+            api.log
+                .write(exchange.line(Line::new(clock::unix_ms(), Level::Error, &text)));
+            exchange.failure(accept.as_deref())
+        });
+        complete(&exchange, &mut response);
+        if is_logged || response.status().as_u16() >= 400 {
+            log_outcome(
+                api,
+                &exchange,
+                response.status(),
+                clock::now().duration_since(started),
+            );
+        }
+        response
+    }
+
+    async fn route(
+        &self,
+        api: &Api,
+        exchange: &Arc<Exchange>,
+        path: &str,
+        request: &mut Request<Body>,
+    ) -> Response<Body> {
+        let accept = text_of(request.headers(), ACCEPT).map(str::to_owned);
+        if let Err(status) = check_head(request, api.settings.header_value_bytes_max) {
+            let mut response = respond::phrase(status, accept.as_deref());
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
+        if upgrade::is_upgrade_path(path) {
+            let mut response = upgrade::answer(api, exchange, request).await;
+            response.extensions_mut().insert(WithoutRequestId);
+            return response;
+        }
+        let mut request = std::mem::take(request);
+        let content = std::mem::take(request.body_mut());
+        match body::read(&api.budget, request.method(), request.headers(), content).await {
+            Ok(parameters) => {
+                override_method(&mut request, &parameters);
+                rewrite_path(&mut request, path);
+                request.extensions_mut().insert(parameters);
+                request.extensions_mut().insert(Arc::clone(exchange));
+                match self.routes.clone().oneshot(request).await {
+                    Ok(response) => response.map(Body::new),
+                    Err(never) => match never {},
+                }
+            }
+            Err(error) => refuse_body(error, accept.as_deref()),
+        }
+    }
+}
+
+/// Marks an answer that has no `x-request-id` (spec: http-api 1.4).
+#[derive(Copy, Clone)]
+struct WithoutRequestId;
+
+fn refuse_body(error: BodyError, accept: Option<&str>) -> Response<Body> {
+    let mut response = respond::phrase(error.status(), accept);
+    match error {
+        BodyError::Malformed => drop(response.extensions_mut().insert(WithoutRequestId)),
+        BodyError::TooLarge => {
+            response.extensions_mut().insert(WithoutRequestId);
+            // The rest of the body may still be on its way, and nobody wants it.
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        BodyError::Late | BodyError::Busy => {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    response
+}
+
+/// The bounds of a head that a shard checks for the first request of a connection.
+fn check_head(request: &Request<Body>, header_value_bytes_max: usize) -> Result<(), StatusCode> {
+    // Method, target, version, and the two spaces between them.
+    let line =
+        request.method().as_str().len() + request.uri().to_string().len() + " HTTP/1.1".len() + 1;
+    if line > limits::HTTP_REQUEST_LINE_BYTES_MAX {
+        return Err(StatusCode::URI_TOO_LONG);
+    }
+    if request
+        .headers()
+        .values()
+        .any(|value| value.len() > header_value_bytes_max)
+    {
+        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
+    Ok(())
+}
+
+/// The path as the router knows it: without empty segments, and without the prefix that gateways put before the API (spec:
+/// websocket-protocol 1).
+fn normal_path(path: &str) -> String {
+    let mut segments: Vec<&str> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect();
+    if segments.starts_with(&["realtime", "v1", "api"]) {
+        segments.drain(..2);
+    }
+    format!("/{}", segments.join("/"))
+}
+
+fn rewrite_path(request: &mut Request<Body>, path: &str) {
+    if request.uri().path() == path && request.uri().authority().is_none() {
+        return;
+    }
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    // What hyper has read as a path is one, also with segments fewer.
+    parts.path_and_query = target.parse().ok();
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// A form may say another method than POST (spec: http-api 1.1).
+fn override_method(request: &mut Request<Body>, parameters: &Parameters) {
+    if request.method() != Method::POST || !parameters.object().contains("_method") {
+        return;
+    }
+    let mut members = crate::phoenix::members(parameters.object());
+    let wanted = members
+        .find(|(key, _)| key == "_method")
+        .and_then(|(_, value)| crate::phoenix::string_value(value));
+    match wanted.map(|method| method.to_ascii_uppercase()).as_deref() {
+        Some("PUT") => *request.method_mut() = Method::PUT,
+        Some("PATCH") => *request.method_mut() = Method::PATCH,
+        Some("DELETE") => *request.method_mut() = Method::DELETE,
+        _ => {}
+    }
+}
+
+/// The headers that all answers have.
+fn complete(exchange: &Exchange, response: &mut Response<Body>) {
+    let is_anonymous = response.extensions().get::<WithoutRequestId>().is_some();
+    let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(CACHE);
+    headers.insert(SERVER, HeaderValue::from_static("realtime"));
+    if !is_upgrade {
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    // The router's own word about methods, where the original has none.
+    headers.remove(ALLOW);
+    if !is_anonymous {
+        headers.insert(REQUEST_ID, exchange.request_id.clone());
+    }
+    exchange.mark(headers);
+}
+
+fn log_outcome(api: &Api, exchange: &Exchange, status: StatusCode, took: std::time::Duration) {
+    let level = match status.as_u16() {
+        ..400 => Level::Info,
+        400..500 => Level::Warning,
+        _ => Level::Error,
+    };
+    if api.log.is_enabled(level) {
+        let text = format!("Sent {} in {}ms", status.as_u16(), took.as_millis());
+        api.log
+            .forward(exchange.line(Line::new(clock::unix_ms(), level, &text)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lose_empty_segments_and_the_gateways_prefix() {
+        let check = |path, expected| assert_eq!(normal_path(path), expected, "{path}");
+        check("/api/broadcast", "/api/broadcast");
+        check("//api//broadcast/", "/api/broadcast");
+        check("/realtime/v1/api/broadcast", "/api/broadcast");
+        check("/realtime/v1/websocket/", "/realtime/v1/websocket");
+        check("/realtime/v1/healthcheck", "/realtime/v1/healthcheck");
+        check("/realtime/v1/apix", "/realtime/v1/apix");
+        check("/", "/");
+        check("*", "/*");
+    }
+}

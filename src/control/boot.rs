@@ -1,0 +1,417 @@
+//! Tenants before there are threads: the store is opened, seeded and read, so that the shards start with every tenant.
+//!
+//! What comes in: the configuration. What goes out: [`BootTenants`], or the sentence with which the process does not start. What
+//! always holds: the seed never takes back what an operator has stored, unless `SEED_SELF_HOST` asks for it
+//! (`seed_is_for_an_empty_store_or_on_request`). Deliberately absent: databases.
+
+use super::store::{EmbeddedStore, StoreError, TenantRecord, apply};
+use super::tenants::{Common, Registry};
+use crate::auth::ClaimValidators;
+use crate::config::Config;
+use crate::tenant::TenantDirectory;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The tenants that the process starts with.
+#[derive(Debug)]
+pub struct BootTenants {
+    /// The tenants of record.
+    pub store: EmbeddedStore,
+    /// The same as snapshots; the control core goes on with it.
+    pub registry: Registry,
+    /// The same for each shard.
+    pub directory: TenantDirectory,
+    /// The tenant that a person who tries the server out means, if it is there.
+    pub self_host: Option<TenantRecord>,
+}
+
+/// Why the process does not start. The text is a sentence for the operator.
+#[derive(Debug)]
+pub enum StartError {
+    /// The store does not open, or does not work.
+    Store(StoreError),
+    /// `EMBEDDED_TENANTS` cannot be read.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// `EMBEDDED_TENANTS` is not what it should be.
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::File { path, error } => {
+                write!(
+                    f,
+                    "env EMBEDDED_TENANTS names {}, which cannot be read: {error}",
+                    path.display()
+                )
+            }
+            Self::Content { path, problem } => write!(
+                f,
+                "env EMBEDDED_TENANTS names {}, which is not a JSON array of tenants: {problem}",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Opens the store, seeds it and reads it. `threads` is the number of threads that count: the shards and the control core.
+///
+/// # Errors
+///
+/// [`StartError`], a sentence for the operator.
+pub fn boot_tenants(
+    config: &Config,
+    threads: usize,
+    unix_now: i64,
+) -> Result<BootTenants, StartError> {
+    let store = EmbeddedStore::open(&config.data_dir)?;
+    let mut records = store.list_blocking()?;
+    let mut changed = Vec::new();
+    if let Some(seeded) = seed(config, &records, unix_now) {
+        upsert(&mut records, seeded.clone());
+        changed.push(seeded);
+    }
+    if let Some(path) = &config.embedded_tenants {
+        for record in described(path, config, &records, unix_now)? {
+            upsert(&mut records, record.clone());
+            changed.push(record);
+        }
+    }
+    store.put_blocking(&changed)?;
+    let mut registry = Registry::new(Common {
+        threads,
+        validators: Arc::new(ClaimValidators::new(config.claim_validators.clone())),
+        client_presence_calls_max: config.client_presence_calls_max,
+        client_presence_window_ms: config.client_presence_window_ms,
+    });
+    for record in &records {
+        registry.apply(record);
+    }
+    let directory = registry.watch().borrow().directory.clone();
+    let self_host = records
+        .into_iter()
+        .find(|record| record.external_id == config.self_host.tenant_name);
+    Ok(BootTenants {
+        store,
+        registry,
+        directory,
+        self_host,
+    })
+}
+
+fn upsert(records: &mut Vec<TenantRecord>, record: TenantRecord) {
+    match records
+        .iter_mut()
+        .find(|known| known.external_id == record.external_id)
+    {
+        Some(known) => *known = record,
+        None => records.push(record),
+    }
+}
+
+/// The tenant of a self-hosted installation, where it is to be stored now.
+///
+/// With `SEED_SELF_HOST` it is made anew at every start, as in the original (spec: control-database 5). Without, it is made for a
+/// store that is empty, so that a first start has somebody to serve; later its keys follow the environment, where that names some.
+fn seed(config: &Config, records: &[TenantRecord], unix_now: i64) -> Option<TenantRecord> {
+    let wanted = &config.self_host;
+    let known = records
+        .iter()
+        .find(|record| record.external_id == wanted.tenant_name);
+    let mut record = match known {
+        Some(known) if !wanted.seeds => known.clone(),
+        None if !wanted.seeds && !records.is_empty() => return None,
+        _ => {
+            let mut record =
+                TenantRecord::new(&wanted.tenant_name, &config.tenant_defaults, unix_now);
+            record.jwt_secret = Some(wanted.jwt_secret.expose().to_owned());
+            record.jwt_jwks.clone_from(&wanted.jwt_jwks);
+            return Some(record);
+        }
+    };
+    if let Some(secret) = &config.api_jwt_secret {
+        record.jwt_secret = Some(secret.expose().to_owned());
+    }
+    if wanted.jwt_jwks.is_some() {
+        record.jwt_jwks.clone_from(&wanted.jwt_jwks);
+    }
+    (Some(&record) != known).then_some(record)
+}
+
+/// Names that the management API shows and nobody sets.
+const READ_ONLY: [&str; 3] = ["id", "inserted_at", "updated_at"];
+
+/// The tenants that `EMBEDDED_TENANTS` describes, in the words of the management API: new ones complete, known ones changed.
+fn described(
+    path: &Path,
+    config: &Config,
+    records: &[TenantRecord],
+    unix_now: i64,
+) -> Result<Vec<TenantRecord>, StartError> {
+    let content = |problem: String| StartError::Content {
+        path: path.to_owned(),
+        problem,
+    };
+    let text = std::fs::read(path).map_err(|error| StartError::File {
+        path: path.to_owned(),
+        error,
+    })?;
+    let list: Vec<Map<String, Value>> =
+        serde_json::from_slice(&text).map_err(|error| content(error.to_string()))?;
+    let mut described: Vec<TenantRecord> = Vec::with_capacity(list.len());
+    for (index, mut attributes) in list.into_iter().enumerate() {
+        attributes.retain(|name, _| !READ_ONLY.contains(&name.as_str()));
+        let external_id = attributes
+            .get("external_id")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        if described
+            .iter()
+            .any(|record| record.external_id == external_id)
+        {
+            return Err(content(format!(
+                "tenant {external_id:?} stands in it twice"
+            )));
+        }
+        let known = records
+            .iter()
+            .find(|record| record.external_id == external_id)
+            .cloned();
+        let mut record = known
+            .unwrap_or_else(|| TenantRecord::new(&external_id, &config.tenant_defaults, unix_now));
+        apply(&mut record, &attributes, unix_now).map_err(|errors| {
+            content(format!(
+                "tenant {external_id:?}, entry {index}: {}",
+                Value::Object(errors)
+            ))
+        })?;
+        // The API ignores names that it does not know; in a file such a name is a slip that nobody would notice.
+        if let Some(unknown) = attributes
+            .keys()
+            .find(|name| !TenantRecord::ATTRIBUTES.contains(&name.as_str()))
+        {
+            return Err(content(format!(
+                "tenant {external_id:?}, entry {index}: there is no attribute {unknown:?}"
+            )));
+        }
+        described.push(record);
+    }
+    Ok(described)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SelfHost;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("realtime-boot-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        /// Boots with these variables, and with this text as `EMBEDDED_TENANTS`.
+        fn boot(
+            &self,
+            variables: &[(&str, &str)],
+            file: Option<&str>,
+        ) -> Result<BootTenants, String> {
+            let path = self.0.join("tenants.json");
+            if let Some(text) = file {
+                std::fs::write(&path, text).unwrap();
+            }
+            let get = |name: &str| match name {
+                "DATA_DIR" => Some(self.0.join("data").display().to_string()),
+                "EMBEDDED_TENANTS" => file.map(|_| path.display().to_string()),
+                name => variables
+                    .iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| (*value).to_owned()),
+            };
+            let (config, _) = Config::from_env(get).unwrap();
+            boot_tenants(&config, 2, 1_700_000_000).map_err(|error| error.to_string())
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn names(boot: &BootTenants) -> Vec<String> {
+        let mut names: Vec<_> = boot
+            .directory
+            .iter()
+            .map(|tenant| tenant.external_id.to_string())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn secret(boot: &BootTenants) -> Option<&str> {
+        boot.self_host.as_ref()?.jwt_secret.as_deref()
+    }
+
+    #[test]
+    fn first_start_has_a_tenant_that_can_be_tried() {
+        let scratch = Scratch::new("first");
+        let boot = scratch
+            .boot(&[("TENANT_MAX_EVENTS_PER_SECOND", "7")], None)
+            .unwrap();
+        assert_eq!(names(&boot), ["realtime-dev"]);
+        assert_eq!(secret(&boot), Some(SelfHost::DEFAULT_JWT_SECRET));
+        let tenant = boot.directory.find("realtime-dev").unwrap();
+        assert_eq!(tenant.limits.events_per_second_max, 7);
+        assert!(!tenant.has_database && !tenant.suspended);
+    }
+
+    #[test]
+    fn seed_is_for_an_empty_store_or_on_request() {
+        let scratch = Scratch::new("seed");
+        let seeded = [
+            ("API_JWT_SECRET", "mine"),
+            ("SELF_HOST_TENANT_NAME", "own"),
+            ("API_JWT_JWKS", "{\"keys\":[]}"),
+        ];
+        assert_eq!(secret(&scratch.boot(&seeded, None).unwrap()), Some("mine"));
+        // Another name: the store is not empty, so nobody is added.
+        let other = scratch
+            .boot(&[("SELF_HOST_TENANT_NAME", "other")], None)
+            .unwrap();
+        assert_eq!(names(&other), ["own"]);
+        assert!(other.self_host.is_none());
+        drop(other);
+        // What an operator has changed stays, but keys follow the environment where it names some.
+        let changed = r#"[{"external_id": "own", "max_joins_per_second": 3}]"#;
+        drop(
+            scratch
+                .boot(&[("SELF_HOST_TENANT_NAME", "own")], Some(changed))
+                .unwrap(),
+        );
+        let boot = scratch
+            .boot(
+                &[("API_JWT_SECRET", "new"), ("SELF_HOST_TENANT_NAME", "own")],
+                None,
+            )
+            .unwrap();
+        assert_eq!(
+            (
+                secret(&boot),
+                boot.self_host.as_ref().unwrap().max_joins_per_second
+            ),
+            (Some("new"), 3)
+        );
+        assert!(boot.self_host.as_ref().unwrap().jwt_jwks.is_some());
+        drop(boot);
+        let boot = scratch
+            .boot(
+                &[("SEED_SELF_HOST", "true"), ("SELF_HOST_TENANT_NAME", "own")],
+                None,
+            )
+            .unwrap();
+        assert_eq!(
+            (
+                secret(&boot),
+                boot.self_host.as_ref().unwrap().max_joins_per_second
+            ),
+            (Some(SelfHost::DEFAULT_JWT_SECRET), 100)
+        );
+    }
+
+    #[test]
+    fn described_tenants_are_stored_and_stay() {
+        let scratch = Scratch::new("described");
+        let file = r#"[{"external_id": "t-susp", "jwt_secret": "s", "suspend": true, "max_payload_size_in_kb": 1, "inserted_at": "x"},
+            {"external_id": "t-priv", "jwt_jwks": {"keys": []}, "private_only": "true"}]"#;
+        let boot = scratch.boot(&[], Some(file)).unwrap();
+        assert_eq!(names(&boot), ["realtime-dev", "t-priv", "t-susp"]);
+        let suspended = boot.directory.find("t-susp").unwrap();
+        assert!(suspended.suspended && suspended.limits.payload_bytes_max == 1500);
+        assert!(boot.directory.find("t-priv").unwrap().private_only);
+        drop(boot);
+        assert_eq!(
+            names(&scratch.boot(&[], None).unwrap()),
+            ["realtime-dev", "t-priv", "t-susp"]
+        );
+    }
+
+    #[test]
+    fn mistakes_of_the_file_are_named_and_nothing_is_stored() {
+        let scratch = Scratch::new("mistakes");
+        let check = |file: &str, part: &str| {
+            let error = scratch.boot(&[], Some(file)).unwrap_err();
+            assert!(
+                error.contains("tenants.json") && error.contains(part),
+                "{file}: {error}"
+            );
+        };
+        check("{}", "not a JSON array of tenants");
+        check("[1]", "not a JSON array of tenants");
+        check("[", "not a JSON array of tenants");
+        check(
+            r#"[{"jwt_secret": "s"}]"#,
+            r#""external_id":["can't be blank"]"#,
+        );
+        check(
+            r#"[{"external_id": "a"}]"#,
+            "either jwt_secret or jwt_jwks must be provided",
+        );
+        check(
+            r#"[{"external_id": "a", "jwt_secret": "s", "max_joins": 1}]"#,
+            r#"there is no attribute "max_joins""#,
+        );
+        check(
+            r#"[{"external_id": "a", "jwt_secret": "s"}, {"external_id": "a", "jwt_secret": "s"}]"#,
+            "twice",
+        );
+        assert!(
+            EmbeddedStore::open(&scratch.0.join("data"))
+                .unwrap()
+                .list_blocking()
+                .unwrap()
+                .is_empty()
+        );
+        std::fs::remove_file(scratch.0.join("tenants.json")).unwrap();
+        let (config, _) = Config::from_env(|name| match name {
+            "DATA_DIR" => Some(scratch.0.join("data").display().to_string()),
+            "EMBEDDED_TENANTS" => Some("/nowhere/tenants.json".to_owned()),
+            _ => None,
+        })
+        .unwrap();
+        assert!(
+            boot_tenants(&config, 2, 1)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be read")
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! The mesh's end of the control core: letters in to the tasks that wait for them, parcels out to the shards.
+//!
+//! What always holds: letters of one shard are handled in their order, parcels go out in the order they were handed in, no wake-up is
+//! lost (the port is armed before the thread sleeps), and while [`limits::OUTGOING_LETTERS_MAX`] letters wait for room in mailboxes
+//! no further parcel is taken. A panic over one letter loses that letter alone.
+
+use super::api::Connections;
+use super::clock;
+use super::log::Log;
+use super::outgoing::{News, Parcel};
+use super::rates::Notice;
+use super::supervise::panic_text;
+use super::tenants::Live;
+use super::{Port, shard};
+use crate::error::Level;
+use crate::limits;
+use crate::logging::Line;
+use crate::mail::{Mail, To};
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+
+/// The only one who knows the port.
+pub struct Carrier {
+    port: Port,
+    bell: AsyncFd<OwnedFd>,
+    parcels: mpsc::Receiver<Parcel>,
+    connections: Connections,
+    notices: mpsc::Sender<Notice>,
+    live: watch::Receiver<Arc<Live>>,
+    log: Log,
+    drained: watch::Sender<usize>,
+    next_shard: usize,
+}
+
+impl Carrier {
+    /// To be called within the runtime.
+    ///
+    /// # Errors
+    ///
+    /// When the doorbell cannot be waited for.
+    pub fn new(
+        port: Port,
+        parcels: mpsc::Receiver<Parcel>,
+        connections: Connections,
+        notices: mpsc::Sender<Notice>,
+        live: watch::Receiver<Arc<Live>>,
+        log: Log,
+        drained: watch::Sender<usize>,
+    ) -> io::Result<Self> {
+        let doorbell = port
+            .doorbell()
+            .ok_or_else(|| io::Error::other("a simulated mesh has no doorbell"))?;
+        // The successor asks its caller, in an unsafe block, for a descriptor that stays open and the same.
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd is what the successor asks for, and this crate has no unsafe blocks"
+        )]
+        let bell = AsyncFd::with_interest(doorbell.try_clone_to_owned()?, Interest::READABLE)?;
+        Ok(Self {
+            port,
+            bell,
+            parcels,
+            connections,
+            notices,
+            live,
+            log,
+            drained,
+            next_shard: 0,
+        })
+    }
+
+    /// Carries until `end` is over; then every shard is told to stop.
+    pub async fn carry(mut self, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        loop {
+            if self.turn() {
+                // Tasks, `end` among them, get their turn between two of ours.
+                tokio::select! {
+                    biased;
+                    () = end.as_mut() => break,
+                    () = tokio::task::yield_now() => continue,
+                }
+            }
+            let may_sleep = self.port.arm();
+            let is_over = may_sleep && self.sleep(end.as_mut()).await;
+            self.port.disarm();
+            if is_over {
+                break;
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Waits for a ring, a parcel or the end; true for the last.
+    async fn sleep(&mut self, end: impl Future<Output = ()>) -> bool {
+        let has_room = self.port.unsent() < limits::OUTGOING_LETTERS_MAX;
+        tokio::select! {
+            ring = self.bell.readable() => {
+                // The counter itself is read by `disarm`.
+                if let Ok(mut ring) = ring {
+                    ring.clear_ready();
+                }
+                false
+            }
+            Some(parcel) = self.parcels.recv(), if has_room => {
+                self.deliver(parcel);
+                false
+            }
+            () = end => true,
+        }
+    }
+
+    /// Takes what has come, up to a bound. True when there may be more.
+    fn turn(&mut self) -> bool {
+        for taken in 0..limits::LETTERS_PER_TURN_MAX {
+            let letter = self.port.receive();
+            let parcel = if self.port.unsent() < limits::OUTGOING_LETTERS_MAX {
+                self.parcels.try_recv().ok()
+            } else {
+                None
+            };
+            if letter.is_none() && parcel.is_none() {
+                return taken > 0;
+            }
+            if let Some((_, letter)) = letter {
+                // What a panic leaves behind is a letter less: the tasks are told by channels.
+                let outcome = catch_unwind(AssertUnwindSafe(|| self.hand_out(letter)));
+                if let Err(panic) = outcome {
+                    self.say(
+                        Level::Error,
+                        &format!("a letter was lost: {}", panic_text(&*panic)),
+                    );
+                }
+            }
+            if let Some(parcel) = parcel {
+                self.deliver(parcel);
+            }
+        }
+        true
+    }
+
+    /// A letter of a shard, to whoever waits for it.
+    fn hand_out(&self, letter: Mail) {
+        match letter {
+            Mail::HandOver(handed) => {
+                if let Err(error) = self.connections.serve(*handed) {
+                    self.say(
+                        Level::Warning,
+                        &format!("a connection cannot be served: {error}"),
+                    );
+                }
+            }
+            Mail::RateStarted { tenant, counter } => {
+                if self
+                    .notices
+                    .try_send(Notice::Started(tenant, Some(counter)))
+                    .is_err()
+                {
+                    // Nobody will tick it: the next use has to create it again.
+                    if let Some(tenant) = self.live.borrow().directory.get(tenant) {
+                        tenant.usage.discard(counter);
+                    }
+                }
+            }
+            Mail::Log(line) => self.log.forward(*line),
+            Mail::Drained => self.drained.send_modify(|drained| *drained += 1),
+            _ => debug_assert!(
+                false,
+                "a shard does not say what only the control core says"
+            ),
+        }
+    }
+
+    fn deliver(&mut self, parcel: Parcel) {
+        let shards = self.port.shard_count();
+        match parcel {
+            Parcel::Publish(publish) => match &publish.to {
+                To::Key(key) => {
+                    let owner = key.owner(shards);
+                    self.port.send(owner, Mail::Publish(publish));
+                }
+                To::Topic(_) => debug_assert!(false, "the control core is subscribed to nothing"),
+            },
+            Parcel::Adopt(adopted) => {
+                self.next_shard = (self.next_shard + 1) % shards;
+                self.port.send(shard(self.next_shard), Mail::Adopt(adopted));
+            }
+            Parcel::All(news) => self.tell_all(&news),
+        }
+    }
+
+    fn tell_all(&mut self, news: &News) {
+        for index in 0..self.port.shard_count() {
+            self.port.send(shard(index), news.clone().into());
+        }
+    }
+
+    /// Tells the shards to stop, and waits until they have been told.
+    async fn finish(mut self) {
+        while let Ok(parcel) = self.parcels.try_recv() {
+            self.deliver(parcel);
+        }
+        self.tell_all(&News::Stop);
+        let told = async {
+            while self.port.unsent() > 0 {
+                while self.port.receive().is_some() {}
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if tokio::time::timeout(limits::LAST_LETTERS_TIMEOUT, told)
+            .await
+            .is_err()
+        {
+            self.say(Level::Error, "a shard does not take its mail any more");
+        }
+    }
+
+    fn say(&self, level: Level, text: &str) {
+        self.log.write(Line::new(clock::unix_ms(), level, text));
+    }
+}

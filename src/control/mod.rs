@@ -1,0 +1,461 @@
+//! The control core: one thread with a tokio runtime that does everything that waits on somebody else.
+//!
+//! What comes in: letters of the shards, HTTP connections among them, and signals. What goes out: letters to the shards, answers, log
+//! lines. What always holds: nothing here stops a shard; a panic ends its task or its request alone; every queue has a bound
+//! with a name in [`limits`]. Deliberately absent: sockets of WebSockets, and any state that a shard would have to wait for.
+//!
+//! [`boot::boot_tenants`] comes before there are threads, [`run`] is the thread. The rooms below, lowest first:
+
+pub mod clock;
+pub mod supervise;
+pub mod log;
+pub mod outgoing;
+pub mod store;
+pub mod tenants;
+pub mod rates;
+pub mod boot;
+pub mod banner;
+pub mod api;
+pub mod drain;
+pub mod carrier;
+
+use crate::config::Config;
+use crate::limits;
+use crate::logging::{Line, Writer};
+use crate::mail::{Mail, TopicHasher};
+use api::{Api, Connections};
+use boot::BootTenants;
+use carrier::Carrier;
+use log::Log;
+use outgoing::Outgoing;
+use rates::{Notice, Rates};
+use shards::{ControlPort, ShardId};
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tenants::Live;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+/// The control core's end of the mesh.
+pub type Port = ControlPort<Mail>;
+
+/// The shard of this index.
+fn shard(index: usize) -> ShardId {
+    ShardId(u16::try_from(index).expect("the runtime has fewer shards than that"))
+}
+
+/// What the control core starts with.
+pub struct Boot {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its end of the mesh.
+    pub port: Port,
+    /// The tenants, as the shards have them.
+    pub tenants: BootTenants,
+    /// The hasher that the shards have.
+    pub hasher: TopicHasher,
+    /// Standard output.
+    pub writer: Writer,
+}
+
+/// The control core's thread, from its first to its last moment: it returns when every shard was told to stop.
+///
+/// # Errors
+///
+/// When the kernel refuses what it cannot do without: its core, its doorbell, signals. The process cannot serve then.
+pub fn run(boot: Boot) -> io::Result<()> {
+    let (signal, signals) = drain::signal_channel();
+    run_with_signals(boot, signals, || drain::listen(&signal))
+}
+
+/// The same with signals from wherever; `prepare` is called within the runtime.
+fn run_with_signals(
+    boot: Boot,
+    signals: mpsc::Receiver<&'static str>,
+    prepare: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    boot.port.pin_current_thread()?;
+    let (log, log_thread) = Log::start(boot.writer.clone(), boot.config.log_level)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let outcome = LocalSet::new().block_on(&runtime, async {
+        prepare()?;
+        serve(boot, log, signals).await
+    });
+    runtime.shutdown_timeout(limits::LAST_DISK_WORK_TIMEOUT);
+    log_thread.finish();
+    outcome
+}
+
+async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> io::Result<()> {
+    let Boot {
+        config,
+        port,
+        tenants,
+        hasher,
+        writer: _,
+    } = boot;
+    let shards = port.shard_count();
+    let (outgoing, parcels) = Outgoing::new();
+    let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
+    let live = tenants.registry.watch();
+    let api = Api::new(
+        settings(&config),
+        live.clone(),
+        outgoing.clone(),
+        notices.clone(),
+        hasher,
+        shards,
+        log.clone(),
+    );
+    let connections = Connections::new(api.clone(), api::app(&api));
+    tick_rates(inbox, live.clone(), log.clone());
+    let (drained, drained_shards) = watch::channel(0);
+    let end = drain::until_drained(
+        signals,
+        drained_shards,
+        shards,
+        &outgoing,
+        &connections,
+        &log,
+    );
+    let carrier = Carrier::new(
+        port,
+        parcels,
+        connections.clone(),
+        notices,
+        live,
+        log.clone(),
+        drained,
+    )?;
+    carrier.carry(end).await;
+    Ok(())
+}
+
+fn settings(config: &Config) -> api::Settings {
+    api::Settings {
+        any_host_single_tenant: config.any_host_single_tenant,
+        request_id_baggage_key: config.request_id_baggage_key.clone(),
+        header_value_bytes_max: config.header_value_bytes_max as usize,
+        connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
+        healthcheck_is_silent: !config.logs_healthchecks,
+    }
+}
+
+/// Starts the task of the rate counters. Counters and inbox outlive a panic of it.
+fn tick_rates(inbox: mpsc::Receiver<Notice>, live: watch::Receiver<Arc<Live>>, log: Log) {
+    let (rates, inbox) = (
+        Rc::new(RefCell::new(Rates::default())),
+        Rc::new(RefCell::new(inbox)),
+    );
+    let start = clock::now();
+    let task_log = log.clone();
+    let task = move || {
+        let (rates, inbox, live, log) = (
+            Rc::clone(&rates),
+            Rc::clone(&inbox),
+            live.clone(),
+            log.clone(),
+        );
+        async move {
+            loop {
+                // Without a counter the next notice is waited for, however long that takes.
+                let due = rates
+                    .borrow()
+                    .next_due()
+                    .unwrap_or(Duration::from_secs(3600));
+                let notice = std::future::poll_fn(|context| inbox.borrow_mut().poll_recv(context));
+                let notice = tokio::select! {
+                    notice = notice => match notice {
+                        Some(notice) => Some(notice),
+                        None => return,
+                    },
+                    () = tokio::time::sleep_until(start + due) => None,
+                };
+                let now = clock::now().duration_since(start);
+                let live = Arc::clone(&live.borrow());
+                let mut rates = rates.borrow_mut();
+                if let Some(notice) = notice {
+                    rates.note(now, &live, notice);
+                }
+                for trip in rates.tick(now, &live) {
+                    let (code, text) = trip.line();
+                    let line = Line::trip(clock::unix_ms(), code, text);
+                    log.write(line.of_tenant(Arc::clone(&trip.tenant.external_id)));
+                }
+            }
+        }
+    };
+    tokio::task::spawn_local(async move {
+        let say = |name: &str, panic: &str| {
+            let text = format!("the task {name} panicked and starts again: {panic}");
+            task_log.write(Line::new(
+                clock::unix_ms(),
+                crate::error::Level::Error,
+                &text,
+            ));
+        };
+        supervise::supervise("rates", say, task).await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::sign_hs256;
+    use crate::channel::{self, Channels};
+    use crate::config::{LogFormat, SelfHost};
+    use crate::connection::OpenSockets;
+    use crate::fanout::Fanout;
+    use crate::http::HeadLimits;
+    use crate::shard::{Shard, UpgradeSettings};
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::path::PathBuf;
+    use std::thread::JoinHandle;
+    use tungstenite::protocol::{Role, WebSocket};
+
+    const SHARDS: usize = 2;
+
+    /// Both planes of a server, running.
+    struct Server {
+        directory: PathBuf,
+        address: SocketAddr,
+        signals: mpsc::Sender<&'static str>,
+        control: JoinHandle<io::Result<()>>,
+        threads: shards::Threads,
+    }
+
+    impl Server {
+        fn start(name: &str) -> Self {
+            let directory = std::env::temp_dir()
+                .join(format!("realtime-control-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&directory);
+            let variable =
+                |name: &str| (name == "DATA_DIR").then(|| directory.display().to_string());
+            let (mut config, _) = Config::from_env(variable).unwrap();
+            config.log_level = crate::error::Level::Emergency;
+            let tenants = boot::boot_tenants(&config, SHARDS + 1, clock::unix_seconds()).unwrap();
+            let (hasher, directory_of_shards) = (TopicHasher::new(7), tenants.directory.clone());
+            let options = shards::Options {
+                shards: SHARDS,
+                listen: shards::Listen::Addrs(vec![([127, 0, 0, 1], 0).into()]),
+                connections_max: 100,
+                ..shards::Options::default()
+            };
+            let shard_hasher = hasher.clone();
+            let runtime = shards::start(options, move |id| {
+                let fanout = Fanout::new(id, SHARDS, shard_hasher.clone(), 1_000_000);
+                let settings = channel::Settings {
+                    channel_error_backoff: Duration::ZERO,
+                    queued_bytes_max: 1_000_000,
+                    idle_timeout_seconds: 60,
+                    open_sockets: OpenSockets::new(100),
+                    log_level: crate::error::Level::Emergency,
+                };
+                let upgrades = UpgradeSettings {
+                    connect_error_backoff: Duration::ZERO,
+                    no_channel_timeout: Duration::from_secs(600),
+                    any_host_single_tenant: true,
+                    head: HeadLimits::default(),
+                };
+                Shard::new(
+                    Channels::new(fanout, directory_of_shards.clone(), settings),
+                    upgrades,
+                )
+            })
+            .unwrap();
+            let address = runtime.local_addr();
+            let (port, threads) = runtime.into_parts();
+            let writer = Writer::new(LogFormat::Text, config.log_level, None, None);
+            let (signals, received) = drain::signal_channel();
+            let boot = Boot {
+                config: Arc::new(config),
+                port,
+                tenants,
+                hasher,
+                writer,
+            };
+            let control = std::thread::spawn(move || run_with_signals(boot, received, || Ok(())));
+            Self {
+                directory,
+                address,
+                signals,
+                control,
+                threads,
+            }
+        }
+
+        fn connect(&self) -> TcpStream {
+            let stream = TcpStream::connect(self.address).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            stream
+        }
+
+        /// Ends it as an operator does; both planes have to follow.
+        fn stop(self) {
+            self.signals.try_send("sigterm").unwrap();
+            self.join();
+        }
+
+        fn join(self) {
+            self.control.join().unwrap().unwrap();
+            self.threads.join().unwrap();
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+
+    /// Sends a request and reads head and body of its answer.
+    fn ask(stream: &mut TcpStream, request: &str) -> (String, String) {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        stream.read_exact(&mut body).unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
+    fn token() -> String {
+        sign_hs256(
+            SelfHost::DEFAULT_JWT_SECRET.as_bytes(),
+            r#"{"role":"anon","exp":4102444800}"#,
+        )
+    }
+
+    fn post(body: &str) -> String {
+        let (token, length) = (token(), body.len());
+        format!(
+            "POST /api/broadcast HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nauthorization: Bearer {token}\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    fn upgrade(token: &str) -> String {
+        format!(
+            "GET /socket/websocket?vsn=2.0.0&apikey={token} HTTP/1.1\r\nhost: localhost\r\nconnection: keep-alive, Upgrade\r\n\
+             upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    }
+
+    fn join(socket: &mut WebSocket<TcpStream>) {
+        socket
+            .send(r#"["1","1","realtime:room","phx_join",{"config":{}}]"#.into())
+            .unwrap();
+        let reply = socket.read().unwrap();
+        assert!(
+            reply.to_text().unwrap().contains(r#""status":"ok""#),
+            "{reply}"
+        );
+    }
+
+    #[test]
+    fn requests_on_one_connection_end_in_an_upgrade() {
+        let server = Server::start("upgrade");
+        let mut stream = server.connect();
+        let (head, body) = ask(&mut stream, "GET /healthcheck HTTP/1.1\r\nhost: x\r\n\r\n");
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("\r\ndate: ") && body == "ok",
+            "{head}"
+        );
+        let (head, _) = ask(
+            &mut stream,
+            &post(r#"{"messages":[{"topic":"room","event":"e","payload":{}}]}"#),
+        );
+        assert!(
+            head.starts_with("HTTP/1.1 202 Accepted\r\n")
+                && head.contains("\r\ncontent-length: 0\r\n"),
+            "{head}"
+        );
+        let (head, _) = ask(
+            &mut stream,
+            "OPTIONS /api/broadcast HTTP/1.1\r\nhost: x\r\n\r\n",
+        );
+        assert!(
+            head.starts_with("HTTP/1.1 204 No Content\r\n") && !head.contains("content-length"),
+            "{head}"
+        );
+        // The client does not wait for the answer to its upgrade: what it sends behind it must arrive as well.
+        let eager = [
+            "\u{81}\u{82}".chars().map(|c| c as u8).collect::<Vec<_>>(),
+            vec![0, 0, 0, 0],
+            b"[]".to_vec(),
+        ]
+        .concat();
+        stream
+            .write_all(&[upgrade(&token()).as_bytes(), &eager].concat())
+            .unwrap();
+        let (head, _) = ask(&mut stream, "");
+        assert!(
+            head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains("\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"),
+            "{head}"
+        );
+        assert!(!head.contains("x-request-id"), "{head}");
+        let mut socket = WebSocket::from_raw_socket(stream, Role::Client, None);
+        join(&mut socket);
+        let (head, _) = ask(
+            &mut server.connect(),
+            &post(r#"{"messages":[{"topic":"room","event":"e","payload":{"n":1.50}}]}"#),
+        );
+        assert!(head.starts_with("HTTP/1.1 202 Accepted\r\n"), "{head}");
+        let expected = r#"[null,null,"realtime:room","broadcast",{"event":"e","payload":{"n":1.50},"type":"broadcast"}]"#;
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), expected);
+        server.stop();
+    }
+
+    #[test]
+    fn termination_closes_joined_sockets_and_ends_both_planes() {
+        let server = Server::start("drain");
+        let mut stream = server.connect();
+        let (head, _) = ask(&mut stream, &upgrade(&token()));
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let mut socket = WebSocket::from_raw_socket(stream, Role::Client, None);
+        join(&mut socket);
+        let mut idle = server.connect();
+        ask(&mut idle, "GET /healthcheck HTTP/1.1\r\nhost: x\r\n\r\n");
+        server.signals.try_send("sigterm").unwrap();
+        match socket.read().unwrap() {
+            tungstenite::Message::Close(Some(frame)) => assert_eq!(u16::from(frame.code), 1012),
+            other => panic!("{other}"),
+        }
+        server.join();
+        assert_eq!(
+            idle.read(&mut [0]).unwrap(),
+            0,
+            "waiting HTTP connections are closed"
+        );
+    }
+
+    #[test]
+    fn second_signal_stops_at_once() {
+        let server = Server::start("twice");
+        let mut stream = server.connect();
+        // A body that never ends keeps the drain waiting.
+        let half = post(r#"{"messages":[]}"#).replace("content-length: 15", "content-length: 16");
+        stream.write_all(half.as_bytes()).unwrap();
+        let mut other = server.connect();
+        ask(&mut other, "GET /healthcheck HTTP/1.1\r\nhost: x\r\n\r\n");
+        let start = clock::now();
+        server.signals.try_send("sigterm").unwrap();
+        server.signals.try_send("sigint").unwrap();
+        server.join();
+        assert!(clock::now().duration_since(start) < limits::DRAIN_TIMEOUT / 2);
+    }
+}

@@ -1,0 +1,66 @@
+//! Letters out: what tasks of the control core hand in here, one task carries to the mesh.
+//!
+//! What comes in: [`Parcel`]s of any task. What goes out: the same, in the order they were handed in. What always holds: at most
+//! [`limits::OUTGOING_LETTERS_MAX`] wait; a task that hands in more waits itself, the shards never do. Deliberately absent: which
+//! shard a parcel goes to; the carrier knows the shards.
+
+use crate::limits;
+use crate::mail::{Adopted, Mail, Publish};
+use crate::tenant::{Tenant, TenantId};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Something for the shards.
+pub enum Parcel {
+    /// For the shard that owns the topic; [`Publish::to`] names it by its key.
+    Publish(Box<Publish>),
+    /// For one shard, each in its turn.
+    Adopt(Box<Adopted>),
+    /// For every shard.
+    All(News),
+}
+
+/// What every shard has to know.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// See [`Mail::Tenant`].
+    Tenant(Arc<Tenant>),
+    /// See [`Mail::TenantGone`].
+    TenantGone(TenantId),
+    /// See [`Mail::Disconnect`].
+    Disconnect(TenantId),
+    /// See [`Mail::Drain`].
+    Drain,
+    /// See [`Mail::Stop`].
+    Stop,
+}
+
+impl From<News> for Mail {
+    fn from(news: News) -> Self {
+        match news {
+            News::Tenant(tenant) => Self::Tenant(tenant),
+            News::TenantGone(id) => Self::TenantGone(id),
+            News::Disconnect(id) => Self::Disconnect(id),
+            News::Drain => Self::Drain,
+            News::Stop => Self::Stop,
+        }
+    }
+}
+
+/// Where tasks hand in their letters.
+#[derive(Clone, Debug)]
+pub struct Outgoing(mpsc::Sender<Parcel>);
+
+impl Outgoing {
+    /// The slot and the sack behind it.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::Receiver<Parcel>) {
+        let (sender, receiver) = mpsc::channel(limits::OUTGOING_LETTERS_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// Hands in a parcel; waits while too many wait already. After the end of the carrier parcels are dropped: the process ends.
+    pub async fn send(&self, parcel: Parcel) {
+        let _ = self.0.send(parcel).await;
+    }
+}

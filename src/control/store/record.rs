@@ -1,0 +1,179 @@
+//! A tenant as it is stored, in the words of the management API.
+
+use crate::config::TenantDefaults;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::fmt;
+use uuid::Uuid;
+
+/// A tenant of record. Units, meaning and defaults: spec, http-api 3.4 and control-database 2.1.
+///
+/// Secrets are stored as they are; what protects them so far is that nobody but the server's user may read the file.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantRecord {
+    /// Names the row in `location` headers; a UUID.
+    pub id: String,
+    /// The tenant's name on the wire: the first label of its host.
+    pub external_id: String,
+    /// For people.
+    pub name: String,
+    /// Symmetric key of its tokens, as raw bytes of this string.
+    pub jwt_secret: Option<String>,
+    /// Keys of its tokens: an object with `keys`.
+    pub jwt_jwks: Option<Value>,
+    /// Sockets that have joined a channel.
+    pub max_concurrent_users: i32,
+    /// Broadcasts sent and delivered per second.
+    pub max_events_per_second: i32,
+    /// Joins per second.
+    pub max_joins_per_second: i32,
+    /// Channels of one socket.
+    pub max_channels_per_client: i32,
+    /// Stored, not enforced (spec: config 3).
+    pub max_bytes_per_second: i32,
+    /// Presence events per second.
+    pub max_presence_events_per_second: i32,
+    /// Largest payload in units of 1000 bytes.
+    pub max_payload_size_in_kb: i32,
+    /// Presence calls of one channel per window, in place of the server's setting.
+    pub max_client_presence_events_per_window: Option<i32>,
+    /// That window in milliseconds, in place of the server's setting.
+    pub client_presence_window_ms: Option<i32>,
+    /// Presence is on for every channel.
+    pub presence_enabled: bool,
+    /// Everything is refused.
+    pub suspend: bool,
+    /// Public channels are refused.
+    pub private_only: bool,
+    /// The extension that serves row changes.
+    pub postgres_cdc_default: String,
+    /// Stored, without effect here.
+    pub broadcast_adapter: BroadcastAdapter,
+    /// Flags of this tenant, which win over global ones.
+    pub feature_flags: Map<String, Value>,
+    /// Migrations that its database has had.
+    pub migrations_ran: i32,
+    /// What it has beyond broadcast and presence.
+    pub extensions: Vec<ExtensionRecord>,
+    /// When it was made, in Unix seconds.
+    pub inserted_at: i64,
+    /// When it was last changed, in Unix seconds.
+    pub updated_at: i64,
+}
+
+/// How the original relays between its nodes.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BroadcastAdapter {
+    /// Phoenix' own.
+    Phoenix,
+    /// `gen_rpc`.
+    GenRpc,
+}
+
+/// One extension of a tenant.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ExtensionRecord {
+    /// `postgres_cdc_rls`, or something that nobody knows.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its settings.
+    pub settings: Map<String, Value>,
+    /// When it was made, in Unix seconds.
+    pub inserted_at: i64,
+    /// When it was last changed, in Unix seconds.
+    pub updated_at: i64,
+}
+
+impl TenantRecord {
+    /// The extension that makes a tenant's database known.
+    pub const POSTGRES_CDC: &'static str = "postgres_cdc_rls";
+
+    /// What can be said about a tenant from outside (spec: http-api 3.4).
+    pub const ATTRIBUTES: &'static [&'static str] = &[
+        "broadcast_adapter",
+        "client_presence_window_ms",
+        "extensions",
+        "external_id",
+        "feature_flags",
+        "jwt_jwks",
+        "jwt_secret",
+        "max_bytes_per_second",
+        "max_channels_per_client",
+        "max_client_presence_events_per_window",
+        "max_concurrent_users",
+        "max_events_per_second",
+        "max_joins_per_second",
+        "max_payload_size_in_kb",
+        "max_presence_events_per_second",
+        "migrations_ran",
+        "name",
+        "postgres_cdc_default",
+        "presence_enabled",
+        "private_only",
+        "suspend",
+    ];
+
+    /// A new tenant with nothing but a name; `now` in Unix seconds. Without a key of any kind it is not valid yet.
+    #[must_use]
+    pub fn new(external_id: &str, defaults: &TenantDefaults, now: i64) -> Self {
+        Self {
+            id: Uuid::new_v4().to_string(),
+            external_id: external_id.to_owned(),
+            name: external_id.to_owned(),
+            jwt_secret: None,
+            jwt_jwks: None,
+            max_concurrent_users: stored(defaults.users_max),
+            max_events_per_second: stored(defaults.events_per_second_max),
+            max_joins_per_second: stored(defaults.joins_per_second_max),
+            max_channels_per_client: stored(defaults.channels_per_socket_max),
+            max_bytes_per_second: stored(defaults.bytes_per_second_max),
+            max_presence_events_per_second: 1000,
+            max_payload_size_in_kb: 3000,
+            max_client_presence_events_per_window: None,
+            client_presence_window_ms: None,
+            presence_enabled: false,
+            suspend: false,
+            private_only: false,
+            postgres_cdc_default: Self::POSTGRES_CDC.to_owned(),
+            broadcast_adapter: BroadcastAdapter::GenRpc,
+            feature_flags: Map::new(),
+            migrations_ran: 0,
+            extensions: Vec::new(),
+            inserted_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// Whether it has a database of its own.
+    #[must_use]
+    pub fn has_database(&self) -> bool {
+        self.extensions
+            .iter()
+            .any(|extension| extension.kind == Self::POSTGRES_CDC)
+    }
+}
+
+/// Without secrets: they must not reach a log.
+impl fmt::Debug for TenantRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TenantRecord")
+            .field("external_id", &self.external_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A limit as the store has it: its numbers have a sign.
+fn stored(limit: u32) -> i32 {
+    i32::try_from(limit).unwrap_or(i32::MAX)
+}
+
+/// The defaults that a server without any setting has.
+#[cfg(test)]
+pub const TEST_DEFAULTS: TenantDefaults = TenantDefaults {
+    bytes_per_second_max: 100_000,
+    channels_per_socket_max: 100,
+    users_max: 200,
+    events_per_second_max: 100,
+    joins_per_second_max: 100,
+};

@@ -18,3 +18,4 @@ pub mod fanout;
 pub mod channel;
 pub mod shard;
 pub mod control;
+pub mod server;

@@ -1,0 +1,295 @@
+//! The built server, asked the questions of the protocol from outside.
+//!
+//! In goes the binary; out comes one result per question and setup: recorded conversations of the original server
+//! (`transcripts/`) and directed tests (`cases/`), each on every [`Setup`] (driver and number of shards). All questions to one
+//! setup go to one server at the same time; each has tenants of its own, so a leak between tenants shows as a frame that
+//! nobody expected.
+//!
+//! The harness is libtest's look-alike, because most of these tests wait (for refusals, timers, expiry) and so all of them
+//! run at once, far more than there are cores. Names can be given as for `cargo test`.
+
+#![expect(
+    unreachable_pub,
+    reason = "a test binary exports nothing; `pub` marks what other files of it use"
+)]
+
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+
+use cases::{Case, Context};
+use server::{Server, Setup};
+use transcript::Transcript;
+
+mod cases;
+mod clock;
+mod compare;
+mod echo;
+mod replay;
+mod server;
+mod socket;
+mod token;
+mod transcript;
+
+/// The recordings that need no tenant database, longest first.
+const TRANSCRIPTS: &[&str] = &[
+    "join_errors.v1",
+    "join_errors.v2",
+    "idle_timeout",
+    "presence_two_clients.v1",
+    "presence_two_clients.v2",
+    "token_expiry.v2",
+    "join_invalid_payloads.v2",
+    "access_token_refresh.v2",
+    "limits_joins",
+    "limits_users",
+    "limits_channels",
+    "limits_events",
+    "heartbeat_leave_misc.v2",
+    "broadcast_matrix.v1",
+    "broadcast_matrix.v2",
+    "join_ok_variants.v1",
+    "join_ok_variants.v2",
+    "upgrade_refusals",
+    "http_misc",
+    "http_broadcast",
+    "join_legacy_pg_topic.v2",
+];
+
+/// Recordings that end their server.
+const LAST_TRANSCRIPTS: &[&str] = &["zz_server_shutdown"];
+
+/// Tenants of the recordings, with what is not default.
+fn recorded_tenants() -> [(&'static str, Value); 10] {
+    [
+        ("realtime-dev", json!({})),
+        ("t-default", json!({})),
+        ("t-users", json!({"max_concurrent_users": 2})),
+        ("t-joins", json!({"max_joins_per_second": 1})),
+        ("t-chans", json!({"max_channels_per_client": 2})),
+        ("t-events", json!({"max_events_per_second": 2})),
+        ("t-pres", json!({"max_presence_events_per_second": 1})),
+        ("t-payload", json!({"max_payload_size_in_kb": 1})),
+        ("t-priv", json!({"private_only": true})),
+        ("t-susp", json!({"suspend": true})),
+    ]
+}
+
+/// How many tests run at once; most of them wait.
+const THREADS: usize = 112;
+
+/// How many of those that load the machine.
+const THREADS_HEAVY: usize = 4;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    // A failure says what it has to say in its own message; interleaved backtraces of a hundred threads say nothing.
+    panic::set_hook(Box::new(|_| {}));
+    let mut trials = harness_trials();
+    let setups: Vec<Arc<Shared>> = Setup::ALL
+        .into_iter()
+        .map(|setup| Arc::new(Shared::new(setup)))
+        .collect();
+    for case in TRANSCRIPTS {
+        trials.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
+    }
+    for case in LAST_TRANSCRIPTS {
+        trials.extend(
+            Setup::ALL
+                .into_iter()
+                .map(|setup| last_transcript_trial(case, setup)),
+        );
+    }
+    trials.extend(echo_trials());
+    let mut heavy = Vec::new();
+    for (index, case) in cases::all().enumerate() {
+        let trials = if cases::is_heavy(case) {
+            &mut heavy
+        } else {
+            &mut trials
+        };
+        trials.extend(setups.iter().map(|shared| case_trial(index, case, shared)));
+    }
+    let waiting = libtest_mimic::run(&arguments, trials);
+    arguments.test_threads = Some(THREADS_HEAVY);
+    let loading = libtest_mimic::run(&arguments, heavy);
+    // Servers end with their handles; leaving by `exit` would leave them running.
+    drop(setups);
+    if waiting.has_failed() {
+        waiting.exit_code()
+    } else {
+        loading.exit_code()
+    }
+}
+
+/// Tests of the harness itself: no server.
+fn harness_trials() -> Vec<Trial> {
+    let tables = [
+        ("clock", clock::TESTS),
+        ("compare", compare::TESTS),
+        ("replay", replay::TESTS),
+        ("socket", socket::TESTS),
+        ("token", token::TESTS),
+        ("transcript", transcript::TESTS),
+    ];
+    let rows = tables
+        .into_iter()
+        .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)));
+    rows.map(|(module, (name, test))| {
+        Trial::test(format!("harness::{module}::{name}"), move || {
+            caught(test, String::new)
+        })
+    })
+    .collect()
+}
+
+/// The frame code behind the echo example, on both drivers.
+fn echo_trials() -> Vec<Trial> {
+    let trials = ["uring", "epoll"].into_iter().flat_map(|driver| {
+        let server: Arc<OnceLock<Server>> = Arc::default();
+        echo::CASES.iter().map(move |(name, run)| {
+            let server = Arc::clone(&server);
+            Trial::test(format!("{driver}_echo::{name}"), move || {
+                let start = || server.get_or_init(|| Server::start_echo(driver));
+                caught(|| run(start().address), String::new)
+            })
+        })
+    });
+    trials.collect()
+}
+
+fn transcript_trial(case: &'static str, shared: &Arc<Shared>) -> Trial {
+    let (name, shared) = (
+        format!("{}::transcript::{case}", shared.setup.name()),
+        Arc::clone(shared),
+    );
+    Trial::test(name, move || {
+        let server = shared.server()?;
+        caught(|| play(server, case), || server.log_end())
+    })
+}
+
+fn last_transcript_trial(case: &'static str, setup: Setup) -> Trial {
+    Trial::test(format!("{}::transcript::{case}", setup.name()), move || {
+        caught(
+            || {
+                let server = Server::start(setup, &tenants_of(&slug(case)), &[]);
+                play(&server, case);
+            },
+            String::new,
+        )
+    })
+}
+
+fn case_trial(index: usize, case: &'static Case, shared: &Arc<Shared>) -> Trial {
+    let (name, shared) = (
+        format!("{}::{}", shared.setup.name(), case.name),
+        Arc::clone(shared),
+    );
+    Trial::test(name, move || {
+        let server = shared.server()?;
+        let context = Context {
+            server,
+            setup: shared.setup,
+            tenant: case_tenant(index),
+        };
+        caught(|| (case.run)(&context), || server.log_end())
+    })
+}
+
+/// A setup's server, started by the first test that needs it.
+struct Shared {
+    setup: Setup,
+    server: OnceLock<Result<Server, String>>,
+}
+
+impl Shared {
+    fn new(setup: Setup) -> Self {
+        Self {
+            setup,
+            server: OnceLock::new(),
+        }
+    }
+
+    fn server(&self) -> Result<&Server, Failed> {
+        let start = || {
+            let mut tenants: Vec<Value> = TRANSCRIPTS
+                .iter()
+                .flat_map(|case| tenants_of(&slug(case)))
+                .collect();
+            tenants.push(server::tenant("realtime-dev", &json!({})));
+            for (index, case) in cases::all().enumerate() {
+                tenants.push(server::tenant(&case_tenant(index), &(case.limits)()));
+            }
+            panic::catch_unwind(|| Server::start(self.setup, &tenants, &[]))
+                .map_err(|panic| message_of(&*panic))
+        };
+        self.server
+            .get_or_init(start)
+            .as_ref()
+            .map_err(|error| Failed::from(error.clone()))
+    }
+}
+
+/// The external id of a directed test's own tenant.
+fn case_tenant(index: usize) -> String {
+    format!("case-{index}")
+}
+
+/// A case's name as a part of a host name.
+fn slug(case: &str) -> String {
+    case.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect()
+}
+
+/// The recorded tenants under names of their own for the case `slug`.
+fn tenants_of(slug: &str) -> Vec<Value> {
+    recorded_tenants()
+        .iter()
+        .map(|(name, limits)| server::tenant(&format!("{name}-{slug}"), limits))
+        .collect()
+}
+
+/// Plays a recording against its own tenants.
+fn play(server: &Server, case: &str) {
+    let transcript = Transcript::read(case).unwrap_or_else(|error| panic!("{error}"));
+    let known: BTreeMap<&str, Value> = recorded_tenants().into_iter().collect();
+    let slug = slug(&transcript.case);
+    let host_of = |host: &str| {
+        let (label, domain) = host.split_once('.').unwrap_or((host, ""));
+        if known.contains_key(label) {
+            format!("{label}-{slug}.{domain}")
+        } else {
+            host.to_owned()
+        }
+    };
+    if let Err(differences) = replay::play(server, &transcript, &host_of) {
+        panic!("{case} was answered differently:\n{differences}");
+    }
+}
+
+/// Runs a test; what it panics with becomes its failure, with the end of the server's log.
+fn caught(test: impl FnOnce(), log: impl FnOnce() -> String) -> Result<(), Failed> {
+    panic::catch_unwind(AssertUnwindSafe(test)).map_err(|panic| {
+        let log = log();
+        let log = if log.is_empty() {
+            log
+        } else {
+            format!("\n-- the server's last lines --\n{log}")
+        };
+        Failed::from(format!("{}{log}", message_of(&*panic)))
+    })
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or("it panicked")
+        .to_owned()
+}

@@ -1,0 +1,254 @@
+//! What the load says to a server: Phoenix in its two serializers, or nothing but frames.
+//!
+//! In: topics, stamps. Out: the bytes of requests, joins and messages, and what an answer means.
+//! A bare server has no join: its topic is the path of the upgrade, and it sends every frame on to
+//! everybody on that path. Its messages have the size of what a 2.0.0 member would receive, so that
+//! figures of both kinds of server can be divided by each other.
+
+use crate::codec::{self, Opcode};
+use crate::stamp::Stamp;
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Phoenix serializer 1.0.0: text objects.
+    V1,
+    /// Phoenix serializer 2.0.0: text arrays, broadcasts as binary frames of kind 3 and 4.
+    V2,
+    /// Phoenix serializer 2.0.0 with broadcasts as text, as clients before kind 3 sent them.
+    V2Text,
+    /// A WebSocket and nothing in it: one topic for each path.
+    Bare,
+}
+
+/// The name of user events, as short as the stamp's payload wants it.
+const USER_EVENT: &str = "m";
+
+/// What a data frame means to the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A reply with status ok.
+    Ok,
+    /// A reply with status error, or a channel that was closed.
+    Refused,
+    /// Something else: a broadcast, a system message.
+    Other,
+}
+
+impl Dialect {
+    /// The topic with number `index`, all of equal length so that frames are.
+    pub fn topic(self, index: usize) -> String {
+        match self {
+            Self::Bare => format!("/load/{index:06}"),
+            Self::V1 | Self::V2 | Self::V2Text => format!("realtime:load-{index:06}"),
+        }
+    }
+
+    /// The path and query of the upgrade: `path` with the key and serializer, or the bare topic.
+    pub fn path_and_query(self, path: &str, token: &str, topic: &str) -> String {
+        let vsn = match self {
+            Self::Bare => return topic.to_owned(),
+            Self::V1 => "1.0.0",
+            Self::V2 | Self::V2Text => "2.0.0",
+        };
+        format!("{path}?apikey={token}&vsn={vsn}")
+    }
+
+    /// Appends the join of `topic`; nothing for a bare server. With `own` set, what a member sends
+    /// comes back to it.
+    pub fn push_join(self, topic: &str, own: bool, mask: u32, out: &mut Vec<u8>) {
+        let config = format!(r#"{{"config":{{"broadcast":{{"ack":false,"self":{own}}}}}}}"#);
+        let text = match self {
+            Self::Bare => return,
+            Self::V1 => format!(
+                r#"{{"topic":"{topic}","event":"phx_join","payload":{config},"ref":"1","join_ref":"1"}}"#
+            ),
+            Self::V2 | Self::V2Text => format!(r#"["1","1","{topic}","phx_join",{config}]"#),
+        };
+        codec::push_frame(Opcode::Text, text.as_bytes(), mask, out);
+    }
+
+    /// Whether a join has to be answered before a member is one.
+    pub const fn joins(self) -> bool {
+        !matches!(self, Self::Bare)
+    }
+
+    /// Appends a heartbeat; a ping for a bare server.
+    pub fn push_heartbeat(self, mask: u32, out: &mut Vec<u8>) {
+        let text = match self {
+            Self::Bare => return codec::push_frame(Opcode::Ping, b"", mask, out),
+            Self::V1 => r#"{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"2"}"#,
+            Self::V2 | Self::V2Text => r#"[null,"2","phoenix","heartbeat",{}]"#,
+        };
+        codec::push_frame(Opcode::Text, text.as_bytes(), mask, out);
+    }
+
+    /// Appends one message of `payload_bytes` with its stamp. `scratch` is cleared and used.
+    pub fn push_message(
+        self,
+        topic: &str,
+        stamp: &Stamp,
+        payload_bytes: usize,
+        scratch: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) {
+        scratch.clear();
+        let opcode = match self {
+            Self::V1 => {
+                scratch.extend_from_slice(b"{\"topic\":\"");
+                scratch.extend_from_slice(topic.as_bytes());
+                scratch.extend_from_slice(b"\",\"event\":\"broadcast\",\"payload\":");
+                push_text_payload(stamp, payload_bytes, scratch);
+                scratch.extend_from_slice(b",\"ref\":\"3\",\"join_ref\":\"1\"}");
+                Opcode::Text
+            }
+            Self::V2Text => {
+                scratch.extend_from_slice(b"[\"1\",\"3\",\"");
+                scratch.extend_from_slice(topic.as_bytes());
+                scratch.extend_from_slice(b"\",\"broadcast\",");
+                push_text_payload(stamp, payload_bytes, scratch);
+                scratch.push(b']');
+                Opcode::Text
+            }
+            Self::V2 => {
+                // Kind 3: join_ref "1", ref "3", no metadata, encoding 1 (JSON).
+                let sizes = [3, 1, 1, size(topic), size(USER_EVENT), 0, 1];
+                scratch.extend_from_slice(&sizes);
+                scratch.extend_from_slice(b"13");
+                push_binary_tail(topic, stamp, payload_bytes, scratch);
+                Opcode::Binary
+            }
+            Self::Bare => {
+                // What a member of a Phoenix server would receive: kind 4.
+                scratch.extend_from_slice(&[4, size(topic), size(USER_EVENT), 0, 1]);
+                push_binary_tail(topic, stamp, payload_bytes, scratch);
+                Opcode::Binary
+            }
+        };
+        // The mask need not be unpredictable here (it protects proxies from scripts in browsers),
+        // but it must not be zero, or the server's unmasking would be a copy of itself.
+        let mask = stamp.sequence.wrapping_mul(0x9e37_79b9) | 1;
+        codec::push_frame(opcode, scratch, mask, out);
+    }
+
+    /// What a text frame from the server means.
+    pub fn answer(self, text: &[u8]) -> Answer {
+        let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+        if holds(b"\"phx_reply\"") {
+            if holds(b"\"status\":\"ok\"") {
+                Answer::Ok
+            } else {
+                Answer::Refused
+            }
+        } else if holds(b"\"phx_close\"") || holds(b"\"phx_error\"") {
+            Answer::Refused
+        } else {
+            Answer::Other
+        }
+    }
+}
+
+fn size(text: &str) -> u8 {
+    u8::try_from(text.len()).expect("topics and events of the load are short")
+}
+
+fn push_binary_tail(topic: &str, stamp: &Stamp, payload_bytes: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(topic.as_bytes());
+    out.extend_from_slice(USER_EVENT.as_bytes());
+    stamp.encode(payload_bytes, out);
+}
+
+fn push_text_payload(stamp: &Stamp, payload_bytes: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"event\":\"m\",\"payload\":");
+    stamp.encode(payload_bytes, out);
+    out.extend_from_slice(b",\"type\":\"broadcast\"}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMP: Stamp = Stamp {
+        sender: 1,
+        sequence: 2,
+        at_ns: 3,
+    };
+
+    fn unmasked(frame: &[u8]) -> Vec<u8> {
+        let start = match frame[1] & 0x7f {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        let mask = &frame[start..start + 4];
+        frame[start + 4..]
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask)
+            .collect()
+    }
+
+    fn message(dialect: Dialect) -> Vec<u8> {
+        let (mut scratch, mut out) = (Vec::new(), Vec::new());
+        dialect.push_message(&dialect.topic(7), &STAMP, 100, &mut scratch, &mut out);
+        unmasked(&out)
+    }
+
+    #[test]
+    fn text_messages_are_what_phoenix_expects() {
+        let value: serde_json::Value = serde_json::from_slice(&message(Dialect::V1)).unwrap();
+        assert_eq!(value["topic"], "realtime:load-000007");
+        assert_eq!(value["event"], "broadcast");
+        assert_eq!(value["payload"]["type"], "broadcast");
+        let value: serde_json::Value = serde_json::from_slice(&message(Dialect::V2Text)).unwrap();
+        assert_eq!(value[0], "1");
+        assert_eq!(value[2], "realtime:load-000007");
+        assert_eq!(value[4]["payload"]["load"].as_str().unwrap().len(), 32);
+    }
+
+    #[test]
+    fn binary_messages_have_the_layout_of_kinds_3_and_4() {
+        let kind3 = message(Dialect::V2);
+        assert_eq!(&kind3[..7], [3, 1, 1, 20, 1, 0, 1]);
+        assert_eq!(&kind3[7..30], b"13realtime:load-000007m");
+        assert_eq!(kind3.len(), 30 + 100);
+        let kind4 = message(Dialect::Bare);
+        assert_eq!(&kind4[..5], [4, 12, 1, 0, 1]);
+        for bytes in [kind3, kind4] {
+            let offset = Stamp::find(&bytes).unwrap();
+            assert_eq!(Stamp::decode_at(&bytes, offset), Some(STAMP));
+        }
+    }
+
+    #[test]
+    fn joins_are_json_and_bare_servers_get_none() {
+        let mut out = Vec::new();
+        Dialect::Bare.push_join("/load/000001", true, 1, &mut out);
+        assert_eq!(out, b"");
+        Dialect::V2.push_join("realtime:a", true, 5, &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
+        assert_eq!(value[4]["config"]["broadcast"]["self"], true);
+        out.clear();
+        Dialect::V1.push_join("realtime:a", false, 5, &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
+        assert_eq!(value["event"], "phx_join");
+        assert_eq!(value["payload"]["config"]["broadcast"]["self"], false);
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let check = |text: &str, expected| {
+            assert_eq!(Dialect::V2.answer(text.as_bytes()), expected, "{text}");
+        };
+        check(
+            r#"["1","1","t","phx_reply",{"status":"ok","response":{}}]"#,
+            Answer::Ok,
+        );
+        check(
+            r#"["1","1","t","phx_reply",{"status":"error","response":{}}]"#,
+            Answer::Refused,
+        );
+        check(r#"["1","1","t","phx_close",{}]"#, Answer::Refused);
+        check(r#"[null,null,"t","broadcast",{}]"#, Answer::Other);
+    }
+}

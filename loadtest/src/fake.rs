@@ -1,0 +1,255 @@
+//! A server for tests that knows just enough Phoenix, and can be told to do it wrong.
+//!
+//! In: connections of the harness. Out: joins answered, broadcasts relayed, with one kind of fault.
+//! A thread reads each connection; one thread owns everything else, so that nothing is shared.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Sender};
+
+use crate::codec;
+use crate::dialect::Dialect;
+use crate::link::Target;
+
+/// What the server does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// The seventh delivery is forgotten.
+    Loses,
+    /// The seventh delivery is made twice.
+    Doubles,
+    /// The seventh and eighth message change places for everybody.
+    Swaps,
+    /// From the seventh message on, all wait until the 27th has come.
+    Stalls,
+    /// Every message goes to the members of all topics.
+    Mixes,
+    /// Joins are refused.
+    Refuses,
+    /// The seventh message closes its sender's connection.
+    Closes,
+}
+
+enum Event {
+    Opened(TcpStream),
+    Frame(u8, Vec<u8>),
+    Ended,
+}
+
+/// Starts a server that lives as long as the test's process, and says how to reach it.
+pub(crate) fn start(dialect: Dialect, fault: Fault) -> Target {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, events) = mpsc::channel();
+    std::thread::spawn(move || {
+        for (id, stream) in listener.incoming().enumerate() {
+            let (sender, stream) = (sender.clone(), stream.unwrap());
+            std::thread::spawn(move || read(id, &stream, &sender));
+        }
+    });
+    std::thread::spawn(move || {
+        let mut room = Room {
+            dialect,
+            fault,
+            streams: HashMap::new(),
+            members: Vec::new(),
+            deliveries: 0,
+            held_back: Vec::new(),
+        };
+        while let Ok((id, event)) = events.recv() {
+            room.on_event(id, event);
+        }
+    });
+    target(dialect, address)
+}
+
+fn target(dialect: Dialect, address: SocketAddr) -> Target {
+    Target {
+        address,
+        host: "load.localhost".to_owned(),
+        path: "/socket/websocket".to_owned(),
+        tokens: vec!["token".to_owned()],
+        dialect,
+    }
+}
+
+/// Upgrades a connection and reports its frames, unmasked.
+fn read(id: usize, stream: &TcpStream, events: &Sender<(usize, Event)>) {
+    let mut bytes = Vec::new();
+    let more = |bytes: &mut Vec<u8>| {
+        let (mut buffer, mut stream) = ([0; 4096], stream);
+        let count = stream.read(&mut buffer).unwrap_or(0);
+        bytes.extend_from_slice(&buffer[..count]);
+        count > 0
+    };
+    let end = loop {
+        match memchr::memmem::find(&bytes, b"\r\n\r\n") {
+            Some(end) => break end,
+            None if more(&mut bytes) => {}
+            None => return,
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    let key = head.split("Sec-WebSocket-Key: ").nth(1).unwrap();
+    let accept = codec::accept_of(key.split("\r\n").next().unwrap());
+    let answer = format!("HTTP/1.1 101 Ok\r\nsec-websocket-accept: {accept}\r\n\r\n");
+    let mut writer = stream;
+    writer.write_all(answer.as_bytes()).unwrap();
+    let _ = events.send((id, Event::Opened(stream.try_clone().unwrap())));
+    bytes.drain(..end + 4);
+    loop {
+        while let Some((opcode, payload, end)) = client_frame(&bytes) {
+            bytes.drain(..end);
+            let _ = events.send((id, Event::Frame(opcode, payload)));
+        }
+        if !more(&mut bytes) {
+            let _ = events.send((id, Event::Ended));
+            return;
+        }
+    }
+}
+
+fn client_frame(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
+    let (head, length) = match bytes.get(1)? & 0x7f {
+        126 => (
+            4,
+            usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)),
+        ),
+        short => (2, usize::from(short)),
+    };
+    let mask = bytes.get(head..head + 4)?;
+    let payload = bytes.get(head + 4..head + 4 + length)?;
+    let unmasked = payload
+        .iter()
+        .zip(mask.iter().cycle())
+        .map(|(byte, mask)| byte ^ mask);
+    Some((bytes[0] & 0x0f, unmasked.collect(), head + 4 + length))
+}
+
+fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ 0..=125 => frame.push(length as u8),
+        length => {
+            frame.push(126);
+            frame.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+struct Room {
+    dialect: Dialect,
+    fault: Fault,
+    streams: HashMap<usize, TcpStream>,
+    /// Connections and their topics.
+    members: Vec<(usize, String)>,
+    deliveries: u32,
+    held_back: Vec<(String, Vec<u8>)>,
+}
+
+impl Room {
+    fn on_event(&mut self, id: usize, event: Event) {
+        match event {
+            Event::Opened(stream) => {
+                self.streams.insert(id, stream);
+            }
+            Event::Frame(1, text) => self.on_text(id, &String::from_utf8(text).unwrap()),
+            Event::Frame(2, bytes) => self.on_kind_3(id, &bytes),
+            Event::Frame(..) | Event::Ended => {
+                self.streams.remove(&id);
+                self.members.retain(|(member, _)| *member != id);
+            }
+        }
+    }
+
+    fn on_text(&mut self, id: usize, text: &str) {
+        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        let v1 = self.dialect == Dialect::V1;
+        let field = |name: &str, index: usize| if v1 { &value[name] } else { &value[index] };
+        let topic = field("topic", 2).as_str().unwrap().to_owned();
+        let (event, payload) = (field("event", 3), field("payload", 4));
+        if event == "broadcast" {
+            let message = if v1 {
+                format!(
+                    r#"{{"event":"broadcast","payload":{payload},"ref":null,"topic":"{topic}"}}"#
+                )
+            } else {
+                format!(r#"[null,null,"{topic}","broadcast",{payload}]"#)
+            };
+            return self.publish(id, topic, server_frame(1, message.as_bytes()));
+        }
+        let status = if self.fault == Fault::Refuses {
+            "error"
+        } else {
+            "ok"
+        };
+        let answer = format!(r#"{{"status":"{status}","response":{{"postgres_changes":[]}}}}"#);
+        let reply = if v1 {
+            format!(r#"{{"event":"phx_reply","payload":{answer},"ref":"1","topic":"{topic}"}}"#)
+        } else {
+            format!(r#"["1","1","{topic}","phx_reply",{answer}]"#)
+        };
+        self.write(id, &server_frame(1, reply.as_bytes()));
+        if event == "phx_join" {
+            self.members.push((id, topic));
+        }
+    }
+
+    /// Kind 3 comes in, kind 4 goes out (websocket-protocol 3.3).
+    fn on_kind_3(&mut self, id: usize, bytes: &[u8]) {
+        let [3, join_ref, msg_ref, topic, event, 0, 1, rest @ ..] = bytes else {
+            panic!("not a user broadcast push: {bytes:?}");
+        };
+        let rest = &rest[usize::from(join_ref + msg_ref)..];
+        let name = String::from_utf8(rest[..usize::from(*topic)].to_vec()).unwrap();
+        let message = [&[4, *topic, *event, 0, 1], rest].concat();
+        self.publish(id, name, server_frame(2, &message));
+    }
+
+    fn publish(&mut self, id: usize, topic: String, frame: Vec<u8>) {
+        self.deliveries += 1;
+        let odd = self.deliveries == 7;
+        match self.fault {
+            Fault::Swaps if odd => self.held_back.push((topic, frame)),
+            Fault::Stalls if (7..27).contains(&self.deliveries) => {
+                self.held_back.push((topic, frame));
+            }
+            Fault::Closes if odd => self.write(id, &server_frame(8, &1012u16.to_be_bytes())),
+            _ => {
+                let stalled = self.fault == Fault::Stalls;
+                let mut now = std::mem::take(&mut self.held_back);
+                // What was held back comes in its order after a stall, too late after a swap.
+                now.insert(if stalled { now.len() } else { 0 }, (topic, frame));
+                for (topic, frame) in now {
+                    self.deliver(&topic, &frame, odd);
+                }
+            }
+        }
+    }
+
+    fn deliver(&self, topic: &str, frame: &[u8], odd: bool) {
+        let mixes = self.fault == Fault::Mixes;
+        let mut to = self.members.iter().filter(|(_, of)| of == topic || mixes);
+        if odd && self.fault == Fault::Loses {
+            to.next();
+        }
+        for (index, (member, _)) in to.enumerate() {
+            self.write(*member, frame);
+            if odd && index == 0 && self.fault == Fault::Doubles {
+                self.write(*member, frame);
+            }
+        }
+    }
+
+    fn write(&self, id: usize, frame: &[u8]) {
+        if let Some(mut stream) = self.streams.get(&id) {
+            // The harness may have gone home.
+            let _ = stream.write_all(frame);
+        }
+    }
+}

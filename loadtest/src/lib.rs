@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+pub mod clock;
+pub mod stamp;
+pub mod codec;
+pub mod dialect;
+pub mod probe;
+pub mod report;
+pub mod signal;
+pub mod link;
+pub mod member;
+pub mod settings;
+pub mod scenario;
+pub mod bare;
+#[cfg(test)]
+mod fake;

@@ -1,0 +1,289 @@
+//! One socket of the load on monoio: connected, upgraded, joined; then read and written by hand.
+//!
+//! In: an address, a dialect, a topic. Out: a [`Link`] on which frames arrive.
+//! monoio says when a socket can be read or written; the bytes are moved by plain non-blocking
+//! calls into a buffer that all sockets of the thread share. An `io_uring` receive would pin one
+//! buffer to every waiting socket: ten thousand of them would be pushed through the cache in turn,
+//! and an idle socket would not be idle.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use monoio::net::TcpStream;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::codec::{self, Opcode};
+use crate::dialect::{Answer, Dialect};
+
+/// Sockets that share one source address of loopback: below the 28,232 ports that Linux hands out.
+const SOCKETS_PER_ADDRESS: usize = 20_000;
+
+/// Where to connect and what to say.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The server.
+    pub address: SocketAddr,
+    /// The `Host` header: its first label names the tenant.
+    pub host: String,
+    /// The path of the WebSocket endpoint.
+    pub path: String,
+    /// The tokens, used in turn.
+    pub tokens: Vec<String>,
+    /// How messages are written.
+    pub dialect: Dialect,
+}
+
+impl Target {
+    /// The address that socket number `index` of this machine connects from: loopback has many, and
+    /// each has ports of its own. Elsewhere the kernel chooses.
+    pub fn source(&self, index: usize) -> Option<Ipv4Addr> {
+        let last = u8::try_from(index / SOCKETS_PER_ADDRESS % 200).expect("below 200");
+        match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_loopback() => Some(Ipv4Addr::new(127, 0, 1, last + 1)),
+            _ => None,
+        }
+    }
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub struct Link {
+    stream: TcpStream,
+}
+
+/// Opens socket number `index`, upgrades it and joins `topic`; the answer may leave bytes behind
+/// it, which are handed over as well.
+///
+/// # Errors
+///
+/// What was refused, for a person to read.
+pub async fn open(
+    target: &Target,
+    index: usize,
+    topic: &str,
+    own: bool,
+) -> Result<(Link, Vec<u8>), String> {
+    let link = Link::connect(target.address, target.source(index))
+        .await
+        .map_err(|error| format!("connect: {error}"))?;
+    let key = codec::upgrade_key(index as u128 + 1);
+    let token = &target.tokens[index % target.tokens.len()];
+    let path = target.dialect.path_and_query(&target.path, token, topic);
+    let request = codec::upgrade_request(&target.host, &path, &key);
+    link.send(&request)
+        .await
+        .map_err(|error| format!("upgrade: {error}"))?;
+    let mut received = Vec::new();
+    let end = loop {
+        match codec::upgrade_answer(&received, &key)? {
+            Some(end) => break end,
+            None => link.receive_more(&mut received).await?,
+        }
+    };
+    received.drain(..end);
+    if target.dialect.joins() {
+        let mut join = Vec::new();
+        target
+            .dialect
+            .push_join(topic, own, index as u32 | 1, &mut join);
+        link.send(&join)
+            .await
+            .map_err(|error| format!("join: {error}"))?;
+        link.joined(target.dialect, &mut received).await?;
+    }
+    Ok((link, received))
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor belongs to `self.stream` and is closed only when that is dropped;
+        // the borrow of `self` ends before.
+        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+    }
+}
+
+impl Link {
+    async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = source {
+            // The port is chosen at connect, when the destination is known: every port of an
+            // address can then be used once for each destination.
+            bind_address_only(&socket)?;
+            socket.bind(&SocketAddr::new(source.into(), 0).into())?;
+        }
+        match socket.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        let link = Self {
+            stream: TcpStream::from_std(socket.into())?,
+        };
+        wait(|| link.stream.writable(false)).await?;
+        match link.socket().take_error()? {
+            None => Ok(link),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// The socket, for plain calls.
+    fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self)
+    }
+
+    /// Ends both directions; whoever waits on the socket sees its end.
+    pub fn shut_down(&self) {
+        // A server that was faster has left nothing to shut down.
+        let _ = self.socket().shutdown(Shutdown::Both);
+    }
+
+    /// Waits until there is something to receive, or an end.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        wait(|| self.stream.readable(false)).await
+    }
+
+    /// Receives what is there into `buffer`: 0 bytes are the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when nothing is there; otherwise the connection is lost.
+    #[inline]
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.socket()).read(buffer)
+    }
+
+    /// Sends all of `bytes`, waiting while the server does not take them.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost.
+    pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = (&*self.socket()).write(bytes);
+            match sent {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(|| self.stream.writable(false)).await?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes and appends them. Only for the first steps of a connection.
+    async fn receive_more(&self, received: &mut Vec<u8>) -> Result<(), String> {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.receive(&mut buffer) {
+                Ok(0) => return Err("closed before it was joined".to_owned()),
+                Ok(count) => {
+                    received.extend_from_slice(&buffer[..count]);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self
+                    .readable()
+                    .await
+                    .map_err(|error| format!("wait: {error}"))?,
+                Err(error) => return Err(format!("receive: {error}")),
+            }
+        }
+    }
+
+    /// Waits for the answer to a join; frames before it are passed over, frames after it stay.
+    async fn joined(&self, dialect: Dialect, received: &mut Vec<u8>) -> Result<(), String> {
+        loop {
+            while let Some(frame) =
+                codec::next_frame(received).map_err(|error| format!("frame: {error:?}"))?
+            {
+                let payload = &received[frame.payload_start..frame.end];
+                let answer = match frame.opcode {
+                    Opcode::Text => dialect.answer(payload),
+                    Opcode::Close => {
+                        return Err(format!("closed with {:?}", codec::close_code(payload)));
+                    }
+                    _ => Answer::Other,
+                };
+                if answer == Answer::Refused {
+                    return Err(format!(
+                        "join refused: {}",
+                        String::from_utf8_lossy(payload)
+                    ));
+                }
+                received.drain(..frame.end);
+                if answer == Answer::Ok {
+                    return Ok(());
+                }
+            }
+            self.receive_more(received).await?;
+        }
+    }
+}
+
+/// Waits for readiness; the legacy driver may say `WouldBlock` and wants to be asked again.
+async fn wait<F: Future<Output = io::Result<()>>>(mut ready: impl FnMut() -> F) -> io::Result<()> {
+    loop {
+        match ready().await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+}
+
+fn bind_address_only(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the option's value is an int that lives for the call and
+    // whose size is given.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_loopback_spread_over_its_addresses() {
+        let mut target = Target {
+            address: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            host: String::new(),
+            path: String::new(),
+            tokens: vec![String::new()],
+            dialect: Dialect::Bare,
+        };
+        let check = |index, last| {
+            assert_eq!(target.source(index), Some(Ipv4Addr::new(127, 0, 1, last)));
+        };
+        check(0, 1);
+        check(19_999, 1);
+        check(20_000, 2);
+        check(70_000, 4);
+        check(20_000 * 200, 1);
+        target.address = SocketAddr::from(([192, 0, 2, 1], 4000));
+        assert_eq!(target.source(5), None);
+    }
+}

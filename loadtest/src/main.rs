@@ -1,0 +1,182 @@
+//! The command line of the load harness; `README.md` says how it is used.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use loadtest::dialect::Dialect;
+use loadtest::probe;
+use loadtest::report::{Report, Run};
+use loadtest::scenario::connections::child;
+use loadtest::scenario::{broadcast, connections, joins};
+use loadtest::settings::Settings;
+
+/// Measures a Supabase Realtime server, or a bare WebSocket server beside it.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+/// A bare server that gets the same load after each run, so that both are measured in the same
+/// minute.
+#[derive(Args)]
+struct Beside {
+    /// The bare server.
+    #[arg(long, requires = "beside_pid")]
+    beside: Option<String>,
+    /// Its process.
+    #[arg(long, requires = "beside")]
+    beside_pid: Option<u32>,
+}
+
+#[derive(Subcommand)]
+enum Scenario {
+    /// Fan-out: frames per second, latency, CPU for each delivered frame.
+    Broadcast {
+        #[command(flatten)]
+        plan: broadcast::Plan,
+        #[command(flatten)]
+        beside: Beside,
+    },
+    /// The same against a bare server, where the path is the topic.
+    Bare(broadcast::Plan),
+    /// Memory and idle CPU of many joined connections.
+    Connections(connections::Plan),
+    /// Storms of connect, upgrade and join.
+    Joins(joins::Plan),
+    /// Holds connections for a parent process.
+    #[command(name = child::COMMAND, hide = true)]
+    Child,
+}
+
+impl Scenario {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Broadcast { .. } => "broadcast",
+            Self::Bare(_) => "bare",
+            Self::Connections(_) => "connections",
+            Self::Joins(_) => "joins",
+            Self::Child => child::COMMAND,
+        }
+    }
+
+    const fn is_bare(&self) -> bool {
+        match self {
+            Self::Bare(_) => true,
+            Self::Joins(plan) => plan.bare,
+            Self::Connections(plan) => plan.bare,
+            Self::Broadcast { .. } | Self::Child => false,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(2),
+        Err(error) => {
+            // Nothing is left to be done when the error output is closed as well.
+            let _ = writeln!(io::stderr(), "loadtest: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the scenario as often as asked; says whether the result may be believed.
+fn run(arguments: &Arguments) -> io::Result<bool> {
+    let Arguments { settings, scenario } = arguments;
+    if matches!(scenario, Scenario::Child) {
+        child::run()?;
+        return Ok(true);
+    }
+    probe::raise_open_files()?;
+    // The threads of the harness pin themselves; what is left must not disturb the server's core.
+    let first = settings.cpus.first().ok_or(io::ErrorKind::InvalidInput)?;
+    probe::pin_to(*first)?;
+    let bench = settings.bench();
+    let mut target = settings.target().map_err(io::Error::other)?;
+    if scenario.is_bare() {
+        target.dialect = Dialect::Bare;
+    }
+    let mut report = Report::new(scenario.name());
+    for _ in 0..settings.runs.max(1) {
+        report.runs.push(match scenario {
+            Scenario::Broadcast { plan, beside } => {
+                let mut run = broadcast::run(&target, plan, &bench)?;
+                compare(settings, plan, beside, &mut run)?;
+                run
+            }
+            Scenario::Bare(plan) => broadcast::run(&target, plan, &bench)?,
+            Scenario::Connections(plan) => connections::run(settings, plan, &bench)?,
+            Scenario::Joins(plan) => joins::run(&target, plan, &bench)?,
+            Scenario::Child => return Ok(true),
+        });
+    }
+    report.write(settings.json, &mut io::stdout())?;
+    Ok(report.is_good())
+}
+
+/// Runs the same load against the bare server and adds how many times its CPU `run` took.
+fn compare(
+    settings: &Settings,
+    plan: &broadcast::Plan,
+    beside: &Beside,
+    run: &mut Run,
+) -> io::Result<()> {
+    let (Some(url), Some(pid)) = (&beside.beside, beside.beside_pid) else {
+        return Ok(());
+    };
+    let settings = Settings {
+        target: url.clone(),
+        pid: Some(pid),
+        ..settings.clone()
+    };
+    let mut target = settings.target().map_err(io::Error::other)?;
+    target.dialect = Dialect::Bare;
+    let bare = broadcast::run(&target, plan, &settings.bench())?;
+    for name in [
+        broadcast::CPU_PER_FRAME,
+        broadcast::BATCH,
+        broadcast::DELIVERED,
+    ] {
+        if let (Some(ours), Some(theirs)) = (run.value(name), bare.value(name)) {
+            run.push(
+                format!("beside the bare server: {name}"),
+                "times",
+                ours / theirs,
+            );
+        }
+    }
+    let problems = bare.problems.into_iter();
+    run.problems
+        .extend(problems.map(|problem| format!("the bare server: {problem}")));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_the_two_servers_are_told_apart() {
+        Arguments::command().debug_assert();
+        let words = ["loadtest", "--target", "ws://a", "--pid", "1", "broadcast"];
+        let beside = ["--beside", "ws://b", "--beside-pid", "2"];
+        let arguments = Arguments::parse_from(words.iter().chain(&beside));
+        assert_eq!(arguments.settings.target, "ws://a");
+        assert_eq!(arguments.settings.pid, Some(1));
+        let Scenario::Broadcast { beside, .. } = arguments.scenario else {
+            panic!("not a broadcast");
+        };
+        assert_eq!(beside.beside.as_deref(), Some("ws://b"));
+        assert_eq!(beside.beside_pid, Some(2));
+        let alone = Arguments::parse_from(words);
+        assert_eq!(alone.settings.target, "ws://a");
+    }
+}

@@ -1,0 +1,320 @@
+//! Figures of repeated runs, as a table for people or as JSON for scripts.
+//!
+//! In: one list of figures for each run. Out: minimum, median and maximum of each figure, every
+//! problem that was seen, and whether the result may be believed. A run in which the harness was
+//! busier than [`HARNESS_BUSY_MAX`] measured the harness, and says so.
+
+use std::io::{self, Write};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Share of one core above which the harness itself may be what was measured.
+pub const HARNESS_BUSY_MAX: f64 = 0.9;
+
+/// Different problems shown for one run; the rest is counted.
+const PROBLEMS_SHOWN_MAX: usize = 10;
+
+/// One number of one run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// In what.
+    pub unit: &'static str,
+    /// How much.
+    pub value: f64,
+}
+
+/// What one run of a scenario found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Run {
+    /// In the order in which they are to be read.
+    pub figures: Vec<Figure>,
+    /// What should not have happened: losses, refusals, closed connections.
+    pub problems: Vec<String>,
+    /// Why the figures say nothing about the server, if they do not.
+    pub invalid: Option<String>,
+}
+
+impl Run {
+    /// Adds a figure.
+    pub fn push(&mut self, name: impl Into<String>, unit: &'static str, value: f64) {
+        self.figures.push(Figure {
+            name: name.into(),
+            unit,
+            value,
+        });
+    }
+
+    /// Adds the percentiles of a histogram of nanoseconds, in `unit` of `unit_ns` each.
+    pub fn push_percentiles(
+        &mut self,
+        name: &str,
+        histogram: &Histogram<u64>,
+        unit: &'static str,
+        unit_ns: f64,
+    ) {
+        if histogram.is_empty() {
+            return;
+        }
+        for (label, quantile) in [("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("p99.9", 0.999)] {
+            let value = histogram.value_at_quantile(quantile) as f64 / unit_ns;
+            self.push(format!("{name} {label}"), unit, value);
+        }
+        self.push(
+            format!("{name} max"),
+            unit,
+            histogram.max() as f64 / unit_ns,
+        );
+    }
+
+    /// Adds the harness's own CPU, one share for each of its cores, and judges it.
+    pub fn push_harness(&mut self, shares: &[f64]) {
+        for (index, share) in shares.iter().enumerate() {
+            self.push(format!("harness cpu, core {index}"), "%", share * 100.0);
+        }
+        if shares.iter().any(|share| *share > HARNESS_BUSY_MAX) {
+            self.invalid = Some(format!(
+                "the harness was over {:.0} % busy: frames per second and latency may be its own \
+                 limit, not the server's",
+                HARNESS_BUSY_MAX * 100.0
+            ));
+        }
+    }
+
+    /// The value of a figure, for tests and for benchmarks that compare.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        self.figures
+            .iter()
+            .find(|figure| figure.name == name)
+            .map(|figure| figure.value)
+    }
+}
+
+/// A histogram of nanoseconds from 1 ns to a minute, exact to two digits.
+pub fn histogram() -> Histogram<u64> {
+    let mut histogram =
+        Histogram::new_with_bounds(1, 60_000_000_000, 2).expect("the bounds are ordered");
+    histogram.auto(true);
+    histogram
+}
+
+/// All runs of one scenario.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The scenario's name.
+    pub scenario: &'static str,
+    /// The command line that gave these figures.
+    pub command: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// How TCP paces itself; some algorithms set timers for every send.
+    pub congestion_control: String,
+    /// One entry a run.
+    pub runs: Vec<Run>,
+}
+
+/// One line of the table.
+#[derive(Debug, PartialEq, Serialize)]
+struct Summary {
+    name: String,
+    unit: &'static str,
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Report {
+    /// A report without runs for the command line of this process.
+    pub fn new(scenario: &'static str) -> Self {
+        let command: Vec<String> = std::env::args().skip(1).collect();
+        let setting = |path: &str| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            text.trim().to_owned()
+        };
+        Self {
+            scenario,
+            command: command.join(" "),
+            kernel: setting("/proc/sys/kernel/osrelease"),
+            congestion_control: setting("/proc/sys/net/ipv4/tcp_congestion_control"),
+            runs: Vec::new(),
+        }
+    }
+
+    /// Whether every run was free of problems and not limited by the harness.
+    pub fn is_good(&self) -> bool {
+        self.runs
+            .iter()
+            .all(|run| run.invalid.is_none() && run.problems.is_empty())
+    }
+
+    /// Writes the table or, with `json`, one JSON document.
+    ///
+    /// # Errors
+    ///
+    /// When the output is closed.
+    pub fn write(&self, json: bool, out: &mut impl Write) -> io::Result<()> {
+        if json {
+            let document = serde_json::json!({
+                "scenario": self.scenario,
+                "command": self.command,
+                "kernel": self.kernel,
+                "congestion_control": self.congestion_control,
+                "valid": self.is_good(),
+                "summary": self.summary(),
+                "runs": self.runs,
+            });
+            return writeln!(out, "{document}");
+        }
+        writeln!(
+            out,
+            "{} ({} runs, kernel {}, {})",
+            self.scenario,
+            self.runs.len(),
+            self.kernel,
+            self.congestion_control
+        )?;
+        writeln!(
+            out,
+            "  {:<64} {:>14} {:>14} {:>14}",
+            "", "min", "median", "max"
+        )?;
+        for line in self.summary() {
+            let name = format!("{} [{}]", line.name, line.unit);
+            writeln!(
+                out,
+                "  {name:<64} {:>14} {:>14} {:>14}",
+                readable(line.min),
+                readable(line.median),
+                readable(line.max)
+            )?;
+        }
+        for (index, run) in self.runs.iter().enumerate() {
+            let problems = counted(&run.problems);
+            for (problem, count) in problems.iter().take(PROBLEMS_SHOWN_MAX) {
+                let times = if *count > 1 {
+                    format!("{count} times: ")
+                } else {
+                    String::new()
+                };
+                writeln!(out, "  run {}: PROBLEM: {times}{problem}", index + 1)?;
+            }
+            let more = problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+            if more > 0 {
+                writeln!(out, "  run {}: and {more} more problems", index + 1)?;
+            }
+            if let Some(reason) = &run.invalid {
+                writeln!(out, "  run {}: NOT VALID: {reason}", index + 1)?;
+            }
+        }
+        writeln!(
+            out,
+            "  verdict: {}",
+            if self.is_good() { "valid" } else { "NOT VALID" }
+        )
+    }
+
+    /// Minimum, median and maximum of every figure, in the order of the first run that has it.
+    fn summary(&self) -> Vec<Summary> {
+        let mut names: Vec<(&str, &'static str)> = Vec::new();
+        for figure in self.runs.iter().flat_map(|run| &run.figures) {
+            if !names.iter().any(|(name, _)| *name == figure.name) {
+                names.push((&figure.name, figure.unit));
+            }
+        }
+        names
+            .into_iter()
+            .map(|(name, unit)| {
+                let mut values: Vec<f64> =
+                    self.runs.iter().filter_map(|run| run.value(name)).collect();
+                values.sort_by(f64::total_cmp);
+                Summary {
+                    name: name.to_owned(),
+                    unit,
+                    min: values[0],
+                    median: values[values.len() / 2],
+                    max: values[values.len() - 1],
+                }
+            })
+            .collect()
+    }
+}
+
+/// Each problem once, with how often it was seen, in the order of its first time.
+fn counted(problems: &[String]) -> Vec<(&str, usize)> {
+    let mut counted: Vec<(&str, usize)> = Vec::new();
+    for problem in problems {
+        match counted.iter_mut().find(|(known, _)| known == problem) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((problem, 1)),
+        }
+    }
+    counted
+}
+
+/// A number with the digits that mean something.
+fn readable(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1000.0 => format!("{value:.0}"),
+        size if size >= 100.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(values: &[f64]) -> Report {
+        let mut report = Report::new("test");
+        for value in values {
+            let mut run = Run::default();
+            run.push("speed", "frames/s", *value);
+            report.runs.push(run);
+        }
+        report
+    }
+
+    #[test]
+    fn runs_are_summed_up_by_their_median() {
+        let expected = Summary {
+            name: "speed".to_owned(),
+            unit: "frames/s",
+            min: 1.0,
+            median: 2.0,
+            max: 9.0,
+        };
+        assert_eq!(report(&[9.0, 1.0, 2.0]).summary(), [expected]);
+    }
+
+    #[test]
+    fn a_busy_harness_makes_a_run_invalid() {
+        let mut report = report(&[1.0]);
+        report.runs[0].push_harness(&[0.2, 0.9]);
+        assert!(report.is_good());
+        report.runs[0].push_harness(&[0.2, 0.95]);
+        assert!(!report.is_good());
+        let mut text = Vec::new();
+        report.write(false, &mut text).unwrap();
+        assert!(String::from_utf8(text).unwrap().contains("NOT VALID"));
+    }
+
+    #[test]
+    fn the_same_problem_is_told_once() {
+        let problems = ["a", "b", "a"].map(str::to_owned);
+        assert_eq!(counted(&problems), [("a", 2), ("b", 1)]);
+    }
+
+    #[test]
+    fn json_says_whether_it_is_valid() {
+        let mut report = report(&[1.0]);
+        report.runs[0].problems.push("lost a frame".to_owned());
+        let mut text = Vec::new();
+        report.write(true, &mut text).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["valid"], false);
+        assert_eq!(value["summary"][0]["median"], 1.0);
+    }
+}

@@ -1,0 +1,330 @@
+//! Storms of connections: connect, upgrade, join; then the oldest one leaves.
+//!
+//! In: a [`Plan`]. Out: joins per second, the time each took, the server's CPU for each.
+//! A thread holds a bounded number of joined connections and ends the oldest for each new one, so
+//! that a run can be longer than the descriptors last; the ends are part of the server's CPU.
+//! Closed loop: a number of handshakes is under way at any time. Open loop: they are due at fixed
+//! times, and their latency starts there.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::clock::now_ns;
+use crate::codec::{self, Opcode};
+use crate::link::{self, Link, Target};
+use crate::report::{self, Run};
+use crate::settings::Bench;
+use crate::signal::{self, Alarm};
+
+use super::threads::{self, Meter};
+
+/// What is to be done.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Plan {
+    /// Closed loop: handshakes under way at once on each harness thread.
+    #[arg(long, default_value_t = 64)]
+    pub concurrency: usize,
+    /// Open loop: handshakes per second, instead of --concurrency.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// How long is measured.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// How long the storm blows before that.
+    #[arg(long, default_value_t = 1.0)]
+    pub warm_up_seconds: f64,
+    /// Joined connections that each harness thread holds; the oldest one leaves for a new one.
+    #[arg(long, default_value_t = 2000)]
+    pub hold: usize,
+    /// Topics over which the joins are spread.
+    #[arg(long, default_value_t = 1000)]
+    pub topics: usize,
+    /// Speak to a bare server: connect and upgrade only.
+    #[arg(long)]
+    pub bare: bool,
+}
+
+/// Open-loop handshakes under way at most; more are counted as not tried.
+const UNDER_WAY_MAX: usize = 4096;
+
+/// What the threads share.
+#[derive(Debug, Default)]
+struct Board {
+    joined: AtomicU64,
+    refused: AtomicU64,
+    measures: AtomicBool,
+    over: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Findings {
+    latency_ns: Histogram<u64>,
+    not_tried: u64,
+    problems: Vec<String>,
+}
+
+struct Desk {
+    target: Target,
+    plan: Plan,
+    board: Arc<Board>,
+    /// Numbers of this thread's connections: `next`, then every `step`-th.
+    next: Cell<usize>,
+    step: usize,
+    held: RefCell<VecDeque<Link>>,
+    under_way: Cell<usize>,
+    latency_ns: RefCell<Histogram<u64>>,
+    not_tried: Cell<u64>,
+    problems: RefCell<Vec<String>>,
+}
+
+/// Runs the plan once.
+///
+/// # Errors
+///
+/// When the harness itself cannot run: no such core, no such process.
+pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> {
+    let board = Arc::new(Board::default());
+    let shared = (
+        target.clone(),
+        plan.clone(),
+        Arc::clone(&board),
+        bench.cpus.len(),
+    );
+    let threads = threads::start(&bench.cpus, move |index| {
+        let (target, plan, board, count) = shared.clone();
+        work(target, plan, board, index, count)
+    })?;
+    let mut run = Run::default();
+    std::thread::sleep(Duration::from_secs_f64(plan.warm_up_seconds));
+    board.measures.store(true, Ordering::Release);
+    let joined = board.joined.load(Ordering::Relaxed);
+    let meter = Meter::start(bench)?;
+    std::thread::sleep(Duration::from_secs_f64(plan.seconds));
+    let joined = board.joined.load(Ordering::Relaxed) - joined;
+    let usage = meter.stop();
+    board.over.store(true, Ordering::Release);
+    let mut latency_ns = report::histogram();
+    let mut not_tried = 0;
+    for thread in threads {
+        let found = thread
+            .join()
+            .map_err(|_| std::io::Error::other("a harness thread panicked"))??;
+        latency_ns
+            .add(&found.latency_ns)
+            .expect("both histograms have the same bounds");
+        not_tried += found.not_tried;
+        run.problems.extend(found.problems);
+    }
+    let usage = usage?;
+    let seconds = usage.wall_ns as f64 / 1e9;
+    run.push("joined", "connections/s", joined as f64 / seconds);
+    if bench.server.is_some() {
+        let busy_ns = (usage.server_ns + usage.ksoftirqd_ns) as f64;
+        run.push(
+            "server cpu per join",
+            "ms",
+            busy_ns / 1e6 / joined.max(1) as f64,
+        );
+        run.push(
+            "joined per second of server cpu",
+            "connections/s",
+            joined as f64 / (busy_ns / 1e9),
+        );
+        run.push("server cpu", "%", busy_ns / usage.wall_ns as f64 * 100.0);
+        for (name, ns) in usage.server.iter().take(8) {
+            run.push(
+                format!("  thread {name}"),
+                "ms",
+                *ns as f64 / 1e6 / joined.max(1) as f64,
+            );
+        }
+    }
+    run.push_percentiles("connect to joined", &latency_ns, "ms", 1e6);
+    usage.push_harness(&mut run);
+    let refused = board.refused.load(Ordering::Relaxed);
+    for (count, what) in [
+        (refused, "connections were refused"),
+        (not_tried, "were not tried in time"),
+    ] {
+        if count > 0 {
+            run.problems.push(format!("{count} {what}"));
+        }
+    }
+    Ok(run)
+}
+
+async fn work(
+    target: Target,
+    plan: Plan,
+    board: Arc<Board>,
+    index: usize,
+    threads: usize,
+) -> Findings {
+    let desk = Rc::new(Desk {
+        target,
+        board,
+        next: Cell::new(index),
+        step: threads,
+        held: RefCell::new(VecDeque::with_capacity(plan.hold + 1)),
+        under_way: Cell::new(0),
+        latency_ns: RefCell::new(report::histogram()),
+        not_tried: Cell::new(0),
+        problems: RefCell::new(Vec::new()),
+        plan,
+    });
+    match desk.plan.rate {
+        Some(rate) => at_rate(&desk, rate / threads as f64).await,
+        None => {
+            for _ in 0..desk.plan.concurrency {
+                desk.under_way.set(desk.under_way.get() + 1);
+                monoio::spawn(again_and_again(Rc::clone(&desk)));
+            }
+        }
+    }
+    while desk.under_way.get() > 0 || !desk.is_over() {
+        monoio::time::sleep(Duration::from_millis(10)).await;
+    }
+    desk.held.borrow_mut().clear();
+    monoio::time::sleep(Duration::from_millis(20)).await;
+    Findings {
+        latency_ns: desk.latency_ns.replace(report::histogram()),
+        not_tried: desk.not_tried.get(),
+        problems: desk.problems.take(),
+    }
+}
+
+/// Joins until the storm is over.
+async fn again_and_again(desk: Rc<Desk>) {
+    while !desk.is_over() {
+        desk.join_once(now_ns()).await;
+    }
+    desk.under_way.set(desk.under_way.get() - 1);
+}
+
+/// Starts joins at their times.
+async fn at_rate(desk: &Rc<Desk>, rate: f64) {
+    let alarm = match Alarm::new() {
+        Ok(alarm) => alarm,
+        Err(error) => return desk.problems.borrow_mut().push(format!("timer: {error}")),
+    };
+    let start_ns = now_ns();
+    let mut turn: u64 = 0;
+    while !desk.is_over() {
+        let at_ns = start_ns + (turn as f64 * 1e9 / rate) as u64;
+        if let Err(error) = alarm.until(at_ns).await {
+            return desk.problems.borrow_mut().push(format!("timer: {error}"));
+        }
+        turn += 1;
+        if desk.under_way.get() < UNDER_WAY_MAX {
+            desk.under_way.set(desk.under_way.get() + 1);
+            let desk = Rc::clone(desk);
+            monoio::spawn(async move {
+                desk.join_once(at_ns).await;
+                desk.under_way.set(desk.under_way.get() - 1);
+            });
+        } else {
+            desk.not_tried.set(desk.not_tried.get() + 1);
+        }
+        signal::yield_now().await;
+    }
+}
+
+impl Desk {
+    fn is_over(&self) -> bool {
+        self.board.over.load(Ordering::Acquire)
+    }
+
+    async fn join_once(&self, since_ns: u64) {
+        let number = self.next.get();
+        self.next.set(number + self.step);
+        let topic = self.target.dialect.topic(number % self.plan.topics.max(1));
+        match link::open(&self.target, number, &topic, false).await {
+            Ok((link, _)) => {
+                self.board.joined.fetch_add(1, Ordering::Relaxed);
+                if self.board.measures.load(Ordering::Relaxed) {
+                    let took_ns = now_ns().saturating_sub(since_ns).max(1);
+                    self.latency_ns.borrow_mut().saturating_record(took_ns);
+                }
+                self.hold(link).await;
+            }
+            Err(problem) => {
+                self.board.refused.fetch_add(1, Ordering::Relaxed);
+                let mut problems = self.problems.borrow_mut();
+                if problems.len() < 100 {
+                    problems.push(problem);
+                }
+            }
+        }
+    }
+
+    /// Keeps a connection; the oldest one says goodbye when there are too many.
+    async fn hold(&self, link: Link) {
+        let oldest = {
+            let mut held = self.held.borrow_mut();
+            held.push_back(link);
+            if held.len() > self.plan.hold {
+                held.pop_front()
+            } else {
+                None
+            }
+        };
+        if let Some(oldest) = oldest {
+            let mut goodbye = Vec::new();
+            codec::push_frame(Opcode::Close, &1000u16.to_be_bytes(), 1, &mut goodbye);
+            // A server that has closed it already does not hear it.
+            let _ = oldest.send(&goodbye).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::Dialect;
+    use crate::fake::{self, Fault};
+
+    fn run_against(fault: Fault, rate: Option<f64>) -> Run {
+        let target = fake::start(Dialect::V2, fault);
+        let bench = Bench {
+            cpus: vec![0],
+            server: None,
+        };
+        let plan = Plan {
+            concurrency: 4,
+            rate,
+            seconds: 0.2,
+            warm_up_seconds: 0.0,
+            hold: 5,
+            topics: 10,
+            bare: false,
+        };
+        run(&target, &plan, &bench).unwrap()
+    }
+
+    #[test]
+    fn joins_are_counted_in_both_loops() {
+        for rate in [None, Some(200.0)] {
+            let run = run_against(Fault::None, rate);
+            assert_eq!(run.problems, [""; 0]);
+            assert!(run.value("joined").unwrap() > 0.0);
+            assert!(run.value("connect to joined p50").unwrap() > 0.0);
+        }
+    }
+
+    #[test]
+    fn refused_joins_are_problems() {
+        let run = run_against(Fault::Refuses, Some(200.0));
+        assert_eq!(run.value("joined"), Some(0.0));
+        assert!(
+            run.problems[0].contains("join refused"),
+            "{:?}",
+            run.problems
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! The loads: one file each, and the harness threads under them.
+//!
+//! In: a target, a plan, a machine. Out: a [`crate::report::Run`] for each repetition.
+//! Always holds: a harness thread is pinned, has a monoio runtime of its own and shares nothing
+//! with the others but atomics.
+
+pub mod threads;
+pub mod broadcast;
+pub mod connections;
+pub mod joins;

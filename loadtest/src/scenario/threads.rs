@@ -1,0 +1,175 @@
+//! The harness's own threads: one monoio runtime on each core, told apart by name.
+//!
+//! In: cores and what to run on each. Out: the results, and how busy the threads were.
+//! Linux's `io_uring` drives them where it is allowed, epoll otherwise; the tasks cannot tell.
+
+use std::future::Future;
+use std::io;
+use std::thread::JoinHandle;
+
+use monoio::{FusionDriver, RuntimeBuilder};
+
+use crate::probe::{self, ProcessCpu};
+use crate::report::Run;
+use crate::settings::{Bench, Server};
+
+/// What the names of harness threads start with.
+const THREAD_PREFIX: &str = "load-";
+
+/// Entries of a harness ring.
+const RING_ENTRIES: u32 = 4096;
+
+/// Starts one pinned thread on each core and runs `work` there with the core's index.
+pub fn start<T, F, W>(cpus: &[usize], work: W) -> io::Result<Vec<JoinHandle<io::Result<T>>>>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+    W: Fn(usize) -> F + Clone + Send + 'static,
+{
+    cpus.iter()
+        .enumerate()
+        .map(|(index, cpu)| {
+            let (cpu, work) = (*cpu, work.clone());
+            std::thread::Builder::new()
+                .name(format!("{THREAD_PREFIX}{index}"))
+                .spawn(move || block_on(cpu, move || work(index)))
+        })
+        .collect()
+}
+
+/// Runs `work` on this thread, pinned to `cpu`.
+pub fn block_on<T: 'static, F: Future<Output = T> + 'static>(
+    cpu: usize,
+    work: impl FnOnce() -> F,
+) -> io::Result<T> {
+    probe::pin_to(cpu)?;
+    // Without deferred task work every frame that the server sends interrupts the harness's core,
+    // and the server pays for the interrupt: figures would be those of the harness.
+    let mut ring = io_uring_of_monoio::IoUring::builder();
+    ring.setup_single_issuer().setup_defer_taskrun();
+    let builder = || RuntimeBuilder::<FusionDriver>::new().with_entries(RING_ENTRIES);
+    let mut runtime = builder()
+        .uring_builder(ring)
+        .enable_timer()
+        .build()
+        .or_else(|_| builder().enable_timer().build())?;
+    Ok(runtime.block_on(work()))
+}
+
+/// CPU of server and harness between two moments.
+#[derive(Debug)]
+pub struct Meter {
+    server: Option<Server>,
+    server_cpu: ProcessCpu,
+    harness_cpu: ProcessCpu,
+    ksoftirqd_ns: u64,
+    at_ns: u64,
+}
+
+/// CPU used between two moments.
+#[derive(Debug, Default)]
+pub struct Usage {
+    /// How long it was, nanoseconds.
+    pub wall_ns: u64,
+    /// The server's threads that did anything, by name and nanoseconds, busiest first.
+    pub server: Vec<(String, u64)>,
+    /// All of the server's threads, nanoseconds.
+    pub server_ns: u64,
+    /// Time in which the server's busiest thread could have run but something else than the server's
+    /// own threads had its core.
+    pub server_waited_ns: u64,
+    /// Of `server_ns` in the kernel, by the coarse counter.
+    pub server_system_ns: u64,
+    /// All `ksoftirqd`, nanoseconds.
+    pub ksoftirqd_ns: u64,
+    /// Share of its core for each harness thread, 0 to 1, by index.
+    pub harness: Vec<f64>,
+    /// Share of the time in which each harness thread could have run but something else did.
+    pub harness_waited: Vec<f64>,
+}
+
+/// Share of the time above which a thread that waits for its core makes a run worthless.
+const WAITED_MAX: f64 = 0.05;
+
+impl Usage {
+    /// Adds the harness's own CPU, and says when something else had the cores.
+    pub fn push_harness(&self, run: &mut Run) {
+        run.push_harness(&self.harness);
+        let waited = self.server_waited_ns as f64 / self.wall_ns.max(1) as f64;
+        let harness_waited = self.harness_waited.iter().copied().fold(0.0, f64::max);
+        run.push("waited for a core: server", "%", waited * 100.0);
+        run.push("waited for a core: harness", "%", harness_waited * 100.0);
+        if waited > WAITED_MAX || harness_waited > WAITED_MAX {
+            run.invalid.get_or_insert_with(|| {
+                "other programs had the cores: the machine must be quiet".to_owned()
+            });
+        }
+    }
+}
+
+impl Meter {
+    /// Starts to measure.
+    ///
+    /// # Errors
+    ///
+    /// When the server's process is gone.
+    pub fn start(bench: &Bench) -> io::Result<Self> {
+        let server_cpu = match &bench.server {
+            Some(server) => ProcessCpu::read(server.pid)?,
+            None => ProcessCpu::default(),
+        };
+        Ok(Self {
+            server: bench.server.clone(),
+            server_cpu,
+            harness_cpu: ProcessCpu::read(std::process::id())?,
+            ksoftirqd_ns: probe::ksoftirqd_ns(),
+            at_ns: crate::clock::now_ns(),
+        })
+    }
+
+    /// What was used since the start.
+    ///
+    /// # Errors
+    ///
+    /// When the server's process is gone.
+    pub fn stop(&self) -> io::Result<Usage> {
+        let wall_ns = crate::clock::now_ns() - self.at_ns;
+        let mut usage = Usage {
+            wall_ns,
+            ksoftirqd_ns: probe::ksoftirqd_ns() - self.ksoftirqd_ns,
+            ..Usage::default()
+        };
+        if let Some(server) = &self.server {
+            let mut busiest_waited_ns = None;
+            for thread in ProcessCpu::read(server.pid)?.since(&self.server_cpu) {
+                if !thread.name.starts_with(&server.thread_prefix) || thread.total_ns == 0 {
+                    continue;
+                }
+                usage.server_ns += thread.total_ns;
+                busiest_waited_ns.get_or_insert((thread.waited_ns, thread.total_ns));
+                usage.server_system_ns += thread.system_ns;
+                usage.server.push((thread.name, thread.total_ns));
+            }
+            // On one core the server's threads wait for each other, which is its own affair.
+            if let Some((waited_ns, busiest_ns)) = busiest_waited_ns {
+                let others_ns = usage.server_ns - busiest_ns;
+                usage.server_waited_ns = waited_ns.saturating_sub(others_ns);
+            }
+        }
+        let mut harness: Vec<_> = ProcessCpu::read(std::process::id())?
+            .since(&self.harness_cpu)
+            .into_iter()
+            .filter(|thread| thread.name.starts_with(THREAD_PREFIX))
+            .collect();
+        harness.sort_by(|left, right| left.name.cmp(&right.name));
+        usage.harness = harness
+            .iter()
+            .map(|thread| thread.total_ns as f64 / wall_ns as f64)
+            .collect();
+        usage.harness_waited = harness
+            .iter()
+            .map(|thread| thread.waited_ns as f64 / wall_ns as f64)
+            .collect();
+        Ok(usage)
+    }
+}

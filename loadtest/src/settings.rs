@@ -1,0 +1,232 @@
+//! Where the server is, who the client claims to be, and which cores and process are watched.
+//!
+//! In: command-line options. Out: a [`Target`] and a [`Bench`]; tokens are signed here.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, ValueEnum};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::{Deserialize, Serialize};
+
+use crate::dialect::Dialect;
+use crate::link::Target;
+
+/// The secret of the tenant in `loadtest/tenants.json`. It protects nothing.
+pub const LOAD_SECRET: &str = "the-load-tenant-signs-with-this-and-guards-nothing";
+
+/// Serializer version.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+pub enum Vsn {
+    /// 1.0.0
+    #[value(name = "1")]
+    V1,
+    /// 2.0.0
+    #[value(name = "2")]
+    V2,
+}
+
+/// Options of all scenarios.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// The WebSocket endpoint; for `bare`, the path is not used.
+    #[arg(
+        long,
+        global = true,
+        default_value = "ws://127.0.0.1:4000/socket/websocket"
+    )]
+    pub target: String,
+    /// The Host header: its first label is the tenant.
+    #[arg(long, global = true, default_value = "load.localhost")]
+    pub host: String,
+    /// A token to use instead of signing one.
+    #[arg(long, global = true)]
+    pub token: Option<String>,
+    /// The secret to sign tokens with (HS256).
+    #[arg(long, global = true, default_value = LOAD_SECRET)]
+    pub secret: String,
+    /// How many different tokens are used in turn.
+    #[arg(long, global = true, default_value_t = 1)]
+    pub tokens: usize,
+    /// Serializer version.
+    #[arg(long, global = true, value_enum, default_value = "2")]
+    pub vsn: Vsn,
+    /// With vsn 2: broadcasts as text frames instead of kind 3.
+    #[arg(long, global = true)]
+    pub text: bool,
+    /// The cores of the harness, one thread on each.
+    #[arg(long, global = true, value_delimiter = ',', default_value = "1")]
+    pub cpus: Vec<usize>,
+    /// The server's process: its CPU and memory are reported.
+    #[arg(long, global = true)]
+    pub pid: Option<u32>,
+    /// How often everything is repeated.
+    #[arg(long, global = true, default_value_t = 1)]
+    pub runs: usize,
+    /// Print one JSON document instead of a table.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The machine under the load.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// Cores of the harness.
+    pub cpus: Vec<usize>,
+    /// Whose CPU and memory are watched.
+    pub server: Option<Server>,
+}
+
+/// The process, or the threads of one, that are measured.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The process.
+    pub pid: u32,
+    /// Only threads whose name starts so: for servers that run inside the harness's own process.
+    pub thread_prefix: String,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Claims {
+    role: String,
+    exp: u64,
+    sub: String,
+}
+
+impl Settings {
+    /// What to connect to, in the dialect that the options name.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the options.
+    pub fn target(&self) -> Result<Target, String> {
+        let dialect = match (self.vsn, self.text) {
+            (Vsn::V1, _) => Dialect::V1,
+            (Vsn::V2, false) => Dialect::V2,
+            (Vsn::V2, true) => Dialect::V2Text,
+        };
+        target_of(
+            &self.target,
+            &self.host,
+            self.token.as_deref(),
+            &self.secret,
+            self.tokens,
+            dialect,
+        )
+    }
+
+    /// What to measure on.
+    pub fn bench(&self) -> Bench {
+        Bench {
+            cpus: self.cpus.clone(),
+            server: self.pid.map(|pid| Server {
+                pid,
+                thread_prefix: String::new(),
+            }),
+        }
+    }
+}
+
+/// A target from its parts; without a token, `tokens` different ones are signed.
+///
+/// # Errors
+///
+/// What is wrong with them.
+pub fn target_of(
+    url: &str,
+    host: &str,
+    token: Option<&str>,
+    secret: &str,
+    tokens: usize,
+    dialect: Dialect,
+) -> Result<Target, String> {
+    let (address, path) = parse_url(url)?;
+    let tokens = match token {
+        Some(token) => vec![token.to_owned()],
+        None => (0..tokens.max(1))
+            .map(|index| sign(secret, index))
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Target {
+        address,
+        host: host.to_owned(),
+        path,
+        tokens,
+        dialect,
+    })
+}
+
+/// `ws://host:port/path` to an address and a path. No TLS: a load test measures the server behind
+/// whatever ends it.
+fn parse_url(url: &str) -> Result<(SocketAddr, String), String> {
+    let rest = url
+        .strip_prefix("ws://")
+        .ok_or_else(|| format!("{url}: only ws:// is spoken"))?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let address = authority
+        .to_socket_addrs()
+        .map_err(|error| format!("{authority}: {error}"))?
+        .next()
+        .ok_or_else(|| format!("{authority}: no address"))?;
+    let path = if path.is_empty() { "/" } else { path };
+    Ok((address, path.to_owned()))
+}
+
+/// A token with the claims that the server demands (`role` and `exp`), good for a day. `index`
+/// makes it different from the others.
+fn sign(secret: &str, index: usize) -> Result<String, String> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let claims = Claims {
+        role: "anon".to_owned(),
+        exp: now + 24 * 3600,
+        sub: format!("load-{index}"),
+    };
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
+        .map_err(|error| format!("token: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{DecodingKey, Validation};
+
+    use super::*;
+
+    #[test]
+    fn urls_give_address_and_path() {
+        let check = |url, port, path: &str| {
+            let expected = (SocketAddr::from(([127, 0, 0, 1], port)), path.to_owned());
+            assert_eq!(parse_url(url), Ok(expected));
+        };
+        check(
+            "ws://127.0.0.1:4000/socket/websocket",
+            4000,
+            "/socket/websocket",
+        );
+        check("ws://127.0.0.1:80", 80, "/");
+        assert!(parse_url("wss://127.0.0.1:1/").is_err());
+        assert!(parse_url("ws://127.0.0.1/").is_err());
+    }
+
+    #[test]
+    fn tokens_differ_and_verify() {
+        let tokens = [sign("s", 0).unwrap(), sign("s", 1).unwrap()];
+        assert_ne!(tokens[0], tokens[1]);
+        for token in tokens {
+            let key = DecodingKey::from_secret(b"s");
+            let claims =
+                jsonwebtoken::decode::<Claims>(&token, &key, &Validation::new(Algorithm::HS256));
+            assert_eq!(claims.unwrap().claims.role, "anon");
+        }
+    }
+
+    #[test]
+    fn the_tenant_file_has_the_secret_that_is_signed_with() {
+        let tenants: serde_json::Value =
+            serde_json::from_str(include_str!("../tenants.json")).unwrap();
+        assert_eq!(tenants[0]["external_id"], "load");
+        assert_eq!(tenants[0]["jwt_secret"], LOAD_SECRET);
+    }
+}

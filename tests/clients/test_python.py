@@ -11,6 +11,7 @@ import hmac
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -45,6 +46,17 @@ def token(role: str = "authenticated", seconds: int = 3600) -> str:
     return f"{message}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
+def free_port() -> int:
+    """A free port below the range that the kernel gives to outgoing connections: one of those could take it during a restart."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError:
+            continue
+
+
 class Server:
     """A server on a port of its own; `restart` keeps the port."""
 
@@ -52,8 +64,7 @@ class Server:
         self.folder = tempfile.TemporaryDirectory(prefix="realtime-python-")
         # The port was free a moment ago; another process may take it before the server does.
         for last in (False, False, True):
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self.port = probe.getsockname()[1]
+            self.port = free_port()
             try:
                 return self.run()
             except RuntimeError:

@@ -3,7 +3,9 @@
 //! It counts as started when it has said that it listens and its health check answers. It is killed when its handle is
 //! dropped; what it printed is kept in a file, whose end belongs to every failure message.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -238,9 +240,15 @@ fn copy_lines(output: impl std::io::Read, mut file: File, listening: &Sender<()>
     }
 }
 
+/// A free port below the range that the kernel gives to outgoing connections: one of those could take it before the server.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("some port is free");
-    listener.local_addr().expect("it is bound").port()
+    loop {
+        let random = RandomState::new().build_hasher().finish();
+        let port = 20_000 + u16::try_from(random % 12_000).expect("it is below 12,000");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn new_folder(name: &str, port: u16) -> PathBuf {

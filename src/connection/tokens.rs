@@ -10,6 +10,7 @@ use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A verified token.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct Token {
     /// As it was sent.
     pub text: Box<str>,
     /// What it claims.
-    pub claims: Claims,
+    pub claims: Arc<Claims>,
 }
 
 /// The tokens of one shard, by tenant.
@@ -82,7 +83,7 @@ impl Tokens {
         let claims = verifier.verify_connection(text, unix_now)?;
         let token = Rc::new(Token {
             text: text.into(),
-            claims,
+            claims: Arc::new(claims),
         });
         if known.tokens.len() >= known.sweep_at.max(UNUSED_MAX) {
             known

@@ -193,6 +193,7 @@ impl Carrier {
                 self.next_shard = (self.next_shard + 1) % shards;
                 self.port.send(shard(self.next_shard), Mail::Adopt(adopted));
             }
+            Parcel::Answer(index, answer) => self.port.send(shard(index), Mail::Answer(answer)),
             Parcel::All(news) => self.tell_all(&news),
         }
     }

@@ -5,7 +5,7 @@
 //! shard a parcel goes to; the carrier knows the shards.
 
 use crate::limits;
-use crate::mail::{Adopted, Mail, Publish};
+use crate::mail::{Adopted, Answer, DatabaseState, Mail, Publish};
 use crate::tenant::{Tenant, TenantId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -16,6 +16,8 @@ pub enum Parcel {
     Publish(Box<Publish>),
     /// For one shard, each in its turn.
     Adopt(Box<Adopted>),
+    /// For the shard of this index, which has asked.
+    Answer(usize, Box<Answer>),
     /// For every shard.
     All(News),
 }
@@ -27,6 +29,8 @@ pub enum News {
     Tenant(Arc<Tenant>),
     /// See [`Mail::TenantGone`].
     TenantGone(TenantId),
+    /// See [`Mail::Database`].
+    Database(TenantId, DatabaseState),
     /// See [`Mail::Disconnect`].
     Disconnect(TenantId),
     /// See [`Mail::Drain`].
@@ -40,6 +44,7 @@ impl From<News> for Mail {
         match news {
             News::Tenant(tenant) => Self::Tenant(tenant),
             News::TenantGone(id) => Self::TenantGone(id),
+            News::Database(tenant, state) => Self::Database { tenant, state },
             News::Disconnect(id) => Self::Disconnect(id),
             News::Drain => Self::Drain,
             News::Stop => Self::Stop,

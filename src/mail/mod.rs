@@ -17,11 +17,15 @@
 //! ```
 
 mod content;
+mod question;
 mod topic;
 
 #[cfg(test)]
 pub(crate) use content::encodings;
 pub use content::{Audience, Batch, Content, Encoded, Entry};
+pub use question::{
+    Answer, Ask, AskError, Body, Checks, Context, Question, Replayed, Told, Verdict,
+};
 pub use topic::{TopicHasher, TopicKey, TopicRef};
 
 use crate::http::UpgradeRequest;
@@ -82,6 +86,15 @@ pub enum Mail {
     Tenant(Arc<Tenant>),
     /// A tenant is no more.
     TenantGone(TenantId),
+    /// A question of this shard is answered.
+    Answer(Box<Answer>),
+    /// The state of a tenant's database has changed; while it is connected, public joins need not ask.
+    Database {
+        /// Whose database.
+        tenant: TenantId,
+        /// What it is like now.
+        state: DatabaseState,
+    },
     /// Every socket of the tenant is told and closed with 1012 (spec: websocket-protocol 11).
     Disconnect(TenantId),
     /// A socket whose upgrade came over a connection that the control core served.
@@ -94,6 +107,8 @@ pub enum Mail {
     // -- shards to control core --
     /// A connection that speaks plain HTTP.
     HandOver(Box<HandOver>),
+    /// Something that only a tenant's database knows; the answer is [`Mail::Answer`].
+    Ask(Box<Question>),
     /// The first use of a rate counter: tick it from now on.
     RateStarted {
         /// Whose counter.
@@ -108,6 +123,15 @@ pub enum Mail {
 }
 
 const _: () = assert!(size_of::<Mail>() <= 64, "one mail fills one cache line");
+
+/// What the shards know of a tenant's database.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug)]
+pub struct DatabaseState {
+    /// There is a session, be it that its connections are being restored.
+    pub is_connected: bool,
+    /// Rows of `realtime.messages` are streamed.
+    pub is_replicating: bool,
+}
 
 /// The serializers that a topic's members on one shard use.
 #[derive(Copy, Clone, Default, Eq, PartialEq, Debug)]

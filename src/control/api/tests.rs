@@ -123,7 +123,9 @@ impl Stack {
         while let Ok(parcel) = self.parcels.try_recv() {
             match parcel {
                 Parcel::Publish(publish) => published.push(*publish),
-                Parcel::Adopt(_) | Parcel::All(_) => panic!("only messages are expected"),
+                Parcel::Adopt(_) | Parcel::Answer(..) | Parcel::All(_) => {
+                    panic!("only messages are expected")
+                }
             }
         }
         published

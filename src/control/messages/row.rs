@@ -347,8 +347,9 @@ mod tests {
 
     #[test]
     fn captured_streams_mean_the_same_in_both_formats() {
-        let vectors =
-            include_str!("../../../tests/conformance/vectors/broadcast-from-database/pgoutput.json");
+        let vectors = include_str!(
+            "../../../tests/conformance/vectors/broadcast-from-database/pgoutput.json"
+        );
         let vectors: Json = serde_json::from_str(vectors).expect("JSON");
         let mut rows = 0;
         for vector in vectors.as_array().expect("a list") {
@@ -416,7 +417,10 @@ mod tests {
         let row = layout.row(&tuple).expect("a row");
         assert_eq!((row.topic, row.event, row.private), ("room", "ev", true));
         assert_eq!(row.key.inserted_at_us, POSTGRES_EPOCH_US);
-        assert_eq!((row.encoding, &*row.body), (Encoding::Json, b"{\"a\": 1}".as_slice()));
+        assert_eq!(
+            (row.encoding, &*row.body),
+            (Encoding::Json, b"{\"a\": 1}".as_slice())
+        );
         assert_eq!(layout.key(&tuple), Some(row.key));
     }
 
@@ -428,16 +432,28 @@ mod tests {
             change(&mut values);
             assert_eq!(layout.row(&Tuple(values)), Err(expected));
         };
-        check(&|values| values[6] = Value::Null, Dropped::InsertedAtMissing);
+        check(
+            &|values| values[6] = Value::Null,
+            Dropped::InsertedAtMissing,
+        );
         check(&|values| values[5] = Value::Null, Dropped::EventMissing);
         check(&|values| values[2] = Value::Null, Dropped::IdMissing);
-        check(&|values| values[2] = Value::Binary(b"x"), Dropped::IdMissing);
+        check(
+            &|values| values[2] = Value::Binary(b"x"),
+            Dropped::IdMissing,
+        );
         check(&|values| values[4] = Value::Null, Dropped::TopicMissing);
         check(&|values| values[3] = Value::Null, Dropped::PrivateMissing);
         check(&|values| values[1] = Value::Null, Dropped::PayloadMissing);
-        check(&|values| values[1] = Value::Binary(b"\x02{}"), Dropped::PayloadMissing);
+        check(
+            &|values| values[1] = Value::Binary(b"\x02{}"),
+            Dropped::PayloadMissing,
+        );
         check(&|values| values.truncate(6), Dropped::InsertedAtMissing);
-        check(&|values| values[5..=6].fill(Value::Null), Dropped::InsertedAtMissing);
+        check(
+            &|values| values[5..=6].fill(Value::Null),
+            Dropped::InsertedAtMissing,
+        );
     }
 
     #[test]
@@ -467,8 +483,17 @@ mod tests {
         check("2024-02-29 12:34:56.123456", Some(1_709_210_096_123_456));
         check("2024-03-01 00:00:00.5", Some(1_709_251_200_500_000));
         check("1969-12-31 23:59:59", Some(-1_000_000));
-        check("294276-12-31 23:59:59.999999", Some(9_224_318_015_999_999_999));
-        for text in ["infinity", "", "2024-02-29", "2024-13-01 00:00:00", "2024-01-01 00:00:00.1234567"] {
+        check(
+            "294276-12-31 23:59:59.999999",
+            Some(9_224_318_015_999_999_999),
+        );
+        for text in [
+            "infinity",
+            "",
+            "2024-02-29",
+            "2024-13-01 00:00:00",
+            "2024-01-01 00:00:00.1234567",
+        ] {
             check(text, None);
         }
     }

@@ -17,7 +17,6 @@
 pub mod pgoutput;
 pub mod slot;
 pub mod stream;
-pub mod poll;
 
 pub use slot::Fault;
 pub use stream::Stream;

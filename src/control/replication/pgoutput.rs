@@ -182,13 +182,21 @@ impl fmt::Display for DecodeError {
             Self::Trailing => f.write_str("a replication message has bytes behind its end"),
             Self::NotText => f.write_str("a name in a replication message is not UTF-8"),
             Self::UnknownMessage(byte) => {
-                write!(f, "a replication message is of the unknown kind {}", kind(byte))
+                write!(
+                    f,
+                    "a replication message is of the unknown kind {}",
+                    kind(byte)
+                )
             }
             Self::UnknownTuple(byte) => {
                 write!(f, "a replicated row is of the unknown kind {}", kind(byte))
             }
             Self::UnknownValue(byte) => {
-                write!(f, "a replicated value is of the unknown kind {}", kind(byte))
+                write!(
+                    f,
+                    "a replicated value is of the unknown kind {}",
+                    kind(byte)
+                )
             }
             Self::Negative => f.write_str("a replication message has a negative count"),
         }

@@ -210,6 +210,42 @@ pub const DATABASE_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// again, and those queries fail.
 pub const DATABASE_HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long one question of a session that starts may take. Above: the start has failed.
+pub const DATABASE_STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the migrations of a database may take, and how long its partitions (spec: tenant-database 5.1). Above: as
+/// [`DATABASE_STEP_TIMEOUT`].
+pub const DATABASE_MIGRATION_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// Failures to start a session that are borne within [`DATABASE_FAILURES_WINDOW_SECONDS`] (spec: tenant-database 2.1). From there on:
+/// no further attempt until their sum falls.
+pub const DATABASE_FAILURES_MAX: u32 = 3;
+
+/// The window of [`DATABASE_FAILURES_MAX`] in ticks of a second.
+pub const DATABASE_FAILURES_WINDOW_SECONDS: usize = 5;
+
+/// Pause before a session that failed while users are connected is tried again, half of it random; doubled with each failure. With
+/// this one alone [`DATABASE_FAILURES_MAX`] is never met.
+pub const DATABASE_RETRY_PAUSE: Duration = Duration::from_secs(4);
+
+/// Longest such pause.
+pub const DATABASE_RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the pool of a session may be without any connection (spec: tenant-database 2.1). Above: the session ends.
+pub const DATABASE_RECOVERY_WINDOW: Duration = Duration::from_secs(600);
+
+/// Time between two samples of a session's connected users (spec: tenant-database 2.1, step 7).
+pub const DATABASE_USERS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Samples in a row without a user that are borne. With the next one: the session ends.
+pub const DATABASE_IDLE_SAMPLES: u32 = 11;
+
+/// Time between two looks at whether the partitions of the coming days are there. They are made three days ahead.
+pub const DATABASE_PARTITIONS_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a look at a schema that somebody has missed something in is good for. Below: it is not looked at again.
+pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
 /// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
 pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 

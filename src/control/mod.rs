@@ -13,6 +13,7 @@ pub mod outgoing;
 pub mod store;
 pub mod tenants;
 pub mod rates;
+pub mod database;
 pub mod boot;
 pub mod banner;
 pub mod api;

@@ -1,0 +1,4 @@
+//! One tenant's database.
+
+pub mod partitions;
+pub mod migrate;

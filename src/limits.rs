@@ -50,6 +50,10 @@ pub const REPLAY_MESSAGES_MAX: u32 = 25;
 /// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
 pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a shard waits for an answer about a tenant's database: connecting (15 s), waiting in its pool and two statements. Above: as
+/// if the database could not be reached.
+pub const QUESTION_TIMEOUT_SECONDS: u32 = 45;
+
 // -- fan-out --
 
 /// Bytes of one topic's batch above which it is sealed before the turn ends, so that one buffer stays sendable in one go.
@@ -167,6 +171,54 @@ pub const TASK_RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest such pause. A task that ran longer than this starts again with [`TASK_RESTART_PAUSE`].
 pub const TASK_RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+// -- databases of tenants --
+
+/// How long a connection to a database may take, from the name of its host to the first query. Above: the attempt has failed.
+pub const DATABASE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long anybody waits for a database that is being connected to (spec: tenant-database 2.1). Above: it counts as unreachable.
+pub const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long one address of a database may say nothing before the next one is tried as well (RFC 8305 section 8).
+pub const DATABASE_FAMILY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Addresses of one host that are tried. Above: the others are left out.
+pub const DATABASE_ADDRESSES_MAX: usize = 8;
+
+/// How long a database may be silent where the kernel expects an acknowledgement. Above: the connection is lost.
+pub const DATABASE_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How long a connection that nobody needs any more may take to say goodbye. Above: it is cut.
+pub const DATABASE_GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections of one general pool, whatever `db_pool` says.
+pub const DATABASE_POOL_CONNECTIONS_MAX: usize = 256;
+
+/// Leases of one connection at the same time: their transactions follow each other without a round trip between. Above: the next one
+/// waits, at most `db_queue_target`.
+pub const DATABASE_LEASES_PER_CONNECTION: usize = 16;
+
+/// Longest wait for a lease, whatever `db_queue_target` says: nobody waits for an answer any longer.
+pub const DATABASE_QUEUE_TARGET_MAX: Duration = Duration::from_secs(15);
+
+/// Connections that the parts of the server besides the general pool and the pool of subscriptions may use at the same time (spec:
+/// tenant-database 2): migrations two, and one each for replication, the poller, the subscription manager, janitor, health check and
+/// teardown.
+pub const DATABASE_CONNECTIONS_AD_HOC: usize = 8;
+
+/// Time between two looks at whether the database answers on the connections of a pool.
+pub const DATABASE_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a database may take to answer there, behind the queries that were sent before. Above: the connection is cut and opened
+/// again, and those queries fail.
+pub const DATABASE_HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
+pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Longest such pause.
+pub const DATABASE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 // -- tenants' databases: schema and partitions --
 

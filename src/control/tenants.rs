@@ -8,16 +8,19 @@ use super::store::TenantRecord;
 use crate::auth::{ClaimValidators, Verifier};
 use crate::tenant::{Tenant, TenantDirectory, TenantId, TenantLimits, Usage};
 use rustc_hash::FxHashMap;
+use serde_json::{Map, Value};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// All tenants at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Live {
     /// The snapshots that the shards have.
     pub directory: TenantDirectory,
     requests: FxHashMap<TenantId, Arc<RequestCounter>>,
+    databases: FxHashMap<TenantId, Arc<Map<String, Value>>>,
 }
 
 impl Live {
@@ -25,6 +28,21 @@ impl Live {
     #[must_use]
     pub fn requests(&self, id: TenantId) -> Option<&Arc<RequestCounter>> {
         self.requests.get(&id)
+    }
+
+    /// The settings of a tenant's database as they are stored, if it has one. They hold its password.
+    #[must_use]
+    pub fn database(&self, id: TenantId) -> Option<&Arc<Map<String, Value>>> {
+        self.databases.get(&id)
+    }
+}
+
+/// Without the settings of databases: passwords stand in them.
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,6 +162,15 @@ impl Registry {
         });
         live.directory.insert(Arc::clone(&tenant));
         live.requests.entry(id).or_default();
+        match record.database() {
+            Some(settings) if live.database(id).is_some_and(|known| **known == *settings) => {}
+            Some(settings) => {
+                live.databases.insert(id, Arc::new(settings.clone()));
+            }
+            None => {
+                live.databases.remove(&id);
+            }
+        }
         self.live.send_replace(Arc::new(live));
         let limits_changed = before.is_some_and(|before| before.limits != tenant.limits);
         (tenant, limits_changed)
@@ -155,6 +182,7 @@ impl Registry {
         let id = live.directory.find(external_id)?.id;
         let tenant = live.directory.remove(id);
         live.requests.remove(&id);
+        live.databases.remove(&id);
         self.live.send_replace(Arc::new(live));
         tenant
     }

@@ -1,4 +1,44 @@
-//! One tenant's database.
+//! One tenant's database: settings, connections, the pool.
+//!
+//! What comes in: the settings of a tenant's extension. What goes out: [`Connection`]s and a [`Pool`] of them that comes back by
+//! itself. What always holds: nobody waits longer than a named bound, and what waits for one tenant's database holds nothing that
+//! another tenant needs. Deliberately absent: when to connect and when to stop; `session` knows that.
 
+pub mod settings;
+pub mod tls;
+pub mod connect;
+pub mod pool;
 pub mod partitions;
 pub mod migrate;
+
+pub use connect::{ConnectError, Connection, connect};
+pub use pool::{Lease, Pool, PoolError};
+pub use settings::Settings;
+
+use super::log::Log;
+use super::outgoing::Outgoing;
+use super::rates::Notice;
+use super::tenants::Live;
+use crate::config::Config;
+use crate::mail::TopicHasher;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// What everything that works with tenants' databases shares.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// All tenants.
+    pub tenants: watch::Receiver<Arc<Live>>,
+    /// The way to the shards.
+    pub outgoing: Outgoing,
+    /// The way to the rate counters.
+    pub notices: mpsc::Sender<Notice>,
+    /// Finds the shard that owns a topic.
+    pub hasher: TopicHasher,
+    /// The control core's cell in each tenant's counters.
+    pub cell: usize,
+    /// The log.
+    pub log: Log,
+}

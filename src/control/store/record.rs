@@ -148,9 +148,16 @@ impl TenantRecord {
     /// Whether it has a database of its own.
     #[must_use]
     pub fn has_database(&self) -> bool {
+        self.database().is_some()
+    }
+
+    /// The settings of its database.
+    #[must_use]
+    pub fn database(&self) -> Option<&Map<String, Value>> {
         self.extensions
             .iter()
-            .any(|extension| extension.kind == Self::POSTGRES_CDC)
+            .find(|extension| extension.kind == Self::POSTGRES_CDC)
+            .map(|extension| &extension.settings)
     }
 }
 

@@ -256,6 +256,27 @@ pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// Longest such pause.
 pub const DATABASE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
+// -- tenants' databases: schema and partitions --
+
+/// How often a migration that collided with another server's is tried. Above: `MigrationsFailedToRun`.
+pub const MIGRATION_ATTEMPTS_MAX: u32 = 3;
+
+/// How long a migration waits for a lock: another server's migration, or users of `realtime.messages`. Above: it fails, and is tried
+/// again with the next connection.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one statement of a migration may take (spec: tenant-database 5.1). Above: it fails.
+pub const MIGRATION_STATEMENT_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// How long the making or dropping of a partition waits for a lock. Above: it fails, and is tried again the next day or run.
+pub const PARTITION_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Days after today that have a partition (spec: broadcast-from-database 7).
+pub const PARTITION_DAYS_AHEAD: i64 = 3;
+
+/// How long rows of `realtime.messages` are kept at least, in seconds: 72 hours (spec: broadcast-from-database 7).
+pub const MESSAGES_KEPT_SECONDS: i64 = 72 * 3600;
+
 // -- log --
 
 /// Longest message of a log line in bytes. Above: cut, and marked as cut.

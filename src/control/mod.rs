@@ -14,6 +14,8 @@ pub mod store;
 pub mod tenants;
 pub mod rates;
 pub mod database;
+pub mod messages;
+pub mod authorization;
 pub mod boot;
 pub mod banner;
 pub mod api;

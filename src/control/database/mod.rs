@@ -8,6 +8,7 @@ pub mod settings;
 pub mod tls;
 pub mod connect;
 pub mod pool;
+pub mod statement;
 
 pub use connect::{ConnectError, Connection, connect};
 pub use pool::{Lease, Pool, PoolError};

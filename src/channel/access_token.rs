@@ -1,6 +1,7 @@
 //! `access_token`: a client replaces its channel's token (spec: websocket-protocol 5.10). Success has no answer.
 
-use super::Channels;
+use super::question::{check_role, is_private};
+use super::{Channels, Frame};
 use crate::connection::{ConnectionId, Io};
 use crate::phoenix::{self, Message, Payload};
 
@@ -20,6 +21,7 @@ impl Channels {
         id: ConnectionId,
         place: usize,
         message: &Message<'_>,
+        frame: Frame<'_>,
     ) {
         let Payload::Json(payload) = message.payload else {
             return self.unknown_event(io, id, "access_token");
@@ -27,6 +29,8 @@ impl Channels {
         match sent(payload) {
             Sent::Nothing => self.unknown_event(io, id, "access_token"),
             Sent::Ignored => {}
+            // A question about another channel is open, and this token may raise one.
+            Sent::Token(_) if self.is_asking(id) => self.wait(io, id, message, frame),
             Sent::Token(text) => self.replace_token(io, id, place, &text),
         }
     }
@@ -51,17 +55,47 @@ impl Channels {
             .verify(tenant.id, &tenant.verifier, text, unix_now)
         {
             Ok(token) => {
+                let is_private = is_private(&self.fanout, channel);
                 let visit = Self::next_visit(
                     last_seen,
                     self.settings.idle_timeout_seconds,
                     token.claims.exp,
                 );
                 channel.token = token;
+                // What may be written is asked anew when something is; what may be read counts until the answer is there.
+                channel.verdict.broadcast_write = None;
+                channel.verdict.presence_write = None;
                 io.visit_at(id, visit);
+                if is_private {
+                    self.check_reads_again(io, id, place);
+                }
             }
             Err(error) => {
                 self.report_token(io, id, &error);
                 self.shut_down(io, id, place, &error.shutdown_message());
+            }
+        }
+    }
+}
+
+impl Channels {
+    fn check_reads_again(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize) {
+        let Some(channel) = self
+            .sockets
+            .get(id)
+            .and_then(|socket| socket.channels.get(place))
+        else {
+            return;
+        };
+        let text = self
+            .fanout
+            .topic(channel.topic)
+            .map(|entry| entry.key.text());
+        match check_role(&channel.token, text.unwrap_or_default()) {
+            Ok(()) => self.ask_for_refresh(io, id, place),
+            Err(refusal) => {
+                let text = refusal.without_code();
+                self.shut_down(io, id, place, &text);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! `broadcast`: a client's message to its topic (spec: websocket-protocol 6).
 
-use super::{Channels, is_object};
+use super::question::is_private;
+use super::{Channels, Frame, is_object};
 use crate::connection::{ConnectionId, Io};
-use crate::mail::{Audience, Content};
+use crate::mail::{Audience, Checks, Content};
 use crate::phoenix::{self, Encoding, Message, Payload};
 use crate::tenant::Counter;
 use std::borrow::Cow;
@@ -14,6 +15,7 @@ impl Channels {
         id: ConnectionId,
         place: usize,
         message: &Message<'_>,
+        frame: Frame<'_>,
     ) {
         let Some(tenant) = self.tenant_of(id) else {
             return;
@@ -26,6 +28,17 @@ impl Channels {
             return;
         };
         let (topic, flags) = (channel.topic, channel.flags);
+        if is_private(&self.fanout, channel) {
+            match channel.verdict.broadcast_write {
+                Some(true) => {}
+                // No reply, not counted (spec 6.1).
+                Some(false) => return,
+                None if self.is_asking(id) => return self.wait(io, id, message, frame),
+                None => {
+                    return self.ask_for_write(io, id, place, Checks::WRITES, frame.keep(message));
+                }
+            }
+        }
         if matches!(message.payload, Payload::Json(_)) && !is_object(&message.payload) {
             // Ours: nobody gets it, and the sender sees what it would see of the original (spec 6.6).
             return self.crash(io, id, place);

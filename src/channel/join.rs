@@ -1,14 +1,16 @@
 //! `phx_join`: the checks in their order, the reply, and what follows it (spec: websocket-protocol 5).
 
+use super::question::{Replay, check_role, reads};
 use super::{Channels, Delayed};
 use crate::auth::TokenError;
 use crate::connection::{
-    Channel, ConnectionId, Extra, Flags, Io, PendingJoin, RawJson, Token, WaitingRefusal,
+    Address, Channel, ConnectionId, Extra, Flags, Io, PendingJoin, RawJson, Stage, Token,
+    WaitingRefusal,
 };
 use crate::error::ErrorCode;
 use crate::fanout::{Reads, Subscription};
 use crate::limits;
-use crate::mail::TopicRef;
+use crate::mail::{AskError, Replayed, TopicRef, Verdict};
 use crate::phoenix::{self, JoinPayload, Message, Payload, TokenChoice};
 use crate::tenant::{Counter, Tenant};
 use std::borrow::Cow;
@@ -26,13 +28,22 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, text: &str) -> Self {
+    pub(super) fn new(code: ErrorCode, text: &str) -> Self {
         Self {
             code,
             reason: code.reason(text),
             log: text.into(),
             closes_socket: false,
         }
+    }
+
+    /// The reason as a message of a channel that is shut down.
+    pub(super) fn without_code(&self) -> String {
+        let code = format!("{}: ", self.code.as_str());
+        self.reason
+            .strip_prefix(&code)
+            .unwrap_or(&self.reason)
+            .to_owned()
     }
 
     fn closing(self) -> Self {
@@ -101,8 +112,16 @@ impl Channels {
             self.admit(io, id, topic, payload)
         };
         match admitted {
-            Ok(admitted) => self.subscribe(io, id, topic, message, admitted, close_of_old),
-            Err(refusal) => self.refuse(io, id, message, refusal, close_of_old),
+            Ok(admitted) => {
+                let join = self.pending_join(id, topic, message, admitted, close_of_old);
+                if let Some(join) = join {
+                    self.ask_for_join(io, id, join);
+                }
+            }
+            Err(refusal) => {
+                let address = Address::of(topic, message);
+                self.refuse(io, id, &address, refusal, close_of_old);
+            }
         }
     }
 
@@ -143,7 +162,7 @@ impl Channels {
             ));
         }
         let added_user = self.add_user(id, &tenant)?;
-        let checked = self.check_rates_and_token(io, id, &tenant, &payload);
+        let checked = self.check_rates_and_token(io, id, topic, &tenant, &payload);
         match checked {
             Ok(token) => Ok(Admitted {
                 payload,
@@ -174,11 +193,12 @@ impl Channels {
         ))
     }
 
-    /// Checks 5 to 10.
+    /// Checks 5 to 7, and for a tenant without a database what its absence decides of the rest.
     fn check_rates_and_token(
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
+        topic: &str,
         tenant: &Tenant,
         payload: &JoinPayload<'_>,
     ) -> Result<Rc<Token>, Refusal> {
@@ -204,13 +224,11 @@ impl Channels {
         }
         let token = self.token_for(io, id, tenant, &payload.token)?;
         if payload.private {
-            // Its policies stand in a database, and this tenant has none that could be reached.
-            let text = "Realtime was unable to connect to the project database";
-            return Err(Refusal::new(ErrorCode::UnableToConnectToProject, text));
-        }
-        if payload.replay.is_some() {
-            let text = "Replay is not allowed for public channels";
-            return Err(Refusal::new(ErrorCode::UnableToReplayMessages, text));
+            if !tenant.has_database {
+                // Its policies stand in a database, and this tenant has none that could be reached.
+                return Err(Refusal::of_ask(&AskError::Unreachable, topic));
+            }
+            check_role(&token, topic)?;
         }
         Ok(token)
     }
@@ -240,27 +258,22 @@ impl Channels {
         }
     }
 
-    /// All checks passed: from here on only the topic's owner has to be heard.
-    fn subscribe(
-        &mut self,
-        io: &mut Io<'_>,
+    /// The shard's checks have passed: what the channel will be, kept until whoever else has to be asked has answered.
+    fn pending_join(
+        &self,
         id: ConnectionId,
         topic: &str,
         message: &Message<'_>,
         admitted: Admitted<'_>,
         close_of_old: Option<Vec<u8>>,
-    ) {
+    ) -> Option<PendingJoin> {
         let Admitted {
             payload,
             token,
             tenant,
             added_user,
         } = admitted;
-        let Some(vsn) = super::vsn_of(&self.sockets, id) else {
-            return;
-        };
-        let name = (tenant.id, payload.private, topic, &*message.topic.raw);
-        let subscription = self.fanout.subscribe(io, id, name, &tenant.usage, vsn);
+        let vsn = super::vsn_of(&self.sockets, id)?;
         let subscriptions = Self::subscriptions(&payload, topic);
         let mut reply = Vec::with_capacity(128 + topic.len());
         let response = super::postgres_changes::response(&subscriptions);
@@ -290,9 +303,11 @@ impl Channels {
                 ..Extra::default()
             })
         });
-        let (Subscription::Active(topic) | Subscription::Awaited(topic)) = subscription;
-        let pending = PendingJoin {
-            topic,
+        Some(PendingJoin {
+            address: Address::of(topic, message),
+            private: payload.private,
+            replay: payload.replay.map(Into::into),
+            verdict: Verdict::default(),
             added_user,
             flags: Flags {
                 ack: payload.ack,
@@ -306,14 +321,50 @@ impl Channels {
             reply,
             close_of_old,
             waits_for_replication: payload.replication_ready,
+        })
+    }
+
+    /// All checks passed: from here on only the topic's owner has to be heard, and messages that were kept.
+    pub(super) fn subscribe(&mut self, io: &mut Io<'_>, id: ConnectionId, join: PendingJoin) {
+        let Some(socket) = self.sockets.get(id) else {
+            return;
         };
+        let (vsn, tenant) = (socket.vsn, socket.tenant);
+        let Some(tenant) = self.tenants.get(tenant) else {
+            let text = "Tenant with the given ID does not exist";
+            let refusal = Refusal::new(ErrorCode::TenantNotFound, text).closing();
+            return self.refuse_pending(io, id, join, refusal);
+        };
+        let address = &join.address;
+        let name = (
+            tenant.id,
+            join.private,
+            &*address.topic,
+            &*address.topic_json,
+        );
+        let subscription = self.fanout.subscribe(io, id, name, &tenant.usage, vsn);
         match subscription {
-            Subscription::Active(_) => self.complete_join(io, id, pending),
-            Subscription::Awaited(_) => {
-                if let Some(socket) = self.sockets.get_mut(id) {
-                    socket.waiting.get_or_insert_default().pending = Some(pending);
-                }
-            }
+            Subscription::Active(topic) => self.on_topic_active(io, id, topic, join),
+            Subscription::Awaited(topic) => self.set_joining(id, Stage::Subscribing(topic), join),
+        }
+    }
+
+    /// The topic's messages reach this shard: the socket becomes a member, if it has not asked for messages that were kept.
+    fn on_topic_active(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        join: PendingJoin,
+    ) {
+        let replay = if join.private {
+            Replay::parse(join.replay.as_deref()).ok().flatten()
+        } else {
+            None
+        };
+        match replay {
+            Some(replay) => self.ask_for_replay(io, id, topic, join, replay),
+            None => self.complete_join(io, id, topic, join, &[]),
         }
     }
 
@@ -324,8 +375,13 @@ impl Channels {
                 .sockets
                 .get_mut(id)
                 .and_then(|socket| socket.waiting.as_mut());
-            if let Some(pending) = waiting.and_then(|waiting| waiting.pending.take()) {
-                self.complete_join(io, id, pending);
+            let joining = waiting.and_then(|waiting| {
+                waiting
+                    .joining
+                    .take_if(|joining| matches!(joining.stage, Stage::Subscribing(_)))
+            });
+            if let Some(joining) = joining {
+                self.on_topic_active(io, id, topic, joining.join);
             }
         }
         if !sockets.is_empty() {
@@ -338,9 +394,17 @@ impl Channels {
     }
 
     /// The socket becomes a member: reply first, then whatever follows it (spec 5.4).
-    fn complete_join(&mut self, io: &mut Io<'_>, id: ConnectionId, pending: PendingJoin) {
+    pub(super) fn complete_join(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        join: PendingJoin,
+        replayed: &[Replayed],
+    ) {
         let PendingJoin {
-            topic,
+            private,
+            verdict,
             flags,
             join_ref,
             token,
@@ -348,14 +412,13 @@ impl Channels {
             reply,
             close_of_old,
             ..
-        } = pending;
+        } = join;
         let Some(socket) = self.sockets.get_mut(id) else {
             return;
         };
-        socket.is_user |= pending.added_user;
-        let member = self
-            .fanout
-            .add_member(io, topic, id, socket.vsn, Reads::ALL);
+        socket.is_user |= join.added_user;
+        let reads = if private { reads(verdict) } else { Reads::ALL };
+        let member = self.fanout.add_member(io, topic, id, socket.vsn, reads);
         let visit = Self::next_visit(
             socket.last_seen,
             self.settings.idle_timeout_seconds,
@@ -364,11 +427,13 @@ impl Channels {
         let has_subscriptions = extra
             .as_ref()
             .is_some_and(|extra| !extra.subscriptions.is_empty());
-        let of_join = flags.presence.then(|| Box::from(&*join_ref));
+        let wants_state = flags.presence && reads.presence;
+        let of_join = wants_state.then(|| Box::from(&*join_ref));
         socket.channels.push(Channel {
             topic,
             member,
             flags,
+            verdict,
             join_ref,
             token,
             extra,
@@ -378,10 +443,11 @@ impl Channels {
         if let Some(close) = close_of_old {
             self.queue(io, id, close);
         }
+        self.push_replayed(io, id, topic, replayed);
         if has_subscriptions {
             self.answer_subscriptions(io, id, topic);
         }
-        if pending.waits_for_replication {
+        if join.waits_for_replication {
             self.wait_for_replication(io, id, topic);
         }
         if let Some(join_ref) = of_join
@@ -391,14 +457,20 @@ impl Channels {
         }
     }
 
-    /// The channel ends unless the replication stream is up in time (spec 5.6).
-    fn wait_for_replication(&mut self, io: &mut Io<'_>, id: ConnectionId, topic: TopicRef) {
-        let due = io.now().after(limits::REPLICATION_READY_TIMEOUT);
-        let socket = self.sockets.get_mut(id);
-        if let Some(channel) = socket.and_then(|socket| socket.channel(topic)) {
-            channel.extra().replication_deadline = Some(due);
-            self.delay(io, due, Delayed::ReplicationDeadline { id, topic, due });
+    /// A join is refused that had passed the shard's checks: the user that it added is none.
+    pub(super) fn refuse_pending(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        join: PendingJoin,
+        refusal: Refusal,
+    ) {
+        if join.added_user
+            && let Some(tenant) = self.tenant_of(id)
+        {
+            tenant.usage.remove_user();
         }
+        self.refuse(io, id, &join.address, refusal, join.close_of_old);
     }
 
     /// The error reply comes after the back-off; further joins of the socket, and what else is sent on this topic, wait behind it
@@ -407,7 +479,7 @@ impl Channels {
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
-        message: &Message<'_>,
+        address: &Address,
         refusal: Refusal,
         close_of_old: Option<Vec<u8>>,
     ) {
@@ -421,19 +493,18 @@ impl Channels {
         phoenix::json_string(&mut response, &refusal.reason);
         response.push(b'}');
         let response = String::from_utf8(response).expect("a JSON string of a string is UTF-8");
-        let join_ref = &*message.join_ref;
         phoenix::encode_reply(
             &mut frames,
             socket.vsn,
-            join_ref,
-            &message.msg_ref,
-            &message.topic.raw,
+            &address.join_ref,
+            &address.msg_ref,
+            &address.topic_json,
             "error",
             &response,
         );
         frames.extend(close_of_old.into_iter().flatten());
         socket.waiting.get_or_insert_default().refusal = Some(WaitingRefusal {
-            topic: message.topic.text.as_deref().map(Into::into),
+            topic: Some(address.topic.clone()),
             frames,
             closes_socket: refusal.closes_socket,
         });

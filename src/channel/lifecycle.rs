@@ -2,7 +2,7 @@
 //! websocket-protocol 4.4, 4.5, 5.8, 5.9, 9.1, 11).
 
 use super::Channels;
-use crate::connection::{self, Close, ConnectionId, Io, PendingLeave, Tick};
+use crate::connection::{self, Close, ConnectionId, Io, PendingLeave, Stage, Tick};
 use crate::error::ErrorCode;
 use crate::fanout::Leaver;
 use crate::limits;
@@ -286,16 +286,23 @@ impl Channels {
         };
         self.settings.open_sockets.remove();
         if let Some(tenant) = self.tenants.get(socket.tenant) {
-            let pending = socket
+            let joining = socket
                 .waiting
                 .as_ref()
-                .and_then(|waiting| waiting.pending.as_ref());
-            if socket.is_user || pending.is_some_and(|pending| pending.added_user) {
+                .and_then(|waiting| waiting.joining.as_ref());
+            if socket.is_user || joining.is_some_and(|joining| joining.join.added_user) {
                 tenant.usage.remove_user();
             }
         }
-        if let Some(pending) = socket.waiting.take().and_then(|waiting| waiting.pending) {
-            self.fanout.stop_waiting(io, pending.topic, id);
+        match socket
+            .waiting
+            .take()
+            .and_then(|waiting| waiting.joining)
+            .map(|joining| joining.stage)
+        {
+            Some(Stage::Subscribing(topic)) => self.fanout.stop_waiting(io, topic, id),
+            Some(Stage::Replaying(topic, _)) => self.fanout.let_go(io, topic),
+            Some(Stage::Asking(_)) | None => {}
         }
         for channel in std::mem::take(&mut socket.channels) {
             self.end_membership(io, id, &channel, true);
@@ -322,6 +329,7 @@ impl Channels {
 
     /// The wheel has come to a socket: is it idle, has a token expired (spec 9.1)?
     pub fn on_visit(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+        self.give_up_questions(io, id, connection::unix_second(io));
         let unix_now = io.unix_ms() / 1000;
         let idle_timeout = self.settings.idle_timeout_seconds;
         let Some(socket) = self.sockets.get(id) else {
@@ -356,6 +364,11 @@ impl Channels {
             .map(|exp| Self::next_visit(socket.last_seen, idle_timeout, exp))
             .min();
         let visit = first.unwrap_or(socket.last_seen.saturating_add(idle_timeout));
+        let question_due = socket
+            .waiting
+            .as_ref()
+            .and_then(|waiting| waiting.question_due());
+        let visit = visit.min(question_due.unwrap_or(visit));
         io.visit_at(
             id,
             visit.max(
@@ -450,10 +463,10 @@ impl Channels {
 
     fn drain(&mut self, io: &mut Io<'_>) {
         let batch = limits::DRAIN_BATCH.div_ceil(io.shard_count());
-        // A join that waits for its topic's owner has passed the checks: nothing would refuse it any more.
+        // A join that waits for somebody else has passed the checks: nothing would refuse it any more.
         let is_joining = |socket: &connection::Socket| {
             let waiting = socket.waiting.as_ref();
-            waiting.is_some_and(|waiting| waiting.pending.is_some())
+            waiting.is_some_and(|waiting| waiting.joining.is_some())
         };
         let joined = self
             .sockets

@@ -15,6 +15,8 @@ mod join;
 mod lifecycle;
 mod postgres_changes;
 mod presence;
+mod question;
+mod replay;
 mod report;
 
 use crate::connection::OpenSockets;
@@ -26,7 +28,7 @@ use crate::connection::{
 use crate::error::Level;
 use crate::fanout::Fanout;
 use crate::logging::Gate;
-use crate::mail::{Mail, TopicRef};
+use crate::mail::{DatabaseState, Mail, TopicRef};
 use crate::phoenix::{self, Message, Payload, Vsn};
 use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
 use rustc_hash::FxHashMap;
@@ -62,6 +64,12 @@ pub struct Channels {
     pub settings: Settings,
     /// The process is about to end: joins are refused.
     pub is_draining: bool,
+    /// What is known of the tenants' databases.
+    databases: FxHashMap<TenantId, DatabaseState>,
+    /// The number of the last question.
+    questions: u32,
+    /// What a socket without headers for policies has.
+    no_headers: Arc<[(String, String)]>,
     /// Which lines are worth mailing to the log.
     gate: Gate,
     /// What is due later, by timer key.
@@ -79,6 +87,9 @@ impl Channels {
             tenants,
             tokens: Tokens::default(),
             is_draining: false,
+            databases: FxHashMap::default(),
+            questions: 0,
+            no_headers: Arc::from([]),
             gate: Gate::new(settings.log_level),
             settings,
             delayed: FxHashMap::default(),
@@ -102,15 +113,15 @@ impl Channels {
             Err(error) => return self.report_undecodable(io, id, error),
         };
         if let Some(waiting) = &socket.waiting
-            && self.has_to_wait(waiting, &message)
+            && Self::has_to_wait(waiting, &message)
         {
-            return self.wait(io, id, &message, bytes, is_binary);
+            return self.wait(io, id, &message, Frame { bytes, is_binary });
         }
-        self.on_message(io, id, &message);
+        self.on_message(io, id, &message, Frame { bytes, is_binary });
     }
 
     /// Joins wait for the join before them, and so do messages of topics whose join waits (spec 4.1). It is the same with leaves.
-    fn has_to_wait(&self, waiting: &Waiting, message: &Message<'_>) -> bool {
+    fn has_to_wait(waiting: &Waiting, message: &Message<'_>) -> bool {
         let event = message.event.text.as_deref();
         let is_join = event == Some("phx_join");
         let Some(topic) = message.topic.text.as_deref() else {
@@ -120,42 +131,30 @@ impl Channels {
             return true;
         }
         let is_being_joined = waiting
-            .pending
+            .joining
             .as_ref()
-            .and_then(|pending| self.fanout.topic(pending.topic))
-            .is_some_and(|entry| entry.key.text() == topic);
+            .is_some_and(|joining| *joining.join.address.topic == *topic);
+        let is_asked_about = waiting
+            .asked
+            .as_ref()
+            .is_some_and(|asked| *asked.text == *topic);
         let is_being_left = waiting
             .leaving
             .as_ref()
             .is_some_and(|leaving| event == Some("phx_leave") || *leaving.text == *topic);
         is_being_joined
+            || is_asked_about
             || is_being_left
             || waiting.refused_topic() == Some(topic)
             || waiting.holds(topic)
     }
 
-    fn wait(
-        &mut self,
-        io: &mut Io<'_>,
-        id: ConnectionId,
-        message: &Message<'_>,
-        bytes: &[u8],
-        is_binary: bool,
-    ) {
-        let Some(waiting) = self
-            .sockets
-            .get_mut(id)
-            .and_then(|socket| socket.waiting.as_mut())
-        else {
+    fn wait(&mut self, io: &mut Io<'_>, id: ConnectionId, message: &Message<'_>, frame: Frame<'_>) {
+        let Some(socket) = self.sockets.get_mut(id) else {
             return;
         };
-        let topic = message.topic.text.as_deref().map(Into::into);
-        let outcome = waiting.push(WaitingMessage {
-            topic,
-            is_join: message.event.text.as_deref() == Some("phx_join"),
-            is_binary,
-            bytes: bytes.into(),
-        });
+        let waiting = socket.waiting.get_or_insert_default();
+        let outcome = waiting.push(frame.keep(message));
         if outcome == Inbound::Full {
             self.close(io, id, 1013);
         }
@@ -166,7 +165,7 @@ impl Channels {
         while let Some(socket) = self.sockets.get_mut(id)
             && let Some(waiting) = socket.waiting.as_mut()
         {
-            if waiting.pending.is_some() || waiting.leaving.is_some() {
+            if waiting.joining.is_some() || waiting.leaving.is_some() || waiting.asked.is_some() {
                 return;
             }
             if waiting.refusal.is_some() {
@@ -195,7 +194,7 @@ impl Channels {
             .get_mut(id)
             .and_then(|socket| socket.waiting.as_mut())
         {
-            if waiting.leaving.is_some() {
+            if waiting.leaving.is_some() || waiting.asked.is_some() {
                 return waiting.put_back(messages);
             }
             let Some(message) = messages.next() else {
@@ -216,13 +215,23 @@ impl Channels {
         } else {
             phoenix::decode_text
         };
+        let frame = Frame {
+            bytes: &message.bytes,
+            is_binary: message.is_binary,
+        };
         if let Ok(message) = decode(socket.vsn, &message.bytes) {
-            self.on_message(io, id, &message);
+            self.on_message(io, id, &message, frame);
         }
     }
 
     /// Event to operation (spec 4.3).
-    fn on_message(&mut self, io: &mut Io<'_>, id: ConnectionId, message: &Message<'_>) {
+    fn on_message(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        message: &Message<'_>,
+        frame: Frame<'_>,
+    ) {
         let topic = message.topic.text.as_deref();
         let event = message.event.text.as_deref().unwrap_or("");
         if topic == Some("phoenix") && event == "heartbeat" {
@@ -243,9 +252,9 @@ impl Channels {
         };
         match event {
             "phx_leave" => self.leave(io, id, place, message),
-            "broadcast" => self.broadcast(io, id, place, message),
-            "presence" => self.presence(io, id, place, message),
-            "access_token" => self.access_token(io, id, place, message),
+            "broadcast" => self.broadcast(io, id, place, message, frame),
+            "presence" => self.presence(io, id, place, message, frame),
+            "access_token" => self.access_token(io, id, place, message, frame),
             _ => self.unknown_event(io, id, event),
         }
     }
@@ -402,6 +411,24 @@ impl Channels {
     fn tenant_of(&self, id: ConnectionId) -> Option<Arc<Tenant>> {
         let tenant: TenantId = self.sockets.get(id)?.tenant;
         self.tenants.get(tenant).cloned()
+    }
+}
+
+/// A message as it came, for those that have to wait.
+#[derive(Copy, Clone)]
+struct Frame<'a> {
+    bytes: &'a [u8],
+    is_binary: bool,
+}
+
+impl Frame<'_> {
+    fn keep(self, message: &Message<'_>) -> WaitingMessage {
+        WaitingMessage {
+            topic: message.topic.text.as_deref().map(Into::into),
+            is_join: message.event.text.as_deref() == Some("phx_join"),
+            is_binary: self.is_binary,
+            bytes: self.bytes.into(),
+        }
     }
 }
 

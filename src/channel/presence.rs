@@ -1,9 +1,10 @@
 //! `presence`: a client tracks or untracks itself (spec: websocket-protocol 8).
 
-use super::Channels;
+use super::question::is_private;
+use super::{Channels, Frame};
 use crate::connection::{Channel, ConnectionId, Io};
 use crate::error::ErrorCode;
-use crate::mail::{PresenceAction, PresenceState};
+use crate::mail::{Checks, PresenceAction, PresenceState};
 use crate::phoenix::{self, Message, Payload};
 use crate::tenant::{Counter, Tenant, TenantLimits};
 use std::time::Duration;
@@ -49,8 +50,16 @@ impl Channels {
         id: ConnectionId,
         place: usize,
         message: &Message<'_>,
+        frame: Frame<'_>,
     ) {
         let fields = Fields::of(&message.payload);
+        if let Some(checks) = self.unknown_of_track(id, place, &fields) {
+            return if self.is_asking(id) {
+                self.wait(io, id, message, frame);
+            } else {
+                self.ask_for_write(io, id, place, checks, frame.keep(message));
+            };
+        }
         let outcome = match fields.event {
             None => Outcome::Ok,
             Some(event) => {
@@ -66,6 +75,28 @@ impl Channels {
             }
             Outcome::Shutdown(text) => self.shut_down(io, id, place, text),
         }
+    }
+
+    /// What has to be asked before a track on a private topic can be handled. It is asked before the call is counted, because the message
+    /// comes a second time when the answer is there.
+    fn unknown_of_track(
+        &self,
+        id: ConnectionId,
+        place: usize,
+        fields: &Fields<'_>,
+    ) -> Option<Checks> {
+        let is_track = phoenix::string_value(fields.event?)?.eq_ignore_ascii_case("track");
+        let channel = self.sockets.get(id)?.channels.get(place)?;
+        let verdict = channel.verdict;
+        let is_known = verdict.presence_write.is_some() && verdict.presence_read.is_some();
+        if !is_track || is_known || !is_private(&self.fanout, channel) {
+            return None;
+        }
+        Some(Checks {
+            broadcast_read: false,
+            presence_read: verdict.presence_read.is_none(),
+            writes: verdict.presence_write.is_none(),
+        })
     }
 
     /// The order of checks is the spec's (8.1): calls per window, object, identical, size, tenant's rate.
@@ -124,6 +155,16 @@ impl Channels {
         tenant: &Tenant,
         payload: &str,
     ) -> Outcome {
+        let channel = self
+            .sockets
+            .get(id)
+            .and_then(|socket| socket.channels.get(place));
+        if channel.is_some_and(|channel| {
+            is_private(&self.fanout, channel) && channel.verdict.presence_write != Some(true)
+        }) {
+            self.report(io, id, ErrorCode::UnableToHandlePresence, ":unauthorized");
+            return Outcome::Error;
+        }
         if !payload.starts_with('{') {
             self.report(
                 io,

@@ -1,23 +1,26 @@
-//! What comes into a socket: messages that are handled at once, and those that wait behind a join that is not decided yet.
+//! What comes into a socket: messages that are handled at once, and those that wait behind something that is not decided yet.
 //!
 //! The joins of one socket are decided one after another, and an error reply comes 5 s after its join (spec: websocket-protocol 4.1).
 //! Heartbeats and other topics go on meanwhile; what must not overtake waits here: further joins, and messages on topics whose
-//! join waits. What always holds: waiting messages keep their order, and both their number and their bytes are bounded.
+//! join, or whose question to the tenant's database, waits. What always holds: waiting messages keep their order, and both their number and their bytes are bounded.
 
 use super::{Extra, Flags, RawJson, Token};
 use crate::limits;
-use crate::mail::TopicRef;
+use crate::mail::{TopicRef, Verdict};
+use crate::phoenix::Message;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 /// Clients choose the names of topics, so their hashes are seeded.
 type ByTopic<V> = HashMap<Rc<str>, V, foldhash::fast::RandomState>;
 
-/// The join or leave that a socket waits for, and what waits behind it.
+/// The join, leave or question that a socket waits for, and what waits behind it.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// A join that has passed its checks and waits for the owner of its topic.
-    pub pending: Option<PendingJoin>,
+    /// A join that has passed the checks of its shard.
+    pub joining: Option<Joining>,
+    /// A question about a joined channel.
+    pub asked: Option<Box<Asked>>,
     /// A leave that waits until its member has got what was published before it.
     pub leaving: Option<PendingLeave>,
     /// A join was refused and its reply is not due yet.
@@ -41,11 +44,94 @@ pub struct WaitingRefusal {
     pub closes_socket: bool,
 }
 
-/// A join that has passed all checks: what the channel will be, and what its socket gets to read.
+/// A join on its way.
+#[derive(Debug)]
+pub struct Joining {
+    /// What it waits for.
+    pub stage: Stage,
+    /// What comes of it.
+    pub join: PendingJoin,
+}
+
+/// What a join waits for, in this order. Public topics of a tenant whose database is connected have the second stage alone.
+#[derive(Copy, Clone, Debug)]
+pub enum Stage {
+    /// The tenant's database: whether it can be reached, and what its policies say.
+    Asking(QuestionRef),
+    /// The owner of the topic, by its name in this shard's registry.
+    Subscribing(TopicRef),
+    /// The messages that were kept. From now on nothing that is published gets past the member to be.
+    Replaying(TopicRef, QuestionRef),
+}
+
+/// An open question to the control core.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct QuestionRef {
+    /// Its number.
+    pub number: u32,
+    /// The second of unix time in which it is given up.
+    pub due: u32,
+}
+
+/// A question about a joined channel. What is sent on its topic meanwhile waits.
+#[derive(Debug)]
+pub struct Asked {
+    /// The question.
+    pub question: QuestionRef,
+    /// The channel's topic.
+    pub topic: TopicRef,
+    /// The same as clients write it.
+    pub text: Box<str>,
+    /// What the answer is for.
+    pub purpose: Purpose,
+}
+
+/// What the answer to a question about a channel is for.
+#[derive(Debug)]
+pub enum Purpose {
+    /// This message, the first that needs to know what may be written, is handled.
+    Write(WaitingMessage),
+    /// The channel has a new token: it may read less than before, or more.
+    Refresh,
+}
+
+/// Whom a reply to a join is for: parts of its message.
+#[derive(Debug)]
+pub struct Address {
+    /// The topic, as the client writes it.
+    pub topic: Box<str>,
+    /// The same as raw JSON.
+    pub topic_json: Box<str>,
+    /// Raw JSON, as sent.
+    pub join_ref: Box<str>,
+    /// Raw JSON.
+    pub msg_ref: Box<str>,
+}
+
+impl Address {
+    /// Of a message whose topic is this text.
+    #[must_use]
+    pub fn of(topic: &str, message: &Message<'_>) -> Self {
+        Self {
+            topic: topic.into(),
+            topic_json: (*message.topic.raw).into(),
+            join_ref: (*message.join_ref).into(),
+            msg_ref: (*message.msg_ref).into(),
+        }
+    }
+}
+
+/// A join that has passed the checks of its shard: what the channel will be, and what its socket gets to read.
 #[derive(Debug)]
 pub struct PendingJoin {
-    /// The topic, in this shard's registry.
-    pub topic: TopicRef,
+    /// Whom the reply is for.
+    pub address: Address,
+    /// Whether the topic is a private one.
+    pub private: bool,
+    /// `replay` of the join, raw JSON.
+    pub replay: Option<Box<str>>,
+    /// What the policies of a private topic allow.
+    pub verdict: Verdict,
     /// Whether the socket became a user of its tenant by this join: given back if the join comes to nothing.
     pub added_user: bool,
     /// Of the channel.
@@ -103,6 +189,17 @@ pub enum Inbound {
     Full,
 }
 
+impl Stage {
+    /// The question that is open in this stage.
+    #[must_use]
+    pub fn question(&self) -> Option<QuestionRef> {
+        match self {
+            Self::Asking(question) | Self::Replaying(_, question) => Some(*question),
+            Self::Subscribing(_) => None,
+        }
+    }
+}
+
 impl WaitingMessage {
     /// Memory that it takes, about: a topic may be as long as its message.
     fn cost_bytes(&self) -> usize {
@@ -116,6 +213,21 @@ impl Waiting {
     #[must_use]
     pub fn holds(&self, topic: &str) -> bool {
         self.by_topic.contains_key(topic)
+    }
+
+    /// When the first of the open questions is given up, in seconds of unix time.
+    #[must_use]
+    pub fn question_due(&self) -> Option<u32> {
+        let of_join = self
+            .joining
+            .as_ref()
+            .and_then(|joining| joining.stage.question());
+        let of_channel = self.asked.as_ref().map(|asked| asked.question);
+        [of_join, of_channel]
+            .into_iter()
+            .flatten()
+            .map(|question| question.due)
+            .min()
     }
 
     /// The topic of a join that was refused and whose reply is not due yet.

@@ -9,19 +9,23 @@ mod open_sockets;
 mod outbox;
 mod tokens;
 
-pub use inbound::{Inbound, PendingJoin, PendingLeave, Waiting, WaitingMessage, WaitingRefusal};
+pub use inbound::{
+    Address, Asked, Inbound, Joining, PendingJoin, PendingLeave, Purpose, QuestionRef, Stage,
+    Waiting, WaitingMessage, WaitingRefusal,
+};
 pub use open_sockets::OpenSockets;
 pub use outbox::{close, close_answered, close_frame, close_slow, queue, queue_bytes};
 pub use shards::{Close, ConnectionId, LocalBytes, Tick};
 pub use tokens::{Token, Tokens};
 
 use crate::http::LogLevel;
-use crate::mail::{Mail, TopicRef};
+use crate::mail::{Mail, TopicRef, Verdict};
 use crate::phoenix::Vsn;
 use crate::tenant::TenantId;
 use crate::websocket::Decoder;
 use smallvec::SmallVec;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The runtime, as the rooms of the data plane see it.
 pub type Io<'a> = shards::Io<'a, Mail>;
@@ -41,10 +45,10 @@ pub struct Socket {
     pub token: Rc<Token>,
     /// What it has joined.
     pub channels: SmallVec<[Channel; 1]>,
-    /// The join or leave that is not over yet, and what waits behind it.
+    /// The join, leave or question that is not over yet, and what waits behind it.
     pub waiting: Option<Box<Waiting>>,
     /// The `x-*` headers of the upgrade, for policies; most sockets have none.
-    pub headers: Option<Box<Vec<(String, String)>>>,
+    pub headers: Option<Arc<[(String, String)]>>,
     /// Whose socket it is.
     pub tenant: TenantId,
     /// The last second of unix time in which the client sent something.
@@ -66,8 +70,10 @@ pub struct Channel {
     pub topic: TopicRef,
     /// The place among the topic's members on this shard.
     pub member: u32,
-    /// What is asked for and allowed.
+    /// What is asked for.
     pub flags: Flags,
+    /// What policies allow on a private topic; public topics have none.
+    pub verdict: Verdict,
     /// The raw JSON of the `join_ref` that replies carry.
     pub join_ref: RawJson,
     /// The channel's own token, or the socket's.

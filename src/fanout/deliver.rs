@@ -7,6 +7,7 @@ use crate::mail::{Audience, Batch, Entry, TopicRef};
 use crate::phoenix::Vsn;
 use crate::tenant::Counter;
 use smallvec::SmallVec;
+use uuid::Uuid;
 
 /// Members that some message of a batch leaves out, on this shard.
 type Excepted = SmallVec<[ConnectionId; 8]>;
@@ -38,8 +39,18 @@ impl Fanout {
         let whole = whole.map(|frames| frames.map(|frames| LocalBytes::from(frames.clone())));
         let (mut events, mut presences) = (0, 0);
 
+        // Ids matter to members that have replayed; nearly always there are none of either.
+        let replayed = entry
+            .replayed
+            .as_deref()
+            .filter(|_| batch.entries.iter().any(|entry| entry.id.is_some()));
+
         for here in &entry.members.here {
-            let gets_all = (here.reads.broadcast || of_broadcast == 0)
+            let has_read: &[Uuid] = replayed
+                .and_then(|replayed| replayed.get(&here.id))
+                .map_or(&[], |ids| ids);
+            let gets_all = has_read.is_empty()
+                && (here.reads.broadcast || of_broadcast == 0)
                 && (here.reads.presence || of_presence == 0)
                 && !excepted.contains(&here.id);
             let (gets_events, fits) = if gets_all {
@@ -49,7 +60,7 @@ impl Fanout {
                 });
                 (of_broadcast, fits)
             } else {
-                let parts = Parts::of(batch, |entry| gets(here, entry, self.shard));
+                let parts = Parts::of(batch, |entry| gets(here, entry, self.shard, has_read));
                 presences += parts.presences;
                 let fits = parts.queue(io, batch, here, self.queued_bytes_max);
                 (parts.events, fits)
@@ -75,7 +86,7 @@ impl Fanout {
 }
 
 /// Whether a member gets a message.
-fn gets(here: &Here, entry: &Entry, shard: shards::ShardId) -> bool {
+fn gets(here: &Here, entry: &Entry, shard: shards::ShardId, has_read: &[Uuid]) -> bool {
     let may_read = match entry.audience {
         Audience::Broadcast => here.reads.broadcast,
         Audience::Presence => here.reads.presence,
@@ -83,7 +94,8 @@ fn gets(here: &Here, entry: &Entry, shard: shards::ShardId) -> bool {
     let is_excepted = entry
         .except
         .is_some_and(|except| except.connection == here.id && except.shard == shard);
-    may_read && !is_excepted
+    let is_known = entry.id.is_some_and(|id| has_read.contains(&id));
+    may_read && !is_excepted && !is_known
 }
 
 /// The messages of a batch that one member gets, as runs of neighbours.

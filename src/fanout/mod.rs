@@ -28,6 +28,7 @@ use crate::tenant::{Counter, TenantId, Usage};
 use registry::Registry;
 use shards::{Peer, ShardId};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// The topics of one shard: those with members here, and those that it owns.
 pub struct Fanout {
@@ -241,6 +242,36 @@ impl Fanout {
         entry.members.add(id, vsn, reads)
     }
 
+    /// What a member may read has changed; what was published before it gets by what it might read then.
+    pub fn set_reads(&mut self, io: &mut Io<'_>, topic: TopicRef, member: u32, reads: Reads) {
+        self.seal(io, topic);
+        if let Some(entry) = self.registry.get_mut(topic) {
+            entry.members.set_reads(member, reads);
+        }
+    }
+
+    /// A member has read these messages by replay: live ones with the same ids are not for it.
+    pub fn set_replayed(&mut self, topic: TopicRef, id: ConnectionId, ids: Box<[Uuid]>) {
+        if let Some(entry) = self.registry.get_mut(topic) {
+            entry.replayed.get_or_insert_default().insert(id, ids);
+        }
+    }
+
+    /// A socket that is about to become a member waits for more than the topic, which is kept until [`Fanout::let_go`].
+    pub fn hold(&mut self, topic: TopicRef) {
+        if let Some(entry) = self.registry.get_mut(topic) {
+            entry.holds += 1;
+        }
+    }
+
+    /// A socket that held a topic is a member of it now, or will not become one.
+    pub fn let_go(&mut self, io: &mut Io<'_>, topic: TopicRef) {
+        if let Some(entry) = self.registry.get_mut(topic) {
+            entry.holds = entry.holds.saturating_sub(1);
+            self.forget_if_unused(io, topic);
+        }
+    }
+
     /// A member leaves; its presence, if it has one, leaves with it. Returns the socket that took its place in the list of members,
     /// to be told of its new place.
     pub fn remove_member(
@@ -253,7 +284,14 @@ impl Fanout {
             // It is still there to read what was published before it left.
             self.seal(io, topic);
         }
-        let moved = self.registry.get_mut(topic)?.members.remove(leaver.member);
+        let entry = self.registry.get_mut(topic)?;
+        let moved = entry.members.remove(leaver.member);
+        if let Some(replayed) = &mut entry.replayed {
+            replayed.remove(&leaver.id);
+            if replayed.is_empty() {
+                entry.replayed = None;
+            }
+        }
         if leaver.is_tracked {
             self.presence(io, topic, leaver.id, PresenceAction::Untrack);
         }
@@ -352,7 +390,7 @@ impl Fanout {
         let Some(entry) = self.registry.get_mut(topic) else {
             return;
         };
-        if !entry.members.is_empty() || !entry.waiting.is_empty() {
+        if !entry.members.is_empty() || !entry.waiting.is_empty() || entry.holds > 0 {
             return;
         }
         if entry.asked != Serializers::default() {

@@ -4,7 +4,8 @@ use super::Fanout;
 use crate::connection::{ConnectionId, Io};
 use crate::limits;
 use crate::mail::{
-    Audience, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish, To, TopicRef,
+    Audience, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish, Receivers,
+    To, TopicRef,
 };
 use crate::presence::PhxRef;
 use shards::{Peer, ShardId};
@@ -26,13 +27,18 @@ impl Fanout {
         };
         let owner = entry.key.owner(self.shard_count);
         if owner == self.shard {
-            self.order(io, topic, &content, audience, except);
+            let to = Receivers {
+                except,
+                ..Receivers::all(audience)
+            };
+            self.order(io, topic, &content, to);
         } else if let Some(theirs) = entry.owner {
             let publish = Publish {
                 to: To::Topic(theirs),
                 content: content.into_owned(),
                 except,
                 audience,
+                id: None,
             };
             io.mail(Peer::Shard(owner), Mail::Publish(Box::new(publish)));
         }
@@ -47,13 +53,12 @@ impl Fanout {
             }),
         };
         if let Some(topic) = topic {
-            self.order(
-                io,
-                topic,
-                &publish.content,
-                publish.audience,
-                publish.except,
-            );
+            let to = Receivers {
+                audience: publish.audience,
+                except: publish.except,
+                id: publish.id,
+            };
+            self.order(io, topic, &publish.content, to);
         }
     }
 
@@ -181,7 +186,7 @@ impl Fanout {
                 event: "presence_diff",
                 payload: Cow::Owned(diff),
             };
-            self.order(io, topic, &content, Audience::Presence, None);
+            self.order(io, topic, &content, Receivers::all(Audience::Presence));
         }
     }
 
@@ -209,14 +214,7 @@ impl Fanout {
     }
 
     /// Gives a message its place in the order of a topic that this shard owns.
-    fn order(
-        &mut self,
-        io: &mut Io<'_>,
-        topic: TopicRef,
-        content: &Content<'_>,
-        audience: Audience,
-        except: Option<Member>,
-    ) {
+    fn order(&mut self, io: &mut Io<'_>, topic: TopicRef, content: &Content<'_>, to: Receivers) {
         let Some(entry) = self.registry.get_mut(topic) else {
             return;
         };
@@ -232,10 +230,7 @@ impl Fanout {
             .batch
             .get_or_insert_with(|| spare.pop().unwrap_or_default());
         let was_empty = batch.is_empty();
-        if batch
-            .push(&entry.key, content, owned.wanted, audience, except)
-            .is_err()
-        {
+        if batch.push(&entry.key, content, owned.wanted, to).is_err() {
             self.outcome.too_long.push(entry.key.tenant());
             return;
         }

@@ -6,9 +6,11 @@ use crate::phoenix::Vsn;
 use crate::presence::Roster;
 use crate::tenant::Usage;
 use hashbrown::HashTable;
+use rustc_hash::FxHashMap;
 use shards::ShardId;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Topics by name and by reference.
 #[derive(Default)]
@@ -33,8 +35,12 @@ pub struct Topic {
     pub usage: Arc<Usage>,
     /// The members on this shard.
     pub members: Members,
+    /// What members have read by replay: a live message with one of these ids is not for them.
+    pub(super) replayed: Option<Box<ReplayedIds>>,
     /// Sockets whose join waits for the owner's answer.
     pub waiting: Vec<ConnectionId>,
+    /// How many joins wait for messages that were kept.
+    pub(super) holds: u32,
     /// The serializers that the owner was asked for.
     pub asked: Serializers,
     /// Those that it has confirmed.
@@ -44,6 +50,9 @@ pub struct Topic {
     /// What only the owner keeps.
     pub owned: Option<Box<Owned>>,
 }
+
+/// The ids that members have read by replay, by socket.
+pub(super) type ReplayedIds = FxHashMap<ConnectionId, Box<[Uuid]>>;
 
 /// What the owner of a topic keeps.
 #[derive(Default)]
@@ -128,7 +137,9 @@ impl Registry {
             key,
             usage,
             members: Members::default(),
+            replayed: None,
             waiting: Vec::new(),
+            holds: 0,
             asked: Serializers::default(),
             active: Serializers::default(),
             owner: None,
@@ -225,6 +236,13 @@ impl Members {
     pub(super) fn add(&mut self, id: ConnectionId, vsn: Vsn, reads: Reads) -> u32 {
         self.here.push(Here { id, vsn, reads });
         u32::try_from(self.here.len() - 1).expect("a shard has fewer sockets than 2^32")
+    }
+
+    /// Changes what the member at this place may read.
+    pub(super) fn set_reads(&mut self, member: u32, reads: Reads) {
+        if let Some(here) = self.here.get_mut(member as usize) {
+            here.reads = reads;
+        }
     }
 
     /// Removes the member at this place; the last one takes it.

@@ -4,6 +4,7 @@ use super::{Member, Serializers};
 use crate::phoenix::{self, Encoding, TooLong, Vsn};
 use shards::SharedBytes;
 use std::borrow::Cow;
+use uuid::Uuid;
 
 use super::TopicKey;
 
@@ -109,6 +110,29 @@ pub enum Audience {
     Presence,
 }
 
+/// Which of a topic's members get a message.
+#[derive(Copy, Clone, Debug)]
+pub struct Receivers {
+    /// Who may get it.
+    pub audience: Audience,
+    /// The member that does not get it.
+    pub except: Option<Member>,
+    /// See [`Publish::id`](super::Publish::id).
+    pub id: Option<Uuid>,
+}
+
+impl Receivers {
+    /// All who may get it.
+    #[must_use]
+    pub const fn all(audience: Audience) -> Self {
+        Self {
+            audience,
+            except: None,
+            id: None,
+        }
+    }
+}
+
 /// One message of a [`Batch`].
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -116,6 +140,8 @@ pub struct Entry {
     pub audience: Audience,
     /// The member that does not get it.
     pub except: Option<Member>,
+    /// See [`Publish::id`](super::Publish::id).
+    pub id: Option<Uuid>,
     /// Where its 1.0.0 frame ends in [`Batch::v1`]; it begins where the one before ends, and may be empty.
     pub v1_end: u32,
     /// The same for 2.0.0.
@@ -174,8 +200,7 @@ impl Encoded {
         key: &TopicKey,
         content: &Content<'_>,
         wanted: Serializers,
-        audience: Audience,
-        except: Option<Member>,
+        to: Receivers,
     ) -> Result<(), TooLong> {
         let before = (self.v1.len(), self.v2.len());
         // 2.0.0 first: it is the one that can refuse, also where nobody speaks it, so that a message goes to all or to nobody.
@@ -197,8 +222,9 @@ impl Encoded {
         let [v1_end, v2_end] = [self.v1.len(), self.v2.len()]
             .map(|end| u32::try_from(end).expect("a batch is sealed long before 4 GiB"));
         self.entries.push(Entry {
-            audience,
-            except,
+            audience: to.audience,
+            except: to.except,
+            id: to.id,
             v1_end,
             v2_end,
         });

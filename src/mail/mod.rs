@@ -22,7 +22,7 @@ mod topic;
 
 #[cfg(test)]
 pub(crate) use content::encodings;
-pub use content::{Audience, Batch, Content, Encoded, Entry};
+pub use content::{Audience, Batch, Content, Encoded, Entry, Receivers};
 pub use question::{
     Answer, Ask, AskError, Body, Checks, Context, Question, Replayed, Told, Verdict,
 };
@@ -34,6 +34,7 @@ use crate::tenant::{Counter, Tenant, TenantId, Usage};
 use shards::{ConnectionId, ShardId};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// One letter.
 pub enum Mail {
@@ -198,6 +199,8 @@ pub struct Publish {
     pub except: Option<Member>,
     /// Who may get it.
     pub audience: Audience,
+    /// The id of the row that it comes from: members that have read it by replay do not get it again (spec: websocket-protocol 6.4).
+    pub id: Option<Uuid>,
 }
 
 /// See [`Mail::Presence`].

@@ -66,6 +66,15 @@ pub struct Checks {
     pub writes: bool,
 }
 
+impl Checks {
+    /// What may be written, alone.
+    pub const WRITES: Self = Self {
+        broadcast_read: false,
+        presence_read: false,
+        writes: true,
+    };
+}
+
 /// What policies said. Nothing where it was not asked.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Verdict {

@@ -139,6 +139,8 @@ impl Shard {
                 self.channels.tokens.forget(tenant);
                 self.channels.tenants.remove(tenant);
             }
+            Mail::Answer(answer) => self.channels.on_answer(io, *answer),
+            Mail::Database { tenant, state } => self.channels.on_database(io, tenant, state),
             Mail::Disconnect(tenant) => self.channels.disconnect(io, tenant),
             Mail::Adopt(adopted) => self.adopt(io, *adopted),
             Mail::Drain => self.channels.start_drain(io),

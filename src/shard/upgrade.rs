@@ -189,7 +189,7 @@ impl Shard {
             channels: SmallVec::new(),
             waiting: None,
             headers: (has_database && !request.x_headers.is_empty())
-                .then(|| Box::new(request.x_headers)),
+                .then(|| request.x_headers.into()),
             tenant,
             last_seen,
             vsn: request.vsn,

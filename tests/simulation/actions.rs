@@ -286,6 +286,7 @@ impl Model {
             },
             except: None,
             audience: Audience::Broadcast,
+            id: None,
         };
         let owner = owner(&tenant, &text, self.world.shards().count());
         self.messages.push(Message {

@@ -199,6 +199,7 @@ async fn publish(api: &Api, tenant: &Tenant, name: &str, content: Content<'stati
         content,
         except: None,
         audience: Audience::Broadcast,
+        id: None,
     };
     api.outgoing.send(Parcel::Publish(Box::new(publish))).await;
 }

@@ -293,3 +293,33 @@ pub const LOG_WINDOW_MS: u64 = 10_000;
 
 /// Pairs of code and tenant that are told apart. Above: further tenants share one window per code.
 pub const LOG_KEYS_MAX: usize = 4096;
+
+// -- questions to tenants' databases --
+
+/// How long one statement of a check of policies may take (spec: authorization-rls 4). Above: the database cancels it, and there is
+/// no verdict.
+pub const POLICY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long anybody waits for a check that the database has begun with, all its statements together. Above: as if it were canceled.
+pub const POLICY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the database may take at least to begin with a check, whatever `db_queue_target` is: a round trip is no queue. Above:
+/// the pool counts as exhausted.
+pub const POLICY_BEGIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// The window in which waits in vain for a pool are counted (spec: authorization-rls 4). As many as the pool has connections: further
+/// checks are refused at once.
+pub const POOL_TIMEOUTS_WINDOW: Duration = Duration::from_secs(30);
+
+/// How long the query of a replay may take (spec: broadcast-from-database 6). Above: the join is refused.
+pub const REPLAY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The latest moment since which messages are replayed, in time since 1970: the end of the year 9999, the last one that both sides
+/// can write. Later ones count as this.
+pub const REPLAY_SINCE_MAX: Duration = Duration::from_secs(253_402_300_799);
+
+/// Questions to tenants' databases that are not answered yet, over all tenants. Above: answered at once that nobody can be asked.
+pub const DESK_QUESTIONS_MAX: usize = 65_536;
+
+/// The same of one tenant, so that a database that hangs leaves room for the others' questions.
+pub const DESK_QUESTIONS_PER_TENANT_MAX: usize = 16_384;

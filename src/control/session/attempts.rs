@@ -94,9 +94,7 @@ mod tests {
             .collect();
         assert_eq!(
             told,
-            [
-                false, false, true, false, false, false, false, true, false
-            ]
+            [false, false, true, false, false, false, false, true, false]
         );
     }
 

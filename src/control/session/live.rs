@@ -4,18 +4,16 @@
 //! twelve minutes (`IdleClock`), when its database was away for ten, and when the tenant has other settings. Its tasks (the stream of
 //! messages, the maintenance) end with it. Deliberately absent: a bound on how often it is started again; the keeper knows that.
 
-use super::start::{self, Started};
-use super::{End, Phase, Seat, Sessions};
+use super::start::{self, Prepared, Started};
+use super::{End, Failure, Phase, Seat, Sessions};
 use crate::control::clock;
 use crate::control::database::{Pool, Settings};
-use crate::control::messages::{self, Source};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::{AskError, DatabaseState};
 use crate::tenant::Tenant;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -29,9 +27,8 @@ pub(super) async fn live(
 ) -> End {
     let Started {
         pool,
-        since,
+        prepared,
         is_ipv4_only,
-        partition_errors,
     } = started;
     if is_ipv4_only {
         let text = format!(
@@ -40,22 +37,8 @@ pub(super) async fn live(
         );
         sessions.log(tenant.id, ErrorCode::DatabaseIpVersionIsIpv4, &text);
     }
-    for error in &partition_errors {
-        sessions.log(tenant.id, ErrorCode::PartitionCreationFailed, error);
-    }
-    let (state, is_replicating) = watch::channel(false);
+    sessions.log_prepared(tenant.id, &prepared);
     let mut tasks = JoinSet::new();
-    let source = Source {
-        tenant: Arc::clone(&tenant),
-        settings: Rc::clone(&settings),
-        pool: pool.clone(),
-        since,
-        state,
-        environment: Rc::clone(&sessions.0.environment),
-    };
-    tasks.spawn_local(async move {
-        messages::broadcast(source).await;
-    });
     let upkeep = Upkeep {
         sessions: sessions.clone(),
         seat: Rc::clone(seat),
@@ -69,14 +52,8 @@ pub(super) async fn live(
     // First the shards: whoever waits for the session may ask for the state of its stream next.
     sessions.tell(tenant.id, connected).await;
     seat.phase.send_replace(Phase::Up(pool.clone()));
-    let end = watch_over(sessions, &tenant, &settings, &pool, is_replicating, tasks).await;
+    let end = watch_over(sessions, &tenant, &settings, &pool, tasks).await;
     pool.close();
-    // Before anything is awaited: nobody may get a pool that is closed.
-    seat.phase.send_replace(match &end {
-        End::Failed(error) => Phase::Failed(error.clone()),
-        End::Changed => Phase::STARTING,
-        End::Idle | End::Unwanted => Phase::Idle,
-    });
     end
 }
 
@@ -86,12 +63,13 @@ async fn watch_over(
     tenant: &Arc<Tenant>,
     settings: &Settings,
     pool: &Pool,
-    mut is_replicating: watch::Receiver<bool>,
     mut tasks: JoinSet<()>,
 ) -> End {
     let mut tenants = sessions.0.environment.tenants.clone();
     let mut known = tenants.borrow_and_update().database(tenant.id).cloned();
     let mut down = pool.down_since();
+    // It may have been lost since it was opened.
+    down.mark_changed();
     let mut lost = None;
     let mut idle = IdleClock::default();
     let mut users = every(limits::DATABASE_USERS_INTERVAL);
@@ -99,13 +77,11 @@ async fn watch_over(
         let window_end = lost.unwrap_or_else(clock::now) + limits::DATABASE_RECOVERY_WINDOW;
         tokio::select! {
             // Neither of the tasks returns while all is well.
-            _ = tasks.join_next() => return End::Failed(AskError::Unreachable),
-            Ok(()) = is_replicating.changed() => {
-                let state = DatabaseState {
-                    is_connected: true,
-                    is_replicating: *is_replicating.borrow_and_update(),
-                };
-                sessions.tell(tenant.id, state).await;
+            ended = tasks.join_next() => {
+                if let Some(Err(error)) = ended {
+                    sessions.log(tenant.id, ErrorCode::UnknownError, &error.to_string());
+                }
+                return End::Lost(AskError::Unreachable);
             }
             Ok(()) = tenants.changed() => {
                 let now = tenants.borrow_and_update().database(tenant.id).cloned();
@@ -130,7 +106,7 @@ async fn watch_over(
                     limits::DATABASE_RECOVERY_WINDOW.as_millis()
                 );
                 sessions.log(tenant.id, ErrorCode::DatabaseConnectionRecoveryWindowExceeded, &text);
-                return End::Failed(AskError::Unreachable);
+                return End::Lost(AskError::Unreachable);
             }
             _ = users.tick() => {
                 if idle.sample(tenant.usage.users()) {
@@ -205,10 +181,7 @@ impl Upkeep {
             return;
         };
         let sql = "SELECT to_regclass('realtime.messages') IS NULL";
-        let rows = tokio::time::timeout(
-            limits::DATABASE_STEP_TIMEOUT,
-            lease.query_typed(sql, &[]),
-        );
+        let rows = tokio::time::timeout(limits::DATABASE_STEP_TIMEOUT, lease.query_typed(sql, &[]));
         let Ok(Ok(rows)) = rows.await else { return };
         drop(lease);
         let is_missing = rows.first().and_then(|row| row.try_get(0).ok());
@@ -220,23 +193,18 @@ impl Upkeep {
     /// Schema and partitions.
     async fn prepare(&self) {
         let outcome = start::prepare(self.pool.settings()).await;
-        self.log_failures(outcome);
+        self.log(outcome);
     }
 
     async fn make_partitions(&self) {
         let outcome = start::make_partitions(self.pool.settings()).await;
-        self.log_failures(outcome);
+        self.log(outcome);
     }
 
-    fn log_failures(&self, outcome: Result<Vec<String>, super::Failure>) {
+    fn log(&self, outcome: Result<Prepared, Failure>) {
         let tenant = self.seat.tenant;
         match outcome {
-            Ok(errors) => {
-                for error in errors {
-                    let code = ErrorCode::PartitionCreationFailed;
-                    self.sessions.log(tenant, code, &error);
-                }
-            }
+            Ok(prepared) => self.sessions.log_prepared(tenant, &prepared),
             Err(failure) => self.sessions.log(tenant, failure.code, &failure.text),
         }
     }
@@ -256,9 +224,6 @@ mod tests {
         check(&[0; 11], None);
         check(&[0; 12], Some(11));
         check(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], None);
-        check(
-            &[&[0; 10][..], &[1], &[0; 12]].concat(),
-            Some(22),
-        );
+        check(&[&[0; 10][..], &[1], &[0; 12]].concat(), Some(22));
     }
 }

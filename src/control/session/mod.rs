@@ -19,23 +19,25 @@ mod live;
 mod start;
 
 use super::clock;
-use super::database::{ConnectError, Environment, Pool, Settings};
+use super::database::connect::{describe, jittered};
+use super::database::{ConnectError, Environment, Pool, PoolError, Settings};
 use super::outgoing::{News, Parcel};
 use super::supervise;
-use crate::control::database::connect::jittered;
-use crate::error::{ErrorCode, text};
+use crate::error::{ErrorCode, Level, text};
 use crate::limits;
 use crate::logging::Line;
 use crate::mail::{AskError, DatabaseState};
 use crate::tenant::{Tenant, TenantId};
 use attempts::Attempts;
 use rustc_hash::FxHashMap;
+use start::Prepared;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// The sessions of this process. Clones are the same.
 #[derive(Clone)]
@@ -55,8 +57,6 @@ struct Seat {
     attempts: RefCell<Attempts>,
     /// Whether a task keeps this tenant's session.
     has_keeper: Cell<bool>,
-    /// Ends the pause of that task: somebody has asked.
-    wake: Notify,
     /// Something that every session makes sure of is missing in the database.
     doubt: Rc<Notify>,
 }
@@ -103,8 +103,10 @@ enum End {
     Unwanted,
     /// The tenant has another database, or other credentials.
     Changed,
-    /// It could not be started, or was lost. The log knows already.
-    Failed(AskError),
+    /// It was lost. The log knows already.
+    Lost(AskError),
+    /// It could not be started. The log knows already.
+    NotStarted(AskError),
 }
 
 impl fmt::Debug for Sessions {
@@ -140,7 +142,7 @@ impl Sessions {
             Phase::Starting { .. } => {}
             Phase::Idle | Phase::Failed(_) => self.begin(&seat)?,
         }
-        let settled = phases.wait_for(|phase| !matches!(phase, Phase::Starting { .. }));
+        let settled = phases.wait_for(|phase| !phase.is_starting());
         match tokio::time::timeout(limits::DATABASE_CONNECT_TIMEOUT, settled).await {
             Ok(Ok(phase)) => match &*phase {
                 Phase::Up(pool) => Ok(pool.clone()),
@@ -179,7 +181,6 @@ impl Sessions {
                 phase: watch::Sender::new(Phase::Idle),
                 attempts: RefCell::default(),
                 has_keeper: Cell::new(false),
-                wake: Notify::new(),
                 doubt: Rc::default(),
             })
         });
@@ -198,9 +199,8 @@ impl Sessions {
             return Err(AskError::TooManyAttempts);
         }
         seat.phase.send_replace(Phase::STARTING);
-        if seat.has_keeper.replace(true) {
-            seat.wake.notify_one();
-        } else {
+        // A keeper that waits to try again looks at the phase.
+        if !seat.has_keeper.replace(true) {
             let (sessions, seat) = (self.clone(), Rc::clone(seat));
             tokio::task::spawn_local(async move { sessions.keep(&seat).await });
         }
@@ -212,102 +212,88 @@ impl Sessions {
         let mut pause = limits::DATABASE_RETRY_PAUSE;
         loop {
             let end = match supervise::caught(self.session(seat)).await {
-                Ok((end, has_run)) => {
-                    if has_run {
-                        pause = limits::DATABASE_RETRY_PAUSE;
-                    }
-                    end
-                }
+                Ok(end) => end,
                 Err(panic) => {
                     let text = supervise::panic_text(&*panic);
                     self.log(seat.tenant, ErrorCode::UnknownError, &text);
-                    End::Failed(AskError::Unreachable)
+                    End::Lost(AskError::Unreachable)
                 }
             };
-            self.tell(seat.tenant, DatabaseState::default()).await;
-            match end {
-                End::Changed => {}
-                End::Idle | End::Unwanted => break,
-                End::Failed(error) => {
-                    seat.phase.send_replace(Phase::Failed(error));
-                    if !self.wait_to_retry(seat, pause).await {
-                        break;
-                    }
-                    pause = (pause * 2).min(limits::DATABASE_RETRY_PAUSE_MAX);
-                }
+            // Before anything is awaited: nobody may get a pool that is closed.
+            seat.phase.send_replace(end.phase());
+            if !matches!(end, End::NotStarted(_)) {
+                pause = limits::DATABASE_RETRY_PAUSE;
+                self.tell(seat.tenant, DatabaseState::default()).await;
             }
-            if !self.is_used(seat) && !seat.is_starting() {
+            // Somebody may have asked meanwhile, and waits for a keeper that he believes to be there.
+            let goes_on = seat.is_starting()
+                || match end {
+                    End::Lost(_) | End::NotStarted(_) => self.wait_to_retry(seat, pause).await,
+                    End::Changed | End::Idle | End::Unwanted => false,
+                };
+            if !goes_on {
                 break;
             }
+            pause = (pause * 2).min(limits::DATABASE_RETRY_PAUSE_MAX);
             seat.phase.send_replace(Phase::STARTING);
         }
         seat.has_keeper.set(false);
-        // A seat that somebody has begun to wait at meanwhile would never be looked at again.
-        seat.phase.send_if_modified(|phase| {
-            let is_left = !matches!(phase, Phase::Failed(_));
-            if is_left {
-                *phase = Phase::Idle;
-            }
-            is_left
-        });
         if self.tenant(seat.tenant).is_none() {
             self.0.seats.borrow_mut().remove(&seat.tenant);
         }
     }
 
-    /// One session, from its start to its end; with whether it was started.
-    async fn session(&self, seat: &Rc<Seat>) -> (End, bool) {
+    /// One session, from its start to its end.
+    async fn session(&self, seat: &Rc<Seat>) -> End {
         let (tenant, settings) = match self.wanted(seat.tenant) {
             Some((tenant, Ok(settings))) => (tenant, Rc::new(settings)),
-            Some((_, Err(text))) => return (self.failed_to_start(seat, Failure::settings(text)), false),
-            None => return (End::Unwanted, false),
+            Some((_, Err(text))) => return self.not_started(seat, Failure::unreachable(text)),
+            None => return End::Unwanted,
         };
         let connected = || {
-            seat.phase
-                .send_replace(Phase::Starting { is_connected: true });
+            let phase = Phase::Starting { is_connected: true };
+            seat.phase.send_replace(phase);
         };
         match start::start(Rc::clone(&settings), connected).await {
-            Ok(started) => (live::live(self, seat, tenant, settings, started).await, true),
-            Err(failure) => (self.failed_to_start(seat, failure), false),
+            Ok(started) => live::live(self, seat, tenant, settings, started).await,
+            Err(failure) => self.not_started(seat, failure),
         }
     }
 
-    fn failed_to_start(&self, seat: &Seat, failure: Failure) -> End {
+    fn not_started(&self, seat: &Seat, failure: Failure) -> End {
         self.log(seat.tenant, failure.code, &failure.text);
         let now = clock::now().duration_since(self.0.origin);
-        if seat.attempts.borrow_mut().fail(now)
-            && let Some(tenant) = self.tenant(seat.tenant)
-        {
+        if seat.attempts.borrow_mut().fail(now) {
             let code = ErrorCode::DatabaseConnectionRateLimitReached;
             let line = Line::trip(clock::unix_ms(), code, text::TOO_MANY_DATABASE_ATTEMPTS);
-            let log = &self.0.environment.log;
-            log.write(line.of_tenant(Arc::clone(&tenant.external_id)));
+            self.write(seat.tenant, line);
         }
-        End::Failed(failure.told)
+        End::NotStarted(failure.told)
     }
 
     /// Waits for the next attempt: for somebody who asks, for other settings, or for the end of the pause. False when nobody needs it.
-    async fn wait_to_retry(&self, seat: &Seat, pause: std::time::Duration) -> bool {
+    async fn wait_to_retry(&self, seat: &Seat, pause: Duration) -> bool {
+        let mut phases = seat.phase.subscribe();
         let mut tenants = self.0.environment.tenants.clone();
         let before = tenants.borrow_and_update().database(seat.tenant).cloned();
-        loop {
-            if !self.is_used(seat) && !seat.is_starting() {
-                return false;
-            }
+        let mut due = clock::now() + jittered(pause);
+        while self.is_used(seat) || seat.is_starting() {
             tokio::select! {
-                () = seat.wake.notified() => return true,
-                () = tokio::time::sleep(jittered(pause)) => {
+                Ok(_) = phases.wait_for(Phase::is_starting) => return true,
+                () = sleep_until(due) => {
                     if !seat.is_blocked(self.0.origin) {
-                        return true;
+                        return self.is_used(seat);
                     }
+                    due += Duration::from_secs(1);
                 }
-                _ = tenants.changed() => {
+                Ok(()) = tenants.changed() => {
                     if tenants.borrow_and_update().database(seat.tenant) != before.as_ref() {
                         return true;
                     }
                 }
             }
         }
+        false
     }
 
     /// The tenant, and the database that it should have a session with now.
@@ -329,8 +315,20 @@ impl Sessions {
         self.0.environment.outgoing.send(news).await;
     }
 
+    fn log_prepared(&self, id: TenantId, prepared: &Prepared) {
+        for error in &prepared.partition_errors {
+            self.log(id, ErrorCode::PartitionCreationFailed, error);
+        }
+        for note in &prepared.notes {
+            self.write(id, Line::new(clock::unix_ms(), Level::Warning, note));
+        }
+    }
+
     fn log(&self, id: TenantId, code: ErrorCode, text: &str) {
-        let line = Line::coded(clock::unix_ms(), code, text);
+        self.write(id, Line::coded(clock::unix_ms(), code, text));
+    }
+
+    fn write(&self, id: TenantId, line: Line) {
         let line = match self.tenant(id) {
             Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
             None => line,
@@ -343,6 +341,21 @@ impl Phase {
     const STARTING: Self = Self::Starting {
         is_connected: false,
     };
+
+    fn is_starting(&self) -> bool {
+        matches!(self, Self::Starting { .. })
+    }
+}
+
+impl End {
+    /// Where it leaves the tenant.
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Idle | Self::Unwanted => Phase::Idle,
+            Self::Changed => Phase::STARTING,
+            Self::Lost(error) | Self::NotStarted(error) => Phase::Failed(error.clone()),
+        }
+    }
 }
 
 impl Seat {
@@ -352,17 +365,29 @@ impl Seat {
     }
 
     fn is_starting(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Starting { .. })
+        self.phase.borrow().is_starting()
     }
 }
 
 impl Failure {
-    /// The extension is not usable.
-    fn settings(text: String) -> Self {
+    /// The database cannot be used.
+    fn unreachable(text: String) -> Self {
         Self {
             code: ErrorCode::UnableToConnectToTenantDatabase,
             text,
             told: AskError::Unreachable,
         }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::unreachable(describe(&error))
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        Self::unreachable(error.to_string())
     }
 }

@@ -1,16 +1,12 @@
 //! The start of a session, step by step (spec: tenant-database 2.1).
 //!
-//! What comes in: settings. What goes out: an open [`Pool`] in a database whose schema is as the server needs it, and the snapshot
-//! from which on rows are broadcast; or a [`Failure`]. What always holds: every step has a bound, so that a database that accepts
+//! What comes in: settings. What goes out: an open [`Pool`] in a database whose schema is as the server needs it, or a [`Failure`]. What always holds: every step has a bound, so that a database that accepts
 //! connections and then says nothing fails the start. Deliberately absent: retries.
 
 use super::Failure;
 use crate::control::clock;
-use crate::control::database::connect::describe;
-use crate::control::database::migrate::migrate;
 use crate::control::database::partitions::ensure_partitions;
-use crate::control::database::{Connection, Pool, Settings, connect};
-use crate::control::messages::Snapshot;
+use crate::control::database::{Pool, Settings, connect, migrate};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::AskError;
@@ -22,10 +18,17 @@ use tokio_postgres::types::Type;
 /// What a start has led to.
 pub(super) struct Started {
     pub(super) pool: Pool,
-    pub(super) since: Snapshot,
+    pub(super) prepared: Prepared,
     /// Whether the host's name leads to IPv4 addresses only.
     pub(super) is_ipv4_only: bool,
-    /// Partitions that could not be made: the sessions goes on, and tries again later.
+}
+
+/// What there is to say of a schema that is as it should be.
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// What would work better if somebody with more privileges helped.
+    pub(super) notes: Vec<String>,
+    /// Partitions that could not be made. The session goes on, and tries again later.
     pub(super) partition_errors: Vec<String>,
 }
 
@@ -34,72 +37,57 @@ pub(super) async fn start(
     settings: Rc<Settings>,
     connected: impl FnOnce(),
 ) -> Result<Started, Failure> {
-    let is_ipv4_only = {
-        let probe = connect(&settings, "realtime_connect_probe").await?;
-        connected();
-        within(
-            limits::DATABASE_STEP_TIMEOUT,
-            "count its connections",
-            check_room(&probe.client, &settings),
-        )
-        .await?;
-        probe.is_ipv4_only()
+    let probe = connect(&settings, "realtime_connect_probe").await?;
+    connected();
+    let room = check_room(&probe.client, &settings);
+    step("count its connections", room).await?;
+    let is_needed = async { Ok(migrate::is_needed(&probe.client).await?) };
+    let is_ipv4_only = probe.is_ipv4_only();
+    let prepared = if step("show its schema", is_needed).await? {
+        drop(probe);
+        prepare(&settings).await?
+    } else {
+        partitions(&probe.client).await?
     };
-    let partition_errors = prepare(&settings).await?;
     let pool = Pool::open(settings).await?;
-    let lease = pool.lease().await.map_err(|error| Failure {
-        code: ErrorCode::UnableToConnectToTenantDatabase,
-        text: error.to_string(),
-        told: AskError::Unreachable,
-    })?;
-    let snapshot = async { Snapshot::take(&lease).await.map_err(Failure::from) };
-    let since = within(
-        limits::DATABASE_STEP_TIMEOUT,
-        "tell its snapshot",
-        snapshot,
-    )
-    .await?;
-    drop(lease);
     Ok(Started {
         pool,
-        since,
+        prepared,
         is_ipv4_only,
-        partition_errors,
     })
 }
 
-/// Brings the schema up to date and makes the partitions of the coming days. Both lead to nothing where nothing is missing. Returns
-/// what is wrong with single partitions.
-pub(super) async fn prepare(settings: &Settings) -> Result<Vec<String>, Failure> {
-    let mut connection: Connection = connect(settings, "realtime_migrations").await?;
+/// Brings the schema up to date and makes the partitions of the coming days. Leads to nothing where nothing is missing.
+pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, Failure> {
+    let mut connection = connect(settings, "realtime_migrations").await?;
     let migrated = async {
-        migrate(&mut connection.client)
-            .await
-            .map_err(|error| Failure {
-                code: ErrorCode::MigrationsFailedToRun,
-                text: error.to_string(),
-                told: AskError::Unreachable,
-            })
+        let outcome = migrate::migrate(&mut connection.client).await;
+        outcome.map_err(|error| Failure {
+            code: ErrorCode::MigrationsFailedToRun,
+            text: error.to_string(),
+            told: AskError::Unreachable,
+        })
     };
-    within(limits::DATABASE_MIGRATION_TIMEOUT, "be migrated", migrated).await?;
-    partitions(&connection.client).await
+    let bound = limits::DATABASE_MIGRATION_TIMEOUT;
+    let notes = within(bound, "be migrated", migrated).await?.notes;
+    let prepared = partitions(&connection.client).await?;
+    Ok(Prepared { notes, ..prepared })
 }
 
-/// Makes the partitions of the coming days, on a connection of their own.
-pub(super) async fn make_partitions(settings: &Settings) -> Result<Vec<String>, Failure> {
+/// Makes the partitions of the coming days, on a connection of its own.
+pub(super) async fn make_partitions(settings: &Settings) -> Result<Prepared, Failure> {
     let connection = connect(settings, "realtime_janitor").await?;
     partitions(&connection.client).await
 }
 
-async fn partitions(client: &Client) -> Result<Vec<String>, Failure> {
+async fn partitions(client: &Client) -> Result<Prepared, Failure> {
     let made = async { Ok(ensure_partitions(client, clock::unix_seconds()).await) };
-    let errors = within(
-        limits::DATABASE_MIGRATION_TIMEOUT,
-        "make its partitions",
-        made,
-    )
-    .await?;
-    Ok(errors.iter().map(ToString::to_string).collect())
+    let bound = limits::DATABASE_MIGRATION_TIMEOUT;
+    let errors = within(bound, "make its partitions", made).await?;
+    Ok(Prepared {
+        notes: Vec::new(),
+        partition_errors: errors.iter().map(ToString::to_string).collect(),
+    })
 }
 
 /// Whether the database has connections left for all parts of the server. Its own background processes and streams of replication
@@ -108,7 +96,9 @@ async fn check_room(client: &Client, settings: &Settings) -> Result<(), Failure>
     let sql = "SELECT current_setting('max_connections')::bigint - count(*) FROM pg_catalog.pg_stat_activity \
          WHERE backend_type = 'client backend' AND application_name <> ALL ($1)";
     let ours: &[&str] = &["realtime_connect", "realtime_connect_probe"];
-    let rows = client.query_typed(sql, &[(&ours, Type::TEXT_ARRAY)]).await?;
+    let rows = client
+        .query_typed(sql, &[(&ours, Type::TEXT_ARRAY)])
+        .await?;
     let available: i64 = match rows.first() {
         Some(row) => row.try_get(0)?,
         None => 0,
@@ -126,6 +116,11 @@ async fn check_room(client: &Client, settings: &Settings) -> Result<(), Failure>
     })
 }
 
+/// A question that is answered at once by a database that is well.
+async fn step<T>(what: &str, step: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    within(limits::DATABASE_STEP_TIMEOUT, what, step).await
+}
+
 /// What `step` returns, if it does within `bound`.
 async fn within<T>(
     bound: Duration,
@@ -134,23 +129,9 @@ async fn within<T>(
 ) -> Result<T, Failure> {
     match tokio::time::timeout(bound, step).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(Failure {
-            code: ErrorCode::UnableToConnectToTenantDatabase,
-            text: format!(
-                "the database took longer than {} ms to {what}",
-                bound.as_millis()
-            ),
-            told: AskError::Unreachable,
-        }),
-    }
-}
-
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self {
-            code: ErrorCode::UnableToConnectToTenantDatabase,
-            text: describe(&error),
-            told: AskError::Unreachable,
-        }
+        Err(_) => Err(Failure::unreachable(format!(
+            "the database took longer than {} ms to {what}",
+            bound.as_millis()
+        ))),
     }
 }

@@ -16,6 +16,8 @@ pub mod rates;
 pub mod database;
 pub mod replication;
 pub mod messages;
+pub mod authorization;
+pub mod session;
 pub mod boot;
 pub mod banner;
 pub mod api;

@@ -5,6 +5,7 @@
 
 use crate as realtime;
 
+mod database;
 mod delivery;
 mod ending;
 mod joining;

@@ -17,8 +17,10 @@ pub mod backoff;
 pub mod engine;
 pub mod pump;
 pub mod watchdog;
+pub mod replay;
 
 pub use measures::{Lag, Measures};
+pub use replay::replay;
 pub use snapshot::Snapshot;
 
 use super::database::{Environment, Pool, Settings};

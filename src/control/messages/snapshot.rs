@@ -114,7 +114,7 @@ fn xid_is_before(xid: u32, other: u32) -> bool {
 pub(super) mod tests {
     use super::*;
 
-    pub fn snapshot(next: u64, running: &[u32], position: u64) -> Snapshot {
+    pub(in super::super) fn snapshot(next: u64, running: &[u32], position: u64) -> Snapshot {
         Snapshot {
             next,
             running: running.iter().copied().collect(),

@@ -10,13 +10,14 @@ use super::realtime::connection::OpenSockets;
 use super::realtime::error::Level;
 use super::realtime::fanout::Fanout;
 use super::realtime::http::HeadLimits;
-use super::realtime::mail::{Mail, TopicHasher, TopicKey};
+use super::realtime::mail::{Mail, Question, TopicHasher, TopicKey};
 use super::realtime::shard::{Shard, UpgradeSettings};
 use super::realtime::tenant::{Tenant, TenantDirectory, TenantId, TenantLimits, Usage};
 use serde_json::{Value, json};
 pub(crate) use shards::sim::Faults;
 use shards::sim::{PeerId, Sim};
 use shards::{Options, ShardId};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub(crate) struct World {
     pub(crate) tenants: Vec<Arc<Tenant>>,
     /// What the control core was told, except for the log.
     pub(crate) letters: Vec<Mail>,
+    /// What it was asked, and by which shard.
+    pub(crate) questions: VecDeque<(ShardId, Question)>,
     sockets: Vec<Socket>,
     pub(crate) shard_count: usize,
 }
@@ -92,6 +95,7 @@ impl World {
             sim: Sim::with_options(setup.seed, setup.faults, setup.options, make),
             tenants,
             letters: Vec::new(),
+            questions: VecDeque::new(),
             sockets: Vec::new(),
             shard_count,
         }
@@ -129,10 +133,12 @@ impl World {
 
     fn take_letters(&mut self) -> bool {
         let mut took = false;
-        while let Some((_, letter)) = self.sim.control.receive() {
+        while let Some((from, letter)) = self.sim.control.receive() {
             took = true;
-            if !matches!(letter, Mail::Log(_)) {
-                self.letters.push(letter);
+            match letter {
+                Mail::Log(_) => {}
+                Mail::Ask(question) => self.questions.push_back((from, *question)),
+                letter => self.letters.push(letter),
             }
         }
         took
@@ -401,15 +407,17 @@ pub(crate) fn shard_id(n: usize) -> ShardId {
     ShardId(u16::try_from(n).expect("there are few shards"))
 }
 
+/// Takes the tokens of [`token`].
+pub(crate) fn verifier() -> Verifier {
+    let validators = Arc::new(ClaimValidators::default());
+    Verifier::new(Some(SECRET.to_vec()), None, validators)
+}
+
 fn tenant(n: u32, limits: TenantLimits, shards: usize) -> Arc<Tenant> {
     Arc::new(Tenant {
         id: TenantId(n + 1),
         external_id: format!("t{n}").into(),
-        verifier: Verifier::new(
-            Some(SECRET.to_vec()),
-            None,
-            Arc::new(ClaimValidators::default()),
-        ),
+        verifier: verifier(),
         limits,
         suspended: false,
         private_only: false,

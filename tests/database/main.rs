@@ -34,9 +34,14 @@ macro_rules! tests {
 
 mod harness;
 mod postgres;
+mod stream;
 
 /// Every file of tests.
-const TABLES: &[(&str, &[(&str, Test)])] = &[("harness", harness::TESTS)];
+const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("harness", harness::TESTS),
+    ("stream", stream::rows::TESTS),
+    ("stream", stream::faults::TESTS),
+];
 
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;

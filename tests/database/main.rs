@@ -32,11 +32,18 @@ macro_rules! tests {
     };
 }
 
+mod connect;
 mod harness;
 mod postgres;
+mod session;
+mod world;
 
 /// Every file of tests.
-const TABLES: &[(&str, &[(&str, Test)])] = &[("harness", harness::TESTS)];
+const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("harness", harness::TESTS),
+    ("connect", connect::TESTS),
+    ("session", session::TESTS),
+];
 
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;

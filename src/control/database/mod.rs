@@ -7,6 +7,7 @@
 pub mod settings;
 pub mod tls;
 pub mod connect;
+pub mod statement;
 pub mod pool;
 pub mod partitions;
 pub mod migrate;

@@ -33,10 +33,12 @@ macro_rules! tests {
 }
 
 mod harness;
+mod policies;
 mod postgres;
 
 /// Every file of tests.
-const TABLES: &[(&str, &[(&str, Test)])] = &[("harness", harness::TESTS)];
+const TABLES: &[(&str, &[(&str, Test)])] =
+    &[("harness", harness::TESTS), ("policies", policies::TESTS)];
 
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;

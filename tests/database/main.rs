@@ -34,6 +34,7 @@ macro_rules! tests {
 
 mod connect;
 mod harness;
+mod policies;
 mod postgres;
 mod session;
 mod world;
@@ -43,6 +44,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("harness", harness::TESTS),
     ("connect", connect::TESTS),
     ("session", session::TESTS),
+    ("policies", policies::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -32,11 +32,28 @@ macro_rules! tests {
     };
 }
 
+#[path = "../conformance/clock.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod clock;
+mod faults;
 mod harness;
 mod postgres;
+#[path = "../conformance/server.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod server;
+#[path = "../conformance/socket.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod socket;
+#[path = "../conformance/token.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod token;
 
 /// Every file of tests.
-const TABLES: &[(&str, &[(&str, Test)])] = &[("harness", harness::TESTS)];
+const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("harness", harness::TESTS),
+    ("faults", faults::joins::TESTS),
+    ("faults", faults::stream::TESTS),
+];
 
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;

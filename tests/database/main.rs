@@ -63,6 +63,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("faults", faults::stream::TESTS),
     ("stream", stream::rows::TESTS),
     ("stream", stream::faults::TESTS),
+    ("stream", stream::chaos::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

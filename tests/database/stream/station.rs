@@ -6,7 +6,7 @@ use realtime::config::{Config, TenantDefaults};
 use realtime::control::clock;
 use realtime::control::database::migrate::migrate;
 use realtime::control::database::partitions::ensure_partitions;
-use realtime::control::database::{Environment, Pool, Settings, connect};
+use realtime::control::database::{Environment, Pool, Settings};
 use realtime::control::log::Log;
 use realtime::control::messages::{Measures, Snapshot, Source, broadcast};
 use realtime::control::outgoing::{Outgoing, Parcel};
@@ -182,6 +182,15 @@ impl Station {
         }
     }
 
+    /// The next broadcast, if it comes soon.
+    pub async fn next_within(&mut self, time: Duration) -> Option<Seen> {
+        match timeout(time, self.parcels.recv()).await {
+            Ok(Some(Parcel::Publish(publish))) => Some(seen(*publish)),
+            Ok(_) => panic!("nothing else is sent"),
+            Err(_) => None,
+        }
+    }
+
     /// The events of the next broadcasts, up to and without the one whose event is `last`.
     pub async fn events_until(&mut self, last: &str) -> Vec<String> {
         let mut events = Vec::new();
@@ -222,25 +231,14 @@ impl Station {
         self.database.client(&self.database.user).await
     }
 
-    /// Another one for long work.
-    pub async fn connection(&self) -> realtime::control::database::Connection {
-        connect(&self.settings, "test")
-            .await
-            .expect("the database runs")
-    }
-
     /// Kills the server's end of the stream; true when there was one.
     pub async fn kill(&self) -> bool {
-        let client = self.client().await;
-        let rows = client
-            .query(
-                "select pg_terminate_backend(pid) from pg_stat_activity \
-                 where application_name = 'realtime_replication_connection' and datname = current_database()",
-                &[],
-            )
-            .await
-            .expect("it is a statement");
-        !rows.is_empty()
+        self.killer().await.kill().await > 0
+    }
+
+    /// A connection that kills streams.
+    pub async fn killer(&self) -> Killer {
+        Killer(self.client().await)
     }
 
     /// Waits until a line begins so, and counts those that do.
@@ -269,6 +267,25 @@ impl Station {
         let mut written = self.written.borrow_mut();
         written.extend(lines.iter().map(|line| line.message.to_string()));
         written.clone()
+    }
+}
+
+/// See [`Station::killer`].
+pub struct Killer(tokio_postgres::Client);
+
+impl Killer {
+    /// Kills the server's end of the stream, if there is one. Returns how many there were.
+    pub async fn kill(&self) -> u32 {
+        let rows = self
+            .0
+            .query(
+                "select pg_terminate_backend(pid) from pg_stat_activity \
+                 where application_name = 'realtime_replication_connection' and datname = current_database()",
+                &[],
+            )
+            .await
+            .expect("it is a statement");
+        u32::try_from(rows.len()).unwrap_or(u32::MAX)
     }
 }
 

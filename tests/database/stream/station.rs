@@ -6,7 +6,7 @@ use realtime::config::{Config, TenantDefaults};
 use realtime::control::clock;
 use realtime::control::database::migrate::migrate;
 use realtime::control::database::partitions::ensure_partitions;
-use realtime::control::database::{Environment, Pool, Settings};
+use realtime::control::database::{Environment, Pool};
 use realtime::control::log::Log;
 use realtime::control::messages::{Measures, Snapshot, Source, broadcast};
 use realtime::control::outgoing::{Outgoing, Parcel};
@@ -42,7 +42,6 @@ pub struct Seen {
 /// See the file's documentation.
 pub struct Station {
     pub database: Database,
-    pub settings: Rc<Settings>,
     pub tenant: Arc<Tenant>,
     pub measures: Rc<Measures>,
     pub slot: String,
@@ -124,7 +123,7 @@ impl Station {
         let slot_suffix = config.slot_name_suffix.clone().unwrap_or_default();
         let source = Source {
             tenant: Arc::clone(&tenant),
-            settings: Rc::clone(&settings),
+            settings,
             pool,
             since,
             state: state_sender,
@@ -142,7 +141,6 @@ impl Station {
         Self {
             slot: format!("supabase_realtime_messages_replication_slot_{slot_suffix}"),
             database,
-            settings,
             tenant,
             measures,
             state,

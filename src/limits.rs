@@ -214,11 +214,10 @@ pub const DATABASE_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// again, and those queries fail.
 pub const DATABASE_HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long one question of a session that starts may take. Above: the start has failed.
+/// How long one question of a session that starts may take. Above: the start has failed. Partitions have as long, and fail alone.
 pub const DATABASE_STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the migrations of a database may take, and how long its partitions (spec: tenant-database 5.1). Above: as
-/// [`DATABASE_STEP_TIMEOUT`].
+/// How long the migrations of a database may take (spec: tenant-database 5.1). Above: the start has failed.
 pub const DATABASE_MIGRATION_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// Failures to start a session that are borne within [`DATABASE_FAILURES_WINDOW_SECONDS`] (spec: tenant-database 2.1). From there on:
@@ -246,6 +245,9 @@ pub const DATABASE_IDLE_SAMPLES: u32 = 11;
 
 /// Time between two looks at whether the partitions of the coming days are there. They are made three days ahead.
 pub const DATABASE_PARTITIONS_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// The same where one of them could not be made.
+pub const DATABASE_PARTITIONS_RETRY: Duration = Duration::from_secs(60);
 
 /// How long a look at a schema that somebody has missed something in is good for. Below: it is not looked at again.
 pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);

@@ -8,12 +8,14 @@ use super::start::{self, Prepared, Started};
 use super::{End, Failure, Phase, Seat, Sessions};
 use crate::control::clock;
 use crate::control::database::{Pool, Settings};
+use crate::control::messages::{self, Source};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::{AskError, DatabaseState};
 use crate::tenant::Tenant;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -27,6 +29,7 @@ pub(super) async fn live(
 ) -> End {
     let Started {
         pool,
+        since,
         prepared,
         is_ipv4_only,
     } = started;
@@ -38,11 +41,25 @@ pub(super) async fn live(
         sessions.log(tenant.id, ErrorCode::DatabaseIpVersionIsIpv4, &text);
     }
     sessions.log_prepared(tenant.id, &prepared);
+    let (state, is_replicating) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let source = Source {
+        tenant: Arc::clone(&tenant),
+        settings: Rc::clone(&settings),
+        pool: pool.clone(),
+        since,
+        state,
+        measures: Rc::clone(&seat.measures),
+        environment: Rc::clone(&sessions.0.environment),
+    };
+    tasks.spawn_local(async move {
+        messages::broadcast(source).await;
+    });
     let upkeep = Upkeep {
         sessions: sessions.clone(),
         seat: Rc::clone(seat),
         pool: pool.clone(),
+        partitions_due: next_partitions(&prepared),
     };
     tasks.spawn_local(upkeep.run());
     let connected = DatabaseState {
@@ -52,7 +69,7 @@ pub(super) async fn live(
     // First the shards: whoever waits for the session may ask for the state of its stream next.
     sessions.tell(tenant.id, connected).await;
     seat.phase.send_replace(Phase::Up(pool.clone()));
-    let end = watch_over(sessions, &tenant, &settings, &pool, tasks).await;
+    let end = watch_over(sessions, &tenant, &settings, &pool, is_replicating, tasks).await;
     pool.close();
     end
 }
@@ -63,6 +80,7 @@ async fn watch_over(
     tenant: &Arc<Tenant>,
     settings: &Settings,
     pool: &Pool,
+    mut is_replicating: watch::Receiver<bool>,
     mut tasks: JoinSet<()>,
 ) -> End {
     let mut tenants = sessions.0.environment.tenants.clone();
@@ -82,6 +100,13 @@ async fn watch_over(
                     sessions.log(tenant.id, ErrorCode::UnknownError, &error.to_string());
                 }
                 return End::Lost(AskError::Unreachable);
+            }
+            Ok(()) = is_replicating.changed() => {
+                let state = DatabaseState {
+                    is_connected: true,
+                    is_replicating: *is_replicating.borrow_and_update(),
+                };
+                sessions.tell(tenant.id, state).await;
             }
             Ok(()) = tenants.changed() => {
                 let now = tenants.borrow_and_update().database(tenant.id).cloned();
@@ -136,26 +161,42 @@ impl IdleClock {
     }
 }
 
+/// When the partitions are to be looked at again.
+fn next_partitions(prepared: &Prepared) -> Instant {
+    clock::now()
+        + if prepared.partition_errors.is_empty() {
+            limits::DATABASE_PARTITIONS_INTERVAL
+        } else {
+            limits::DATABASE_PARTITIONS_RETRY
+        }
+}
+
 /// What is done in the database from time to time.
 struct Upkeep {
     sessions: Sessions,
     seat: Rc<Seat>,
     pool: Pool,
+    partitions_due: Instant,
 }
 
 impl Upkeep {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut health = every(limits::DATABASE_HEALTH_INTERVAL);
-        let mut partitions = every(limits::DATABASE_PARTITIONS_INTERVAL);
         let mut down = self.pool.down_since();
         let mut looked: Option<Instant> = None;
         loop {
             tokio::select! {
                 _ = health.tick() => {
-                    self.pool.check_health().await;
-                    self.look_at_schema().await;
+                    // While all connections are lost the operator learns why.
+                    match self.pool.why_down() {
+                        Some((code, text)) => self.sessions.log(self.seat.tenant, code, &text),
+                        None => {
+                            self.pool.check_health().await;
+                            self.look_at_schema().await;
+                        }
+                    }
                 }
-                _ = partitions.tick() => self.make_partitions().await,
+                () = sleep_until(self.partitions_due) => self.make_partitions().await,
                 () = self.seat.doubt.notified() => {
                     // Whoever misses something asks again and again; a look that finds nothing is not repeated at once.
                     let is_fresh = looked.is_some_and(|at| at + limits::DATABASE_DOUBT_PAUSE > clock::now());
@@ -176,7 +217,7 @@ impl Upkeep {
     }
 
     /// Makes the schema again where somebody has dropped it.
-    async fn look_at_schema(&self) {
+    async fn look_at_schema(&mut self) {
         let Ok(lease) = self.pool.lease().await else {
             return;
         };
@@ -191,21 +232,27 @@ impl Upkeep {
     }
 
     /// Schema and partitions.
-    async fn prepare(&self) {
+    async fn prepare(&mut self) {
         let outcome = start::prepare(self.pool.settings()).await;
-        self.log(outcome);
+        self.note(outcome);
     }
 
-    async fn make_partitions(&self) {
+    async fn make_partitions(&mut self) {
         let outcome = start::make_partitions(self.pool.settings()).await;
-        self.log(outcome);
+        self.note(outcome);
     }
 
-    fn log(&self, outcome: Result<Prepared, Failure>) {
+    fn note(&mut self, outcome: Result<Prepared, Failure>) {
         let tenant = self.seat.tenant;
         match outcome {
-            Ok(prepared) => self.sessions.log_prepared(tenant, &prepared),
-            Err(failure) => self.sessions.log(tenant, failure.code, &failure.text),
+            Ok(prepared) => {
+                self.partitions_due = next_partitions(&prepared);
+                self.sessions.log_prepared(tenant, &prepared);
+            }
+            Err(failure) => {
+                self.partitions_due = clock::now() + limits::DATABASE_PARTITIONS_RETRY;
+                self.sessions.log(tenant, failure.code, &failure.text);
+            }
         }
     }
 }

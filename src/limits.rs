@@ -138,6 +138,9 @@ pub const HTTP_HEADERS_MAX: usize = 100;
 /// Bodies up to this many bytes are not compressed (spec: http-api 1.4).
 pub const HTTP_COMPRESS_ABOVE_BYTES: u64 = 300;
 
+/// Private topics of one batch that a tenant's database is asked about at the same time. The others wait for their turn.
+pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
+
 // -- the control core --
 
 /// Letters that wait to be handed to the mesh. Above: the task that wants to send waits.

@@ -252,8 +252,11 @@ pub const DATABASE_PARTITIONS_INTERVAL: Duration = Duration::from_secs(6 * 3600)
 /// The same where one of them could not be made.
 pub const DATABASE_PARTITIONS_RETRY: Duration = Duration::from_secs(60);
 
-/// How long a look at a schema that somebody has missed something in is good for. Below: it is not looked at again.
+/// Pause before a schema that somebody has missed something in is looked at again; doubled with each look.
 pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
+/// Longest such pause. Twice as long without a look: the next pause is the first one again.
+pub const DATABASE_DOUBT_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
 pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);

@@ -15,6 +15,7 @@ use crate::mail::{AskError, DatabaseState};
 use crate::tenant::Tenant;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -142,7 +143,7 @@ async fn watch_over(
     }
 }
 
-fn every(period: std::time::Duration) -> tokio::time::Interval {
+fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = interval_at(clock::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -158,6 +159,28 @@ impl IdleClock {
     fn sample(&mut self, users: u32) -> bool {
         self.0 = if users == 0 { self.0 + 1 } else { 0 };
         self.0 > limits::DATABASE_IDLE_SAMPLES
+    }
+}
+
+/// When the schema was looked at because somebody missed something. What is missed may be no business of ours, and then it is missed
+/// again and again: each look makes the pause to the next one longer.
+#[derive(Default)]
+struct Doubts {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Doubts {
+    /// Whether a doubt that comes now has the schema looked at.
+    fn deserve_a_look(&mut self, now: Instant) -> bool {
+        let pause = match self.last {
+            Some((at, pause)) if now < at + pause => return false,
+            Some((at, pause)) if now < at + limits::DATABASE_DOUBT_PAUSE_MAX * 2 => {
+                (pause * 2).min(limits::DATABASE_DOUBT_PAUSE_MAX)
+            }
+            _ => limits::DATABASE_DOUBT_PAUSE,
+        };
+        self.last = Some((now, pause));
+        true
     }
 }
 
@@ -183,7 +206,7 @@ impl Upkeep {
     async fn run(mut self) {
         let mut health = every(limits::DATABASE_HEALTH_INTERVAL);
         let mut down = self.pool.down_since();
-        let mut looked: Option<Instant> = None;
+        let mut doubts = Doubts::default();
         loop {
             tokio::select! {
                 _ = health.tick() => {
@@ -198,11 +221,8 @@ impl Upkeep {
                 }
                 () = sleep_until(self.partitions_due) => self.make_partitions().await,
                 () = self.seat.doubt.notified() => {
-                    // Whoever misses something asks again and again; a look that finds nothing is not repeated at once.
-                    let is_fresh = looked.is_some_and(|at| at + limits::DATABASE_DOUBT_PAUSE > clock::now());
-                    if !is_fresh {
+                    if doubts.deserve_a_look(clock::now()) {
                         self.prepare().await;
-                        looked = Some(clock::now());
                     }
                 }
                 Ok(()) = down.changed() => {
@@ -260,6 +280,20 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn doubts_that_lead_to_nothing_are_heard_less_and_less() {
+        let start = clock::now();
+        let mut doubts = Doubts::default();
+        let mut looks =
+            (0..4000).filter(|second| doubts.deserve_a_look(start + Duration::from_secs(*second)));
+        let first: Vec<_> = looks.by_ref().take(9).collect();
+        assert_eq!(first, [0, 5, 15, 35, 75, 155, 315, 615, 915]);
+        drop(looks);
+        let much_later = start + Duration::from_secs(20_000);
+        assert!(doubts.deserve_a_look(much_later));
+        assert!(doubts.deserve_a_look(much_later + limits::DATABASE_DOUBT_PAUSE));
+    }
 
     #[test]
     fn idle_session_ends_one_interval_after_the_last_samples_were_all_zero() {

@@ -34,9 +34,15 @@ macro_rules! tests {
 
 mod harness;
 mod postgres;
+mod schema;
+mod send;
 
 /// Every file of tests.
-const TABLES: &[(&str, &[(&str, Test)])] = &[("harness", harness::TESTS)];
+const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("harness", harness::TESTS),
+    ("schema", schema::TESTS),
+    ("send", send::TESTS),
+];
 
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;

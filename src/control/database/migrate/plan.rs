@@ -6,7 +6,7 @@
 //! (`seed_gets_additions_only`). Deliberately absent: waiting; everything here is a function of values.
 
 use super::error::{MigrationError, Privilege};
-use super::steps::{NEWEST_UPSTREAM, Needs, SEND_ADDS_ID, STEPS, Step};
+use super::steps::{NEWEST_UPSTREAM, Needs, SEND_ADDS_ID, SEND_IS_CURRENT, STEPS, Step};
 use super::survey::Survey;
 
 /// What is to be done.
@@ -71,13 +71,13 @@ fn usable(survey: &Survey) -> Result<(), MigrationError> {
         ));
     }
     if survey.is_upstreams() && !has_messages {
+        let newest = survey.upstream_versions.last();
+        let newest = newest
+            .map(|newest| format!(" up to {newest}"))
+            .unwrap_or_default();
         return Err(MigrationError::Unusable(format!(
-            "realtime.schema_migrations goes up to version {}, but there is no table realtime.messages. Drop schema realtime, so that it \
-             is set up anew",
-            survey
-                .upstream_versions
-                .last()
-                .expect("it was checked not to be empty")
+            "realtime.schema_migrations has upstream's versions{newest}, but there is no table realtime.messages. Drop schema realtime, \
+             so that it is set up anew"
         )));
     }
     Ok(())
@@ -93,7 +93,10 @@ fn is_needed(step: &Step, survey: &Survey) -> bool {
     if !step.is_for_upstreams || newest >= NEWEST_UPSTREAM {
         return false;
     }
-    let is_outdated = step.name == "send" && !survey.upstream_versions.contains(&SEND_ADDS_ID);
+    let is_outdated = step.name == "send"
+        && survey.may_read_upstream
+        && !survey.has(SEND_IS_CURRENT)
+        && !survey.upstream_versions.contains(&SEND_ADDS_ID);
     is_missing || is_outdated
 }
 
@@ -112,6 +115,12 @@ fn missing_privileges(steps: &[&'static Step], survey: &Survey) -> Vec<Privilege
         }
     };
     let user = quoted(&survey.user);
+    if !steps.is_empty() && survey.is_upstreams() && !survey.may_read_upstream {
+        lack(
+            "it says which migrations of upstream's ran",
+            format!("grant select, insert on realtime.schema_migrations to {user}"),
+        );
+    }
     for step in steps {
         match step.needs {
             Needs::Roles => {
@@ -143,7 +152,8 @@ fn missing_privileges(steps: &[&'static Step], survey: &Survey) -> Vec<Privilege
                 if !survey.owns_schema {
                     lack(
                         "clients' roles have to see the schema",
-                        "grant usage on schema realtime to anon, authenticated, service_role"
+                        "grant usage on schema realtime to anon, authenticated, service_role; \
+                         grant all on schema realtime to supabase_realtime_admin with grant option"
                             .to_owned(),
                     );
                 }

@@ -169,3 +169,20 @@ impl Survey {
             && !(self.may_read_upstream && self.upstream_versions.is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survey_reads_catalogs_only() {
+        let words: Vec<&str> = SURVEY.split_whitespace().collect();
+        let sources = words
+            .windows(2)
+            .filter(|pair| ["from", "join"].contains(&pair[0]));
+        for source in sources.map(|pair| pair[1].trim_matches(['(', ')', ','])) {
+            let is_own = ["wanted", "objects"].contains(&source);
+            assert!(is_own || source.starts_with("pg_catalog."), "{source}");
+        }
+    }
+}

@@ -38,6 +38,7 @@ mod connect;
 mod clock;
 mod faults;
 mod harness;
+mod janitor;
 mod policies;
 mod postgres;
 mod schema;
@@ -58,6 +59,7 @@ mod token;
 const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("harness", harness::TESTS),
     ("schema", schema::TESTS),
+    ("janitor", janitor::TESTS),
     ("send", send::TESTS),
     ("connect", connect::TESTS),
     ("session", session::TESTS),

@@ -59,6 +59,8 @@ struct Seat {
     has_keeper: Cell<bool>,
     /// Something that every session makes sure of is missing in the database.
     doubt: Rc<Notify>,
+    /// A session has run since the janitor asked.
+    has_run: Cell<bool>,
 }
 
 /// Where a tenant's session stands.
@@ -165,6 +167,17 @@ impl Sessions {
         }
     }
 
+    /// Tenants whose session runs, or ran since this was asked last: whom the janitor visits.
+    #[must_use]
+    pub fn take_connected(&self) -> Vec<TenantId> {
+        let seats = self.0.seats.borrow();
+        let connected = seats.values().filter(|seat| {
+            let runs = matches!(*seat.phase.borrow(), Phase::Up(_));
+            seat.has_run.replace(runs)
+        });
+        connected.map(|seat| seat.tenant).collect()
+    }
+
     /// The place of a tenant that may have a session.
     fn seat(&self, id: TenantId) -> Result<Rc<Seat>, AskError> {
         let tenant = self.tenant(id).ok_or(AskError::Unreachable)?;
@@ -182,6 +195,7 @@ impl Sessions {
                 attempts: RefCell::default(),
                 has_keeper: Cell::new(false),
                 doubt: Rc::default(),
+                has_run: Cell::new(false),
             })
         });
         Ok(Rc::clone(seat))

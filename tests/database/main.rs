@@ -38,8 +38,11 @@ mod connect;
 mod clock;
 mod faults;
 mod harness;
+mod janitor;
 mod policies;
 mod postgres;
+mod schema;
+mod send;
 mod session;
 mod world;
 #[path = "../conformance/server.rs"]
@@ -56,6 +59,9 @@ mod stream;
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("harness", harness::TESTS),
+    ("schema", schema::TESTS),
+    ("janitor", janitor::TESTS),
+    ("send", send::TESTS),
     ("connect", connect::TESTS),
     ("session", session::TESTS),
     ("policies", policies::TESTS),

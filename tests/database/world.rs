@@ -28,6 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What sessions see of a server.
 pub struct World {
     pub sessions: Sessions,
+    pub environment: Rc<Environment>,
     registry: RefCell<Registry>,
     lines: RefCell<Box<dyn FnMut() -> Vec<Line>>>,
     written: RefCell<Vec<String>>,
@@ -36,13 +37,22 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A world where these variables are set.
+    pub fn with(variables: &[(&str, &str)]) -> Self {
         let registry = Registry::new(Common {
             threads: 2,
             validators: Arc::new(ClaimValidators::default()),
             client_presence_calls_max: 5,
             client_presence_window_ms: 30_000,
         });
-        let (config, _) = Config::from_env(|_| None).expect("an empty environment is right");
+        let get = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let (config, _) = Config::from_env(get).expect("the variables are right");
         let (log, lines) = Log::for_test();
         let (outgoing, parcels) = Outgoing::new();
         let (notices, _) = mpsc::channel(1);
@@ -56,8 +66,8 @@ impl World {
             log,
         });
         Self {
-            sessions: Sessions::new(environment),
-
+            sessions: Sessions::new(Rc::clone(&environment)),
+            environment,
             registry: RefCell::new(registry),
             lines: RefCell::new(Box::new(lines)),
             written: RefCell::default(),

@@ -69,6 +69,7 @@ pub(super) async fn live(
     };
     // First the shards: whoever waits for the session may ask for the state of its stream next.
     sessions.tell(tenant.id, connected).await;
+    seat.has_run.set(true);
     seat.phase.send_replace(Phase::Up(pool.clone()));
     let end = watch_over(sessions, &tenant, &settings, &pool, is_replicating, tasks).await;
     pool.close();

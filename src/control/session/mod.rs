@@ -61,6 +61,8 @@ struct Seat {
     /// Something that every session makes sure of is missing in the database.
     doubt: Rc<Notify>,
     measures: Rc<Measures>,
+    /// A session has run since the janitor asked.
+    has_run: Cell<bool>,
 }
 
 /// Where a tenant's session stands.
@@ -174,6 +176,17 @@ impl Sessions {
         seats.get(&tenant).map(|seat| Rc::clone(&seat.measures))
     }
 
+    /// Tenants whose session runs, or ran since this was asked last: whom the janitor visits.
+    #[must_use]
+    pub fn take_connected(&self) -> Vec<TenantId> {
+        let seats = self.0.seats.borrow();
+        let connected = seats.values().filter(|seat| {
+            let runs = matches!(*seat.phase.borrow(), Phase::Up(_));
+            seat.has_run.replace(runs)
+        });
+        connected.map(|seat| seat.tenant).collect()
+    }
+
     /// The place of a tenant that may have a session.
     fn seat(&self, id: TenantId) -> Result<Rc<Seat>, AskError> {
         let tenant = self.tenant(id).ok_or(AskError::Unreachable)?;
@@ -192,6 +205,7 @@ impl Sessions {
                 has_keeper: Cell::new(false),
                 doubt: Rc::default(),
                 measures: Rc::default(),
+                has_run: Cell::new(false),
             })
         });
         Ok(Rc::clone(seat))

@@ -14,6 +14,7 @@ pub mod store;
 pub mod tenants;
 pub mod rates;
 pub mod database;
+pub mod replication;
 pub mod messages;
 pub mod authorization;
 pub mod session;

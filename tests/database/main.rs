@@ -32,6 +32,7 @@ macro_rules! tests {
     };
 }
 
+mod asking;
 mod connect;
 #[path = "../conformance/clock.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
@@ -43,6 +44,7 @@ mod policies;
 mod postgres;
 mod schema;
 mod send;
+mod replay;
 mod session;
 mod world;
 #[path = "../conformance/server.rs"]
@@ -65,6 +67,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("connect", connect::TESTS),
     ("session", session::TESTS),
     ("policies", policies::TESTS),
+    ("replay", replay::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
     ("stream", stream::rows::TESTS),

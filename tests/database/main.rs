@@ -35,8 +35,10 @@ macro_rules! tests {
 #[path = "../conformance/clock.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod clock;
+mod connect;
 mod faults;
 mod harness;
+mod policies;
 mod postgres;
 #[path = "../conformance/server.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
@@ -47,12 +49,17 @@ mod socket;
 #[path = "../conformance/token.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod token;
+mod session;
+mod world;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("harness", harness::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
+    ("connect", connect::TESTS),
+    ("session", session::TESTS),
+    ("policies", policies::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -19,3 +19,4 @@ pub mod channel;
 pub mod shard;
 pub mod control;
 pub mod server;
+pub mod dev;

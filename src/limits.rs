@@ -214,11 +214,68 @@ pub const DATABASE_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// again, and those queries fail.
 pub const DATABASE_HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long one question of a session that starts may take. Above: the start has failed.
+pub const DATABASE_STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the migrations of a database may take, and how long its partitions (spec: tenant-database 5.1). Above: as
+/// [`DATABASE_STEP_TIMEOUT`].
+pub const DATABASE_MIGRATION_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// Failures to start a session that are borne within [`DATABASE_FAILURES_WINDOW_SECONDS`] (spec: tenant-database 2.1). From there on:
+/// no further attempt until their sum falls.
+pub const DATABASE_FAILURES_MAX: u32 = 3;
+
+/// The window of [`DATABASE_FAILURES_MAX`] in ticks of a second.
+pub const DATABASE_FAILURES_WINDOW_SECONDS: usize = 5;
+
+/// Pause before a session that failed while users are connected is tried again, half of it random; doubled with each failure. With
+/// this one alone [`DATABASE_FAILURES_MAX`] is never met.
+pub const DATABASE_RETRY_PAUSE: Duration = Duration::from_secs(4);
+
+/// Longest such pause.
+pub const DATABASE_RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the pool of a session may be without any connection (spec: tenant-database 2.1). Above: the session ends.
+pub const DATABASE_RECOVERY_WINDOW: Duration = Duration::from_secs(600);
+
+/// Time between two samples of a session's connected users (spec: tenant-database 2.1, step 7).
+pub const DATABASE_USERS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Samples in a row without a user that are borne. With the next one: the session ends.
+pub const DATABASE_IDLE_SAMPLES: u32 = 11;
+
+/// Time between two looks at whether the partitions of the coming days are there. They are made three days ahead.
+pub const DATABASE_PARTITIONS_INTERVAL: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a look at a schema that somebody has missed something in is good for. Below: it is not looked at again.
+pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
 /// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
 pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Longest such pause.
 pub const DATABASE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+// -- tenants' databases: schema and partitions --
+
+/// How often a migration that collided with another server's is tried. Above: `MigrationsFailedToRun`.
+pub const MIGRATION_ATTEMPTS_MAX: u32 = 3;
+
+/// How long a migration waits for a lock: another server's migration, or users of `realtime.messages`. Above: it fails, and is tried
+/// again with the next connection.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one statement of a migration may take (spec: tenant-database 5.1). Above: it fails.
+pub const MIGRATION_STATEMENT_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// How long the making or dropping of a partition waits for a lock. Above: it fails, and is tried again the next day or run.
+pub const PARTITION_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Days after today that have a partition (spec: broadcast-from-database 7).
+pub const PARTITION_DAYS_AHEAD: i64 = 3;
+
+/// How long rows of `realtime.messages` are kept at least, in seconds: 72 hours (spec: broadcast-from-database 7).
+pub const MESSAGES_KEPT_SECONDS: i64 = 72 * 3600;
 
 // -- log --
 
@@ -236,3 +293,33 @@ pub const LOG_WINDOW_MS: u64 = 10_000;
 
 /// Pairs of code and tenant that are told apart. Above: further tenants share one window per code.
 pub const LOG_KEYS_MAX: usize = 4096;
+
+// -- questions to tenants' databases --
+
+/// How long one statement of a check of policies may take (spec: authorization-rls 4). Above: the database cancels it, and there is
+/// no verdict.
+pub const POLICY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long anybody waits for a check that the database has begun with, all its statements together. Above: as if it were canceled.
+pub const POLICY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the database may take at least to begin with a check, whatever `db_queue_target` is: a round trip is no queue. Above:
+/// the pool counts as exhausted.
+pub const POLICY_BEGIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// The window in which waits in vain for a pool are counted (spec: authorization-rls 4). As many as the pool has connections: further
+/// checks are refused at once.
+pub const POOL_TIMEOUTS_WINDOW: Duration = Duration::from_secs(30);
+
+/// How long the query of a replay may take (spec: broadcast-from-database 6). Above: the join is refused.
+pub const REPLAY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The latest moment since which messages are replayed, in time since 1970: the end of the year 9999, the last one that both sides
+/// can write. Later ones count as this.
+pub const REPLAY_SINCE_MAX: Duration = Duration::from_secs(253_402_300_799);
+
+/// Questions to tenants' databases that are not answered yet, over all tenants. Above: answered at once that nobody can be asked.
+pub const DESK_QUESTIONS_MAX: usize = 65_536;
+
+/// The same of one tenant, so that a database that hangs leaves room for the others' questions.
+pub const DESK_QUESTIONS_PER_TENANT_MAX: usize = 16_384;

@@ -1,7 +1,9 @@
 //! The process: configuration in, exit code out. 0: ended by a signal after draining; 1: could not serve; 2: a setting is wrong.
+//!
+//! `realtime` serves; `realtime dev` does so with a PostgreSQL of its own.
 
 use realtime::config::Config;
-use realtime::server;
+use realtime::{dev, server};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -12,7 +14,18 @@ fn main() -> ExitCode {
         Ok(read) => read,
         Err(error) => return fail(2, &error.to_string()),
     };
-    match server::run(config, &warnings) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.as_slice() {
+        [] => server::run(config, &warnings),
+        [command] if command == "dev" => dev::run(config, &warnings),
+        _ => {
+            return fail(
+                2,
+                "it takes no argument but `dev`; settings are in the environment",
+            );
+        }
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &error),
     }

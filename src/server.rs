@@ -43,7 +43,7 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
     let shard_count = shard_count(&config)?;
     let tenants = boot::boot_tenants(&config, shard_count + 1, clock::unix_seconds())
         .map_err(|error| error.to_string())?;
-    for text in missing(&config, &tenants) {
+    if let Some(text) = missing(&config) {
         writer.write(&Line::new(clock::unix_ms(), Level::Warning, &text));
     }
     // Clients choose the names of topics: a seed that they do not know keeps them from choosing the owner as well.
@@ -67,25 +67,13 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
 }
 
 /// What is asked for and not there yet, in words.
-fn missing(config: &Config, tenants: &BootTenants) -> Vec<String> {
-    let mut texts = Vec::new();
-    if config.database.is_some() {
-        texts.push(format!(
+fn missing(config: &Config) -> Option<String> {
+    config.database.as_ref().map(|_| {
+        format!(
             "DB_HOST is set, but tenants cannot be kept in Postgres yet: they are kept in {}",
             config.data_dir.display()
-        ));
-    }
-    for tenant in tenants
-        .directory
-        .iter()
-        .filter(|tenant| tenant.has_database)
-    {
-        texts.push(format!(
-            "tenant {} has a database, which cannot be used yet: its private channels, replay and Postgres Changes are refused",
-            tenant.external_id
-        ));
-    }
-    texts
+        )
+    })
 }
 
 fn writer(config: &Config) -> Writer {

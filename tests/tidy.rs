@@ -25,10 +25,10 @@ const LINES_MAX: usize = 800;
 const MAY_NAME_SHARDS: &[&str] = &["mail", "connection", "fanout", "shard", "server"];
 
 /// Rooms that may wait, and so may name tokio.
-const MAY_NAME_TOKIO: &[&str] = &["control", "server"];
+const MAY_NAME_TOKIO: &[&str] = &["control", "server", "dev"];
 
 /// Rooms that may name the control plane.
-const MAY_NAME_CONTROL: &[&str] = &["control", "server"];
+const MAY_NAME_CONTROL: &[&str] = &["control", "server", "dev"];
 
 /// Words of the product, which the runtime does not know.
 const PRODUCT_WORDS: &[&str] = &["phoenix", "postgres", "tenant", "websocket", "presence"];

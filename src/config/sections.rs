@@ -105,6 +105,8 @@ pub struct SelfHost {
     pub jwt_secret: Secret,
     /// `API_JWT_JWKS`: the tenant's key set.
     pub jwt_jwks: Option<Value>,
+    /// `DB_PORT` as the seed understands it: its default is not the one of [`MainDatabase::port`] (spec: control-database 5).
+    pub database_port: u16,
 }
 
 impl SelfHost {
@@ -130,6 +132,7 @@ impl SelfHost {
             tenant_name: env.string_or("SELF_HOST_TENANT_NAME", "realtime-dev"),
             jwt_secret: Secret::new(env.string_or("API_JWT_SECRET", Self::DEFAULT_JWT_SECRET)),
             jwt_jwks: jwks.flatten(),
+            database_port: env.integer("DB_PORT", 5433)?,
         })
     }
 }

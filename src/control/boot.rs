@@ -4,12 +4,14 @@
 //! always holds: the seed never takes back what an operator has stored, unless `SEED_SELF_HOST` asks for it
 //! (`seed_is_for_an_empty_store_or_on_request`). Deliberately absent: databases.
 
-use super::store::{EmbeddedStore, StoreError, TenantRecord, apply};
+use super::store::{
+    EmbeddedStore, ExtensionRecord, StoreError, TenantRecord, apply, database_extension,
+};
 use super::tenants::{Common, Registry};
 use crate::auth::ClaimValidators;
 use crate::config::Config;
 use crate::tenant::TenantDirectory;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -148,6 +150,7 @@ fn seed(config: &Config, records: &[TenantRecord], unix_now: i64) -> Option<Tena
                 TenantRecord::new(&wanted.tenant_name, &config.tenant_defaults, unix_now);
             record.jwt_secret = Some(wanted.jwt_secret.expose().to_owned());
             record.jwt_jwks.clone_from(&wanted.jwt_jwks);
+            record.extensions.extend(seeded_database(config, unix_now));
             return Some(record);
         }
     };
@@ -158,6 +161,25 @@ fn seed(config: &Config, records: &[TenantRecord], unix_now: i64) -> Option<Tena
         record.jwt_jwks.clone_from(&wanted.jwt_jwks);
     }
     (Some(&record) != known).then_some(record)
+}
+
+/// The database of that tenant: the one that `DB_HOST` names, as the original's seed describes it (spec: control-database 5).
+fn seeded_database(config: &Config, unix_now: i64) -> Option<ExtensionRecord> {
+    let database = config.database.as_ref()?;
+    let settings = [
+        ("region", json!("us-east-1")),
+        ("db_host", json!(database.host)),
+        ("db_port", json!(config.self_host.database_port.to_string())),
+        ("db_name", json!(database.name)),
+        ("db_user", json!(database.user)),
+        ("db_password", json!(database.password.expose())),
+        ("ssl_enforced", json!(false)),
+    ];
+    let settings = settings
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    Some(database_extension(settings, unix_now).expect("every required setting is a string"))
 }
 
 /// Names that the management API shows and nobody sets.
@@ -345,6 +367,39 @@ mod tests {
             ),
             (Some(SelfHost::DEFAULT_JWT_SECRET), 100)
         );
+    }
+
+    #[test]
+    fn seeded_tenant_has_the_database_that_the_environment_names() {
+        let settings = |variables: &[(&str, &str)], name: &str| {
+            let scratch = Scratch::new(name);
+            let boot = scratch.boot(variables, None).unwrap();
+            let record = boot.self_host.as_ref().unwrap();
+            record.database().cloned().map(Value::Object)
+        };
+        assert_eq!(settings(&[], "without"), None);
+        assert_eq!(settings(&[("DB_NAME", "n")], "no-host"), None);
+        let mut expected = json!({
+            "region": "us-east-1", "db_host": "db", "db_port": "5433", "db_name": "postgres", "db_user": "supabase_admin",
+            "db_password": "postgres", "ssl_enforced": false, "poll_interval_ms": 100, "poll_max_changes": 100,
+            "poll_max_record_bytes": 1_048_576, "publication": "supabase_realtime",
+            "slot_name": "supabase_realtime_replication_slot",
+        });
+        assert_eq!(
+            settings(&[("DB_HOST", "db")], "defaults").as_ref(),
+            Some(&expected)
+        );
+        let own = [
+            ("DB_HOST", "h"),
+            ("DB_PORT", "5432"),
+            ("DB_NAME", "n"),
+            ("DB_USER", "u"),
+            ("DB_PASSWORD", "p"),
+        ];
+        for (name, value) in own {
+            expected[name.to_lowercase()] = json!(value);
+        }
+        assert_eq!(settings(&own, "own"), Some(expected));
     }
 
     #[test]

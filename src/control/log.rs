@@ -100,8 +100,8 @@ impl Log {
         }
     }
 
-    /// A log that writes nowhere: `f` looks at what was handed in.
-    #[cfg(test)]
+    /// A log that writes nowhere, for tests: what is returned beside takes the lines that were handed in so far.
+    #[must_use]
     pub fn for_test() -> (Self, impl FnMut() -> Vec<Line>) {
         let (log, receiver) = Self::new(Level::Debug);
         let taken = move || {

@@ -7,7 +7,10 @@
 pub mod settings;
 pub mod tls;
 pub mod connect;
+pub mod statement;
 pub mod pool;
+pub mod partitions;
+pub mod migrate;
 
 pub use connect::{ConnectError, Connection, connect};
 pub use pool::{Lease, Pool, PoolError};

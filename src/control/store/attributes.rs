@@ -210,6 +210,20 @@ fn extension(entry: &Map<String, Value>, now: i64) -> Result<ExtensionRecord, Va
 }
 
 /// The settings of a database, with what is set when nothing is said.
+/// The extension of a database with these settings, and the defaults of all others. `now` in Unix seconds.
+///
+/// # Errors
+///
+/// As for the settings of an extension in [`apply`].
+pub fn database_extension(given: Map<String, Value>, now: i64) -> Result<ExtensionRecord, Value> {
+    Ok(ExtensionRecord {
+        kind: TenantRecord::POSTGRES_CDC.to_owned(),
+        settings: cdc_settings(given)?,
+        inserted_at: now,
+        updated_at: now,
+    })
+}
+
 fn cdc_settings(given: Map<String, Value>) -> Result<Map<String, Value>, Value> {
     let mut settings = Map::new();
     settings.insert("poll_interval_ms".to_owned(), json!(100));

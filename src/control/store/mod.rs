@@ -10,7 +10,7 @@ mod attributes;
 mod embedded;
 mod record;
 
-pub use attributes::{FieldErrors, apply};
+pub use attributes::{FieldErrors, apply, database_extension};
 pub use embedded::EmbeddedStore;
 #[cfg(test)]
 pub use record::TEST_DEFAULTS;

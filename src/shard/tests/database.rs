@@ -579,7 +579,7 @@ fn the_stream_is_announced_to_those_who_wait_for_it() {
     let text = json!({"channel": "a", "extension": "system", "status": "ok",
         "message": "Replication connection established"});
     let ready = pushed("1", TOPIC, "system", &text);
-    assert_eq!(world.reads(early), [ready.clone()]);
+    assert_eq!(world.reads(early), std::slice::from_ref(&ready));
     assert_eq!(world.reads(late), Vec::<Value>::new());
     let later = world.connect(0, 2);
     world.join(later, "1", TOPIC, &wants);

@@ -1,0 +1,268 @@
+//! What a role may read and write on a private channel, asked of the tenant's own database (spec: authorization-rls).
+//!
+//! What comes in: contexts and what is to be checked. What goes out: verdicts. What always holds:
+//!
+//! - A verdict that cannot be had is an error. (`every_failure_has_its_reason`)
+//! - Equal questions that are in flight at the same time share one evaluation, and nothing of it is kept after it has ended.
+//!   (`equal_checks_in_flight_share_one_evaluation`)
+//! - Nothing of a check is left in the database or on its connection. (`nothing_is_left_behind`)
+//! - Nobody waits for a connection longer than `db_queue_target`, and who waited in vain too often does not wait at all.
+//!   (`a_pool_that_is_not_free_is_protected`)
+//!
+//! Deliberately absent: remembering verdicts; a channel does that.
+
+mod asker;
+mod check;
+mod guard;
+mod outcome;
+
+use super::clock;
+use super::database::{Environment, Pool, PoolError};
+use crate::error::{ErrorCode, text};
+use crate::limits;
+use crate::logging::{Identity, Line};
+use crate::mail::{AskError, Checks, Context, Verdict};
+use crate::tenant::TenantId;
+use asker::Asker;
+use guard::Timeouts;
+use rustc_hash::FxHashMap;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+type Outcome = Result<Verdict, AskError>;
+
+/// Asks tenants' databases. Clones are the same.
+#[derive(Clone)]
+pub struct Authorizer(Rc<Shared>);
+
+struct Shared {
+    environment: Rc<Environment>,
+    /// Its keys are chosen by clients.
+    in_flight:
+        RefCell<HashMap<Key, watch::Receiver<Option<Outcome>>, foldhash::quality::RandomState>>,
+    timeouts: RefCell<FxHashMap<TenantId, Timeouts>>,
+}
+
+/// What makes two questions one.
+#[derive(Clone, Eq, PartialEq)]
+struct Key {
+    tenant: TenantId,
+    context: Context,
+    checks: Checks,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Headers tell few sockets of one token and topic apart: comparing is left to them.
+        self.tenant.hash(state);
+        self.context.topic.hash(state);
+        self.context.claims.json.hash(state);
+        self.checks.hash(state);
+    }
+}
+
+impl fmt::Debug for Authorizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let in_flight = self.0.in_flight.borrow().len();
+        f.debug_struct("Authorizer")
+            .field("in_flight", &in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Authorizer {
+    /// With nothing in flight.
+    #[must_use]
+    pub fn new(environment: Rc<Environment>) -> Self {
+        Self(Rc::new(Shared {
+            environment,
+            in_flight: RefCell::default(),
+            timeouts: RefCell::default(),
+        }))
+    }
+
+    /// What the policies of the tenant's database say. To be called within the `LocalSet`; a check that its caller gives up goes on
+    /// to its end.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no verdict. What the database said is in the log already, once for all who asked the same.
+    pub async fn check(
+        &self,
+        tenant: TenantId,
+        pool: &Pool,
+        context: &Context,
+        checks: Checks,
+    ) -> Outcome {
+        if checks == Checks::default() {
+            return Ok(Verdict::default());
+        }
+        let key = Key {
+            tenant,
+            context: context.clone(),
+            checks,
+        };
+        let mut outcome = self.evaluation(key, pool);
+        let outcome = outcome.wait_for(Option::is_some).await;
+        let outcome = outcome.ok().and_then(|outcome| outcome.clone());
+        outcome.unwrap_or_else(|| {
+            Err(AskError::Other(
+                "a check ended without a verdict".to_owned(),
+            ))
+        })
+    }
+
+    /// The evaluation that is under way, or a new one.
+    fn evaluation(&self, key: Key, pool: &Pool) -> watch::Receiver<Option<Outcome>> {
+        if let Some(outcome) = self.0.in_flight.borrow().get(&key) {
+            return outcome.clone();
+        }
+        let (answer, outcome) = watch::channel(None);
+        let flights = &self.0.in_flight;
+        flights.borrow_mut().insert(key.clone(), outcome.clone());
+        let flight = Flight {
+            shared: Rc::clone(&self.0),
+            key,
+            answer,
+        };
+        tokio::task::spawn_local(evaluate(flight, pool.clone()));
+        outcome
+    }
+}
+
+/// An evaluation that others may share. It is over when this is dropped, also by a panic.
+struct Flight {
+    shared: Rc<Shared>,
+    key: Key,
+    answer: watch::Sender<Option<Outcome>>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.shared.in_flight.borrow_mut().remove(&self.key);
+    }
+}
+
+impl Flight {
+    /// Answers all who wait. Whoever asks from now on gets an evaluation of its own.
+    fn land(self, outcome: Outcome) {
+        if let Err(reason) = &outcome {
+            self.shared.log(&self.key, reason);
+        }
+        let answer = self.answer.clone();
+        drop(self);
+        answer.send_replace(Some(outcome));
+    }
+}
+
+/// Evaluates and answers. Those who wait may be answered before the database is through with it; the lease is kept until it is.
+async fn evaluate(flight: Flight, pool: Pool) {
+    let shared = Rc::clone(&flight.shared);
+    let Key {
+        tenant,
+        context,
+        checks,
+    } = flight.key.clone();
+    let asker = match Asker::of(&context) {
+        Ok(asker) => asker,
+        Err(reason) => return flight.land(Err(reason)),
+    };
+    let settings = pool.settings();
+    if shared.is_protected(tenant, settings.pool_size) {
+        return flight.land(Err(AskError::PoolExhausted));
+    }
+    let patience = settings.queue_target.max(limits::POLICY_BEGIN_TIMEOUT_MIN);
+    let deadline = clock::now() + patience;
+    let lease = match pool.lease().await {
+        Ok(lease) => lease,
+        Err(PoolError::Gone) => return flight.land(Err(AskError::Unreachable)),
+        Err(PoolError::TimedOut) => {
+            shared.note_timeout(tenant, settings.pool_size);
+            return flight.land(Err(AskError::PoolExhausted));
+        }
+    };
+    let (begun, has_begun) = oneshot::channel();
+    let begun = move || drop(begun.send(()));
+    let mut check = pin!(check::evaluate(&lease, &asker, checks, begun));
+    let outcome = tokio::select! {
+        biased;
+        outcome = check.as_mut() => outcome.map_err(|failure| outcome::reason_of(&failure, asker.role)),
+        late = too_late(deadline, has_begun) => {
+            if late == AskError::PoolExhausted {
+                shared.note_timeout(tenant, settings.pool_size);
+            }
+            flight.land(Err(late));
+            // Its end is bounded by the time of its statements, or by that of its connection.
+            let _ = check.await;
+            return;
+        }
+    };
+    flight.land(outcome);
+}
+
+/// Returns when nobody is to wait any longer: the database has not come to the check in time, for it is busy with those in front, or
+/// is not through with it in time.
+async fn too_late(deadline: Instant, has_begun: oneshot::Receiver<()>) -> AskError {
+    if tokio::time::timeout_at(deadline, has_begun).await.is_err() {
+        return AskError::PoolExhausted;
+    }
+    tokio::time::sleep(limits::POLICY_TIMEOUT).await;
+    AskError::Canceled("the policies were not evaluated in time".to_owned())
+}
+
+impl Shared {
+    fn is_protected(&self, tenant: TenantId, pool_size: usize) -> bool {
+        let mut timeouts = self.timeouts.borrow_mut();
+        let Some(of_tenant) = timeouts.get_mut(&tenant) else {
+            return false;
+        };
+        let is_protected = of_tenant.are_too_many(clock::now(), pool_size);
+        if of_tenant.is_empty() {
+            timeouts.remove(&tenant);
+        }
+        is_protected
+    }
+
+    fn note_timeout(&self, tenant: TenantId, pool_size: usize) {
+        let mut timeouts = self.timeouts.borrow_mut();
+        let of_tenant = timeouts.entry(tenant).or_default();
+        if of_tenant.note(clock::now(), pool_size) {
+            let code = ErrorCode::IncreaseConnectionPool;
+            let line = Line::trip(clock::unix_ms(), code, text::TOO_MANY_DATABASE_TIMEOUTS);
+            self.write(tenant, line);
+        }
+    }
+
+    /// What an operator has to know of it; the codes that clients read are logged by whoever refuses them.
+    fn log(&self, key: &Key, reason: &AskError) {
+        let (code, text) = match reason {
+            AskError::Policy(text) => (ErrorCode::RlsPolicyError, text.as_str()),
+            AskError::Other(text) => (ErrorCode::UnableToSetPolicies, text.as_str()),
+            AskError::PoolExhausted => (
+                ErrorCode::ErrorExecutingTransaction,
+                "no connection of the pool got free in time",
+            ),
+            _ => return,
+        };
+        let claims = &key.context.claims;
+        let exp = claims.exp.map(|exp| exp.to_string());
+        let whose = Identity::new(claims.sub.as_deref(), claims.iss.as_deref(), exp.as_deref());
+        let line = Line::coded(clock::unix_ms(), code, text).on_behalf_of(whose);
+        self.write(key.tenant, line);
+    }
+
+    fn write(&self, tenant: TenantId, line: Line) {
+        let line = match self.environment.tenants.borrow().directory.get(tenant) {
+            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
+            None => line,
+        };
+        self.environment.log.write(line);
+    }
+}

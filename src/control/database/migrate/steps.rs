@@ -1,0 +1,162 @@
+//! The steps that set up schema `realtime`: the files of `migrations/tenant`, and what each of them brings into being.
+
+/// One step: an SQL file that is executed where something of what it creates is missing.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// The number in front of its file's name, and in `realtime.rs_schema_migrations`.
+    pub(super) number: i64,
+    /// The rest of its file's name.
+    pub(super) name: &'static str,
+    /// The file.
+    pub(super) sql: &'static str,
+    /// What exists after it, in the words of a survey. It is needed while one of them is missing.
+    pub(super) creates: &'static [&'static str],
+    /// What it needs beyond the right to create in the schema.
+    pub(super) needs: Needs,
+    /// It may be applied to a database that upstream migrated: it adds, and whatever it adds is guarded.
+    pub(super) is_for_upstreams: bool,
+    /// The version of upstream's that leaves the database exactly as this step does, where executing both would fail.
+    pub(super) upstream_version: Option<i64>,
+}
+
+/// What a step may do only with the right to.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Needs {
+    /// To create roles, one of which bypasses policies.
+    Roles,
+    /// To create the schema, or to grant its use.
+    Schema,
+    /// To create in the schema.
+    Nothing,
+    /// The rights of the owner of `realtime.messages`.
+    Messages,
+    /// To create in the database. Without that right the step is left out.
+    Publication,
+}
+
+macro_rules! step {
+    ($number:literal, $name:literal, $needs:ident, [$($creates:literal),* $(,)?], $upstreams:literal, $version:expr) => {
+        Step {
+            number: $number,
+            name: $name,
+            sql: include_str!(concat!("../../../../migrations/tenant/0", stringify!($number), "_", $name, ".sql")),
+            creates: &[$($creates),*],
+            needs: Needs::$needs,
+            is_for_upstreams: $upstreams,
+            upstream_version: $version,
+        }
+    };
+}
+
+/// All steps, in their order.
+pub(super) const STEPS: &[Step] = &[
+    step!(
+        10,
+        "roles",
+        Roles,
+        [
+            "role anon",
+            "role authenticated",
+            "role service_role",
+            "role supabase_realtime_admin"
+        ],
+        false,
+        None
+    ),
+    step!(
+        20,
+        "schema",
+        Schema,
+        [
+            "schema",
+            "usage anon",
+            "usage authenticated",
+            "usage service_role"
+        ],
+        false,
+        None
+    ),
+    step!(
+        30,
+        "types",
+        Nothing,
+        [
+            "type action",
+            "type equality_op",
+            "type user_defined_filter",
+            "type wal_column",
+            "type wal_rls"
+        ],
+        false,
+        None
+    ),
+    step!(40, "messages", Nothing, ["relation messages"], false, None),
+    step!(
+        41,
+        "binary_payload",
+        Messages,
+        ["column binary_payload"],
+        true,
+        Some(20_260_514_120_000)
+    ),
+    step!(
+        42,
+        "replay_index",
+        Messages,
+        ["relation messages_inserted_at_topic_index"],
+        true,
+        Some(20_250_905_041_441)
+    ),
+    step!(50, "topic", Nothing, ["function topic/0"], true, None),
+    step!(51, "send", Nothing, ["function send/4"], true, None),
+    step!(
+        52,
+        "send_binary",
+        Nothing,
+        ["function send_binary/4"],
+        true,
+        None
+    ),
+    step!(
+        53,
+        "broadcast_changes",
+        Nothing,
+        ["function broadcast_changes/8"],
+        true,
+        None
+    ),
+    step!(
+        60,
+        "subscription_functions",
+        Nothing,
+        [
+            "function to_regrole/1",
+            "function cast/2",
+            "function subscription_check_filters/0"
+        ],
+        false,
+        None
+    ),
+    step!(
+        61,
+        "subscription",
+        Nothing,
+        ["relation subscription"],
+        false,
+        None
+    ),
+    step!(
+        80,
+        "publication",
+        Publication,
+        ["publication supabase_realtime"],
+        false,
+        None
+    ),
+];
+
+/// Upstream's version from which on `realtime.send` puts an id into the payload.
+pub(super) const SEND_ADDS_ID: i64 = 20_251_103_001_201;
+
+/// Upstream's last version that we know.
+pub(super) const NEWEST_UPSTREAM: i64 = 20_260_709_120_000;

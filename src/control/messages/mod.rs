@@ -1,0 +1,5 @@
+//! Messages of tenants' databases.
+
+pub mod replay;
+
+pub use replay::replay;

@@ -1,0 +1,229 @@
+//! A session that runs: what is looked after as long as it lasts.
+//!
+//! What comes in: a started session. What goes out: how it ended. What always holds: it ends when nobody was connected for about
+//! twelve minutes (`IdleClock`), when its database was away for ten, and when the tenant has other settings. Its tasks (the stream of
+//! messages, the maintenance) end with it. Deliberately absent: a bound on how often it is started again; the keeper knows that.
+
+use super::start::{self, Prepared, Started};
+use super::{End, Failure, Phase, Seat, Sessions};
+use crate::control::clock;
+use crate::control::database::{Pool, Settings};
+use crate::error::ErrorCode;
+use crate::limits;
+use crate::mail::{AskError, DatabaseState};
+use crate::tenant::Tenant;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+/// Runs a session until its end.
+pub(super) async fn live(
+    sessions: &Sessions,
+    seat: &Rc<Seat>,
+    tenant: Arc<Tenant>,
+    settings: Rc<Settings>,
+    started: Started,
+) -> End {
+    let Started {
+        pool,
+        prepared,
+        is_ipv4_only,
+    } = started;
+    if is_ipv4_only {
+        let text = format!(
+            "Tenant database host {} resolved to an IPv4 address",
+            settings.host
+        );
+        sessions.log(tenant.id, ErrorCode::DatabaseIpVersionIsIpv4, &text);
+    }
+    sessions.log_prepared(tenant.id, &prepared);
+    let mut tasks = JoinSet::new();
+    let upkeep = Upkeep {
+        sessions: sessions.clone(),
+        seat: Rc::clone(seat),
+        pool: pool.clone(),
+    };
+    tasks.spawn_local(upkeep.run());
+    let connected = DatabaseState {
+        is_connected: true,
+        is_replicating: false,
+    };
+    // First the shards: whoever waits for the session may ask for the state of its stream next.
+    sessions.tell(tenant.id, connected).await;
+    seat.phase.send_replace(Phase::Up(pool.clone()));
+    let end = watch_over(sessions, &tenant, &settings, &pool, tasks).await;
+    pool.close();
+    end
+}
+
+/// Waits for the end of a session.
+async fn watch_over(
+    sessions: &Sessions,
+    tenant: &Arc<Tenant>,
+    settings: &Settings,
+    pool: &Pool,
+    mut tasks: JoinSet<()>,
+) -> End {
+    let mut tenants = sessions.0.environment.tenants.clone();
+    let mut known = tenants.borrow_and_update().database(tenant.id).cloned();
+    let mut down = pool.down_since();
+    // It may have been lost since it was opened.
+    down.mark_changed();
+    let mut lost = None;
+    let mut idle = IdleClock::default();
+    let mut users = every(limits::DATABASE_USERS_INTERVAL);
+    loop {
+        let window_end = lost.unwrap_or_else(clock::now) + limits::DATABASE_RECOVERY_WINDOW;
+        tokio::select! {
+            // Neither of the tasks returns while all is well.
+            ended = tasks.join_next() => {
+                if let Some(Err(error)) = ended {
+                    sessions.log(tenant.id, ErrorCode::UnknownError, &error.to_string());
+                }
+                return End::Lost(AskError::Unreachable);
+            }
+            Ok(()) = tenants.changed() => {
+                let now = tenants.borrow_and_update().database(tenant.id).cloned();
+                match sessions.wanted(tenant.id) {
+                    None => return End::Unwanted,
+                    Some(_) if now == known => {}
+                    Some((_, Ok(same))) if same == *settings => known = now,
+                    Some(_) => return End::Changed,
+                }
+            }
+            Ok(()) = down.changed() => {
+                let is_first = lost.is_none();
+                lost = *down.borrow_and_update();
+                if is_first && lost.is_some() {
+                    let code = ErrorCode::DatabaseConnectionDown;
+                    sessions.log(tenant.id, code, "Database pool connection lost, recovery window opened");
+                }
+            }
+            () = sleep_until(window_end), if lost.is_some() => {
+                let text = format!(
+                    "Database pool could not reconnect within {}ms, terminating connection",
+                    limits::DATABASE_RECOVERY_WINDOW.as_millis()
+                );
+                sessions.log(tenant.id, ErrorCode::DatabaseConnectionRecoveryWindowExceeded, &text);
+                return End::Lost(AskError::Unreachable);
+            }
+            _ = users.tick() => {
+                if idle.sample(tenant.usage.users()) {
+                    return End::Idle;
+                }
+            }
+        }
+    }
+}
+
+fn every(period: std::time::Duration) -> tokio::time::Interval {
+    let mut interval = interval_at(clock::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Samples in a row without a user.
+#[derive(Default)]
+struct IdleClock(u32);
+
+impl IdleClock {
+    /// Takes a sample. True when the session has been idle for so long that it ends: the last samples were all zero, and one more
+    /// interval has passed.
+    fn sample(&mut self, users: u32) -> bool {
+        self.0 = if users == 0 { self.0 + 1 } else { 0 };
+        self.0 > limits::DATABASE_IDLE_SAMPLES
+    }
+}
+
+/// What is done in the database from time to time.
+struct Upkeep {
+    sessions: Sessions,
+    seat: Rc<Seat>,
+    pool: Pool,
+}
+
+impl Upkeep {
+    async fn run(self) {
+        let mut health = every(limits::DATABASE_HEALTH_INTERVAL);
+        let mut partitions = every(limits::DATABASE_PARTITIONS_INTERVAL);
+        let mut down = self.pool.down_since();
+        let mut looked: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                _ = health.tick() => {
+                    self.pool.check_health().await;
+                    self.look_at_schema().await;
+                }
+                _ = partitions.tick() => self.make_partitions().await,
+                () = self.seat.doubt.notified() => {
+                    // Whoever misses something asks again and again; a look that finds nothing is not repeated at once.
+                    let is_fresh = looked.is_some_and(|at| at + limits::DATABASE_DOUBT_PAUSE > clock::now());
+                    if !is_fresh {
+                        self.prepare().await;
+                        looked = Some(clock::now());
+                    }
+                }
+                Ok(()) = down.changed() => {
+                    let is_back = down.borrow_and_update().is_none();
+                    if is_back {
+                        // It may be another database now, made anew under the old name.
+                        self.look_at_schema().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the schema again where somebody has dropped it.
+    async fn look_at_schema(&self) {
+        let Ok(lease) = self.pool.lease().await else {
+            return;
+        };
+        let sql = "SELECT to_regclass('realtime.messages') IS NULL";
+        let rows = tokio::time::timeout(limits::DATABASE_STEP_TIMEOUT, lease.query_typed(sql, &[]));
+        let Ok(Ok(rows)) = rows.await else { return };
+        drop(lease);
+        let is_missing = rows.first().and_then(|row| row.try_get(0).ok());
+        if is_missing == Some(true) {
+            self.prepare().await;
+        }
+    }
+
+    /// Schema and partitions.
+    async fn prepare(&self) {
+        let outcome = start::prepare(self.pool.settings()).await;
+        self.log(outcome);
+    }
+
+    async fn make_partitions(&self) {
+        let outcome = start::make_partitions(self.pool.settings()).await;
+        self.log(outcome);
+    }
+
+    fn log(&self, outcome: Result<Prepared, Failure>) {
+        let tenant = self.seat.tenant;
+        match outcome {
+            Ok(prepared) => self.sessions.log_prepared(tenant, &prepared),
+            Err(failure) => self.sessions.log(tenant, failure.code, &failure.text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_session_ends_one_interval_after_the_last_samples_were_all_zero() {
+        let check = |samples: &[u32], expected: Option<usize>| {
+            let mut idle = IdleClock::default();
+            let end = samples.iter().position(|users| idle.sample(*users));
+            assert_eq!(end, expected, "{samples:?}");
+        };
+        check(&[0; 11], None);
+        check(&[0; 12], Some(11));
+        check(&[0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], None);
+        check(&[&[0; 10][..], &[1], &[0; 12]].concat(), Some(22));
+    }
+}

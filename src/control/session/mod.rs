@@ -1,0 +1,393 @@
+//! The sessions with tenants' databases: one per tenant, started by whoever needs it first.
+//!
+//! What comes in: tenants whose database is needed. What goes out: [`Pool`]s, and to the shards which databases are connected. What
+//! always holds:
+//!
+//! - However many ask, there is one attempt at a time (`many_callers_share_one_attempt`).
+//! - A database that fails to start [`limits::DATABASE_FAILURES_MAX`] times in a short while is left alone for a moment
+//!   (`failures_in_a_row_block_further_attempts`); a session that runs is handed out all the same.
+//! - While users are connected, a session that has failed is tried again by itself, with pauses that grow
+//!   (`database_that_comes_back_is_connected_without_being_asked`).
+//! - A session works with the settings that the tenant has now: others end it, and a new one is started
+//!   (`changed_settings_replace_the_session`).
+//! - One task per tenant waits for that tenant's database; nothing that another tenant needs is held meanwhile.
+//!
+//! Deliberately absent: what is asked of the database, and the stream of its messages; see `authorization` and `messages`.
+
+mod attempts;
+mod live;
+mod start;
+
+use super::clock;
+use super::database::connect::{describe, jittered};
+use super::database::{ConnectError, Environment, Pool, PoolError, Settings};
+use super::outgoing::{News, Parcel};
+use super::supervise;
+use crate::error::{ErrorCode, Level, text};
+use crate::limits;
+use crate::logging::Line;
+use crate::mail::{AskError, DatabaseState};
+use crate::tenant::{Tenant, TenantId};
+use attempts::Attempts;
+use rustc_hash::FxHashMap;
+use start::Prepared;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// The sessions of this process. Clones are the same.
+#[derive(Clone)]
+pub struct Sessions(Rc<Inner>);
+
+struct Inner {
+    environment: Rc<Environment>,
+    seats: RefCell<FxHashMap<TenantId, Rc<Seat>>>,
+    /// What moments of failures are counted from.
+    origin: Instant,
+}
+
+/// A tenant's place: it outlives sessions that fail.
+struct Seat {
+    tenant: TenantId,
+    phase: watch::Sender<Phase>,
+    attempts: RefCell<Attempts>,
+    /// Whether a task keeps this tenant's session.
+    has_keeper: Cell<bool>,
+    /// Something that every session makes sure of is missing in the database.
+    doubt: Rc<Notify>,
+}
+
+/// Where a tenant's session stands.
+#[derive(Clone, Debug)]
+enum Phase {
+    /// There is none, and nobody has asked.
+    Idle,
+    /// It is being started; `is_connected` as soon as the database has let us in.
+    Starting { is_connected: bool },
+    /// It runs.
+    Up(Pool),
+    /// It could not be started, or was lost.
+    Failed(AskError),
+}
+
+/// Why a session could not be started, or ended.
+#[derive(Debug)]
+struct Failure {
+    /// The code of the line in the log.
+    code: ErrorCode,
+    /// The rest of that line.
+    text: String,
+    /// What a client is told.
+    told: AskError,
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self {
+            code: error.code(),
+            text: error.to_string(),
+            told: error.ask_error(),
+        }
+    }
+}
+
+/// How a session ended.
+enum End {
+    /// Nobody was connected for long.
+    Idle,
+    /// The tenant is gone, suspended, or has no database any more.
+    Unwanted,
+    /// The tenant has another database, or other credentials.
+    Changed,
+    /// It was lost. The log knows already.
+    Lost(AskError),
+    /// It could not be started. The log knows already.
+    NotStarted(AskError),
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("seats", &self.0.seats.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sessions {
+    /// Without any session.
+    #[must_use]
+    pub fn new(environment: Rc<Environment>) -> Self {
+        Self(Rc::new(Inner {
+            environment,
+            seats: RefCell::default(),
+            origin: clock::now(),
+        }))
+    }
+
+    /// The tenant's session, started if need be; all who ask at the same time share one start.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, at the latest after [`limits::DATABASE_CONNECT_TIMEOUT`]. What needs the database is refused then.
+    pub async fn open(&self, tenant: TenantId) -> Result<Pool, AskError> {
+        let seat = self.seat(tenant)?;
+        let mut phases = seat.phase.subscribe();
+        let phase = phases.borrow().clone();
+        match phase {
+            Phase::Up(pool) => return Ok(pool),
+            Phase::Starting { .. } => {}
+            Phase::Idle | Phase::Failed(_) => self.begin(&seat)?,
+        }
+        let settled = phases.wait_for(|phase| !phase.is_starting());
+        match tokio::time::timeout(limits::DATABASE_CONNECT_TIMEOUT, settled).await {
+            Ok(Ok(phase)) => match &*phase {
+                Phase::Up(pool) => Ok(pool.clone()),
+                Phase::Failed(error) => Err(error.clone()),
+                Phase::Idle | Phase::Starting { .. } => Err(AskError::Unreachable),
+            },
+            Ok(Err(_)) => Err(AskError::Unreachable),
+            Err(_) => Err(match *seat.phase.borrow() {
+                Phase::Starting { is_connected: true } => AskError::Initializing,
+                _ => AskError::Unreachable,
+            }),
+        }
+    }
+
+    /// Has the schema and the partitions of a tenant's database looked at now: something that every session makes sure of was missing.
+    /// What is missing is made again; nothing happens where there is no session.
+    pub fn doubt(&self, tenant: TenantId) {
+        if let Some(seat) = self.0.seats.borrow().get(&tenant) {
+            seat.doubt.notify_one();
+        }
+    }
+
+    /// The place of a tenant that may have a session.
+    fn seat(&self, id: TenantId) -> Result<Rc<Seat>, AskError> {
+        let tenant = self.tenant(id).ok_or(AskError::Unreachable)?;
+        if tenant.suspended {
+            return Err(AskError::Suspended);
+        }
+        if !tenant.has_database {
+            return Err(AskError::Unreachable);
+        }
+        let mut seats = self.0.seats.borrow_mut();
+        let seat = seats.entry(id).or_insert_with(|| {
+            Rc::new(Seat {
+                tenant: id,
+                phase: watch::Sender::new(Phase::Idle),
+                attempts: RefCell::default(),
+                has_keeper: Cell::new(false),
+                doubt: Rc::default(),
+            })
+        });
+        Ok(Rc::clone(seat))
+    }
+
+    /// A tenant as it is now.
+    fn tenant(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        let live = self.0.environment.tenants.borrow();
+        live.directory.get(id).cloned()
+    }
+
+    /// Has a session started, unless that failed too often of late.
+    fn begin(&self, seat: &Rc<Seat>) -> Result<(), AskError> {
+        if seat.is_blocked(self.0.origin) {
+            return Err(AskError::TooManyAttempts);
+        }
+        seat.phase.send_replace(Phase::STARTING);
+        // A keeper that waits to try again looks at the phase.
+        if !seat.has_keeper.replace(true) {
+            let (sessions, seat) = (self.clone(), Rc::clone(seat));
+            tokio::task::spawn_local(async move { sessions.keep(&seat).await });
+        }
+        Ok(())
+    }
+
+    /// Keeps a tenant's session, from one that is being started to the last.
+    async fn keep(&self, seat: &Rc<Seat>) {
+        let mut pause = limits::DATABASE_RETRY_PAUSE;
+        loop {
+            let end = match supervise::caught(self.session(seat)).await {
+                Ok(end) => end,
+                Err(panic) => {
+                    let text = supervise::panic_text(&*panic);
+                    self.log(seat.tenant, ErrorCode::UnknownError, &text);
+                    End::Lost(AskError::Unreachable)
+                }
+            };
+            // Before anything is awaited: nobody may get a pool that is closed.
+            seat.phase.send_replace(end.phase());
+            if !matches!(end, End::NotStarted(_)) {
+                pause = limits::DATABASE_RETRY_PAUSE;
+                self.tell(seat.tenant, DatabaseState::default()).await;
+            }
+            // Somebody may have asked meanwhile, and waits for a keeper that he believes to be there.
+            let goes_on = seat.is_starting()
+                || match end {
+                    End::Lost(_) | End::NotStarted(_) => self.wait_to_retry(seat, pause).await,
+                    End::Changed | End::Idle | End::Unwanted => false,
+                };
+            if !goes_on {
+                break;
+            }
+            pause = (pause * 2).min(limits::DATABASE_RETRY_PAUSE_MAX);
+            seat.phase.send_replace(Phase::STARTING);
+        }
+        seat.has_keeper.set(false);
+        if self.tenant(seat.tenant).is_none() {
+            self.0.seats.borrow_mut().remove(&seat.tenant);
+        }
+    }
+
+    /// One session, from its start to its end.
+    async fn session(&self, seat: &Rc<Seat>) -> End {
+        let (tenant, settings) = match self.wanted(seat.tenant) {
+            Some((tenant, Ok(settings))) => (tenant, Rc::new(settings)),
+            Some((_, Err(text))) => return self.not_started(seat, Failure::unreachable(text)),
+            None => return End::Unwanted,
+        };
+        let connected = || {
+            let phase = Phase::Starting { is_connected: true };
+            seat.phase.send_replace(phase);
+        };
+        match start::start(Rc::clone(&settings), connected).await {
+            Ok(started) => live::live(self, seat, tenant, settings, started).await,
+            Err(failure) => self.not_started(seat, failure),
+        }
+    }
+
+    fn not_started(&self, seat: &Seat, failure: Failure) -> End {
+        self.log(seat.tenant, failure.code, &failure.text);
+        let now = clock::now().duration_since(self.0.origin);
+        if seat.attempts.borrow_mut().fail(now) {
+            let code = ErrorCode::DatabaseConnectionRateLimitReached;
+            let line = Line::trip(clock::unix_ms(), code, text::TOO_MANY_DATABASE_ATTEMPTS);
+            self.write(seat.tenant, line);
+        }
+        End::NotStarted(failure.told)
+    }
+
+    /// Waits for the next attempt: for somebody who asks, for other settings, or for the end of the pause. False when nobody needs it.
+    async fn wait_to_retry(&self, seat: &Seat, pause: Duration) -> bool {
+        let mut phases = seat.phase.subscribe();
+        let mut tenants = self.0.environment.tenants.clone();
+        let before = tenants.borrow_and_update().database(seat.tenant).cloned();
+        let mut due = clock::now() + jittered(pause);
+        while self.is_used(seat) || seat.is_starting() {
+            tokio::select! {
+                Ok(_) = phases.wait_for(Phase::is_starting) => return true,
+                () = sleep_until(due) => {
+                    if !seat.is_blocked(self.0.origin) {
+                        return self.is_used(seat);
+                    }
+                    due += Duration::from_secs(1);
+                }
+                Ok(()) = tenants.changed() => {
+                    if tenants.borrow_and_update().database(seat.tenant) != before.as_ref() {
+                        return true;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    /// The tenant, and the database that it should have a session with now.
+    fn wanted(&self, id: TenantId) -> Option<(Arc<Tenant>, Result<Settings, String>)> {
+        let live = self.0.environment.tenants.borrow();
+        let tenant = live.directory.get(id).filter(|tenant| !tenant.suspended)?;
+        Some((Arc::clone(tenant), Settings::in_live(&live, id)?))
+    }
+
+    /// Whether a session is needed without being asked for.
+    fn is_used(&self, seat: &Seat) -> bool {
+        self.tenant(seat.tenant)
+            .is_some_and(|tenant| tenant.usage.users() > 0)
+    }
+
+    /// Tells the shards.
+    async fn tell(&self, tenant: TenantId, state: DatabaseState) {
+        let news = Parcel::All(News::Database(tenant, state));
+        self.0.environment.outgoing.send(news).await;
+    }
+
+    fn log_prepared(&self, id: TenantId, prepared: &Prepared) {
+        for error in &prepared.partition_errors {
+            self.log(id, ErrorCode::PartitionCreationFailed, error);
+        }
+        for note in &prepared.notes {
+            self.write(id, Line::new(clock::unix_ms(), Level::Warning, note));
+        }
+    }
+
+    fn log(&self, id: TenantId, code: ErrorCode, text: &str) {
+        self.write(id, Line::coded(clock::unix_ms(), code, text));
+    }
+
+    fn write(&self, id: TenantId, line: Line) {
+        let line = match self.tenant(id) {
+            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
+            None => line,
+        };
+        self.0.environment.log.write(line);
+    }
+}
+
+impl Phase {
+    const STARTING: Self = Self::Starting {
+        is_connected: false,
+    };
+
+    fn is_starting(&self) -> bool {
+        matches!(self, Self::Starting { .. })
+    }
+}
+
+impl End {
+    /// Where it leaves the tenant.
+    fn phase(&self) -> Phase {
+        match self {
+            Self::Idle | Self::Unwanted => Phase::Idle,
+            Self::Changed => Phase::STARTING,
+            Self::Lost(error) | Self::NotStarted(error) => Phase::Failed(error.clone()),
+        }
+    }
+}
+
+impl Seat {
+    fn is_blocked(&self, origin: Instant) -> bool {
+        let now = clock::now().duration_since(origin);
+        self.attempts.borrow_mut().is_blocked(now)
+    }
+
+    fn is_starting(&self) -> bool {
+        self.phase.borrow().is_starting()
+    }
+}
+
+impl Failure {
+    /// The database cannot be used.
+    fn unreachable(text: String) -> Self {
+        Self {
+            code: ErrorCode::UnableToConnectToTenantDatabase,
+            text,
+            told: AskError::Unreachable,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::unreachable(describe(&error))
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        Self::unreachable(error.to_string())
+    }
+}

@@ -138,6 +138,9 @@ pub const HTTP_HEADERS_MAX: usize = 100;
 /// Bodies up to this many bytes are not compressed (spec: http-api 1.4).
 pub const HTTP_COMPRESS_ABOVE_BYTES: u64 = 300;
 
+/// Private topics of one batch that a tenant's database is asked about at the same time. The others wait for their turn.
+pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
+
 // -- the control core --
 
 /// Letters that wait to be handed to the mesh. Above: the task that wants to send waits.
@@ -323,3 +326,94 @@ pub const DESK_QUESTIONS_MAX: usize = 65_536;
 
 /// The same of one tenant, so that a database that hangs leaves room for the others' questions.
 pub const DESK_QUESTIONS_PER_TENANT_MAX: usize = 16_384;
+// -- replication --
+
+/// How long one step of starting a replication connection may take: connecting, a query. Above: `ReplicationConnectionTimeout` (spec:
+/// broadcast-from-database 2; the seed's 30 s).
+pub const REPLICATION_STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long making a slot may take: it waits for every transaction that is open. Above: `ReplicationConnectionTimeout`, and another
+/// attempt (spec: broadcast-from-database 2).
+pub const REPLICATION_SLOT_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// How long a slot's name may stay taken by a process that is just ending. Above: it is in use.
+pub const REPLICATION_SLOT_RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time between two looks at whether the name is free.
+pub const REPLICATION_SLOT_RELEASE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Messages of one stream that wait to be decoded. Above: the rest waits in the database.
+pub const REPLICATION_EVENTS_WAITING_MAX: usize = 64;
+
+/// Largest message of a stream in bytes. Above: the stream starts over behind it, and its row is judged by what the table says.
+pub const REPLICATION_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Longest time between a commit that was delivered and its confirmation to the database.
+pub const REPLICATION_STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two confirmations while there is nothing new to confirm: less than any `wal_sender_timeout` in use.
+pub const REPLICATION_STATUS_INTERVAL_IDLE: Duration = Duration::from_secs(10);
+
+/// How long a stream may say nothing while the database's log grows. Above: `ReplicationConnectionWatchdogTimeout` (spec:
+/// broadcast-from-database 2.2).
+pub const REPLICATION_SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Growth of the log that a stream need not have mentioned, in bytes: one page.
+pub const REPLICATION_SILENCE_BYTES: u64 = 8192;
+
+/// Time between two looks at a stream's slot and publication. The watchdog of the specification comes on top, at its own interval.
+pub const REPLICATION_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long such a look may take. Above: it is skipped.
+pub const REPLICATION_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Streams that broke soon after their start and are started again at once. Above: with a pause.
+pub const REPLICATION_QUICK_RESTARTS: u32 = 3;
+
+/// A stream that ran for this long has not broken soon.
+pub const REPLICATION_STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// Shortest pause before a failed start of a stream is tried again (spec: broadcast-from-database 2.1).
+pub const REPLICATION_PAUSE_MIN: Duration = Duration::from_secs(5);
+
+/// Longest such pause.
+pub const REPLICATION_PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// Pause while there is no table to replicate: it may be made again at any moment.
+pub const REPLICATION_TABLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long rows may be delivered neither by a stream nor from the table. Above: `ReplicationRecoveryWindowExceeded`, and the session
+/// with the database ends (spec: broadcast-from-database 2.1).
+pub const REPLICATION_RECOVERY_WINDOW: Duration = Duration::from_secs(2 * 60 * 60);
+
+// -- broadcast from the database --
+
+/// Transaction ids below the newest one that are asked for being in progress, when a snapshot is taken. Above: of older ones only
+/// top-level transactions are seen; rows that an older transaction writes in a subtransaction may be lost if the stream breaks just
+/// then.
+pub const BROADCAST_TRANSACTIONS_MAX: i64 = 50_000;
+
+/// Rows that are remembered as delivered, some 30 bytes each. Above: all are forgotten, which is logged; if the stream breaks before
+/// the next snapshot, they are delivered twice.
+pub const BROADCAST_REMEMBERED_MAX: usize = 1_000_000;
+
+/// Time between two snapshots by which delivered rows are forgotten.
+pub const BROADCAST_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Rows of the table that are read at once.
+pub const BROADCAST_PAGE_ROWS: usize = 32;
+
+/// Age up to which rows that no stream has said are broadcast. Above: they are counted and logged; replay still has them.
+pub const BROADCAST_CATCH_UP_AGE_MAX: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// How long older rows may be counted. Above: they are not.
+pub const BROADCAST_COUNT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between two readings of the table while no stream runs.
+pub const BROADCAST_READ_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same where streaming is refused: the default of `poll_interval_ms`.
+pub const BROADCAST_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Readings may take this part of the time: the pause after one is at least so many times as long as it took.
+pub const BROADCAST_READ_PAUSE_FACTOR: u32 = 10;

@@ -3,6 +3,8 @@
 do $$
 declare
   wanted record;
+  made text[] := '{}';
+  member text;
 begin
   for wanted in
     select * from (values
@@ -18,15 +20,19 @@ begin
     where not exists (select from pg_roles where rolname = roles.name)
   loop
     execute format('create role %I %s', wanted.name, wanted.attributes);
-    if wanted.name in ('postgres', 'authenticator', 'supabase_realtime_admin') then
-      execute format('grant anon, authenticated, service_role to %I', wanted.name);
-    end if;
-    if wanted.name = 'supabase_realtime_admin' then
-      -- So that the owner can write policies on realtime.messages.
-      grant supabase_realtime_admin to postgres;
-      execute format('grant create on database %I to postgres, supabase_realtime_admin', current_database());
+    made := made || wanted.name;
+  end loop;
+
+  foreach member in array array['postgres', 'authenticator', 'supabase_realtime_admin'] loop
+    if member = any (made) then
+      execute format('grant anon, authenticated, service_role to %I', member);
     end if;
   end loop;
+  if 'postgres' = any (made) then
+    -- So that the owner can write policies on realtime.messages.
+    grant supabase_realtime_admin to postgres;
+    execute format('grant create on database %I to postgres, supabase_realtime_admin', current_database());
+  end if;
 end
 $$;
 

@@ -133,6 +133,11 @@ pub struct Config {
     pub self_host: SelfHost,
     /// `SLOT_NAME_SUFFIX`.
     pub slot_name_suffix: Option<String>,
+    /// `REPLICATION_WATCHDOG_INTERVAL_MS`, ours: time between two looks at the slot of broadcasts (the original's is fixed).
+    pub replication_watchdog_interval_ms: u64,
+    /// `REPLICATION_SLOT_WAL_BYTES_MAX`, ours: bytes of the write-ahead log that a tenant's database may keep for that slot. Above, the
+    /// slot is given up and another one made.
+    pub replication_slot_wal_bytes_max: u64,
     /// `MIGRATION_PARTITION_SLOTS`: tenant databases that are migrated at the same time. None: twice the cores.
     pub tenant_migrations_max: Option<u32>,
     /// Maintenance of tenant databases.
@@ -225,6 +230,10 @@ impl Config {
             tenant_defaults: TenantDefaults::from_env(&env)?,
             self_host: SelfHost::from_env(&env)?,
             slot_name_suffix: env.string("SLOT_NAME_SUFFIX"),
+            replication_watchdog_interval_ms: env
+                .positive("REPLICATION_WATCHDOG_INTERVAL_MS", 300_000)?,
+            replication_slot_wal_bytes_max: env
+                .positive("REPLICATION_SLOT_WAL_BYTES_MAX", 1 << 30)?,
             tenant_migrations_max: env.optional_integer("MIGRATION_PARTITION_SLOTS")?,
             janitor: Janitor::from_env(&env)?,
 

@@ -6,6 +6,8 @@
 
 use super::api::Connections;
 use super::clock;
+use super::database::Environment;
+use super::desk::Desk;
 use super::log::Log;
 use super::outgoing::{News, Parcel};
 use super::rates::Notice;
@@ -36,6 +38,7 @@ pub struct Carrier {
     notices: mpsc::Sender<Notice>,
     live: watch::Receiver<Arc<Live>>,
     log: Log,
+    desk: Desk,
     drained: watch::Sender<usize>,
     next_shard: usize,
 }
@@ -50,9 +53,8 @@ impl Carrier {
         port: Port,
         parcels: mpsc::Receiver<Parcel>,
         connections: Connections,
-        notices: mpsc::Sender<Notice>,
-        live: watch::Receiver<Arc<Live>>,
-        log: Log,
+        desk: Desk,
+        environment: &Environment,
         drained: watch::Sender<usize>,
     ) -> io::Result<Self> {
         let doorbell = port
@@ -69,9 +71,10 @@ impl Carrier {
             bell,
             parcels,
             connections,
-            notices,
-            live,
-            log,
+            notices: environment.notices.clone(),
+            live: environment.tenants.clone(),
+            log: environment.log.clone(),
+            desk,
             drained,
             next_shard: 0,
         })
@@ -130,9 +133,10 @@ impl Carrier {
             if letter.is_none() && parcel.is_none() {
                 return taken > 0;
             }
-            if let Some((_, letter)) = letter {
+            if let Some((sender, letter)) = letter {
+                let sender = usize::from(sender.0);
                 // What a panic leaves behind is a letter less: the tasks are told by channels.
-                let outcome = catch_unwind(AssertUnwindSafe(|| self.hand_out(letter)));
+                let outcome = catch_unwind(AssertUnwindSafe(|| self.hand_out(sender, letter)));
                 if let Err(panic) = outcome {
                     self.say(
                         Level::Error,
@@ -147,8 +151,8 @@ impl Carrier {
         true
     }
 
-    /// A letter of a shard, to whoever waits for it.
-    fn hand_out(&self, letter: Mail) {
+    /// A letter of the shard of this index, to whoever waits for it.
+    fn hand_out(&mut self, sender: usize, letter: Mail) {
         match letter {
             Mail::HandOver(handed) => {
                 if let Err(error) = self.connections.serve(*handed) {
@@ -168,6 +172,11 @@ impl Carrier {
                     if let Some(tenant) = self.live.borrow().directory.get(tenant) {
                         tenant.usage.discard(counter);
                     }
+                }
+            }
+            Mail::Ask(question) => {
+                if let Some(refusal) = self.desk.ask_for(sender, *question) {
+                    self.port.send(shard(sender), Mail::Answer(refusal));
                 }
             }
             Mail::Log(line) => self.log.forward(*line),

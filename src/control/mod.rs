@@ -14,9 +14,11 @@ pub mod store;
 pub mod tenants;
 pub mod rates;
 pub mod database;
+pub mod replication;
 pub mod messages;
 pub mod authorization;
 pub mod session;
+pub mod desk;
 pub mod boot;
 pub mod banner;
 pub mod api;
@@ -30,9 +32,12 @@ use crate::mail::{Mail, TopicHasher};
 use api::{Api, Connections};
 use boot::BootTenants;
 use carrier::Carrier;
+use database::Environment;
+use desk::Desk;
 use log::Log;
 use outgoing::Outgoing;
 use rates::{Notice, Rates};
+use session::Sessions;
 use shards::{ControlPort, ShardId};
 use std::cell::RefCell;
 use std::io;
@@ -106,34 +111,36 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
     let shards = port.shard_count();
     let (outgoing, parcels) = Outgoing::new();
     let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
-    let live = tenants.registry.watch();
-    let api = Api::new(
-        settings(&config),
-        live.clone(),
-        outgoing.clone(),
-        notices.clone(),
+    let environment = Rc::new(Environment {
+        config,
+        tenants: tenants.registry.watch(),
+        outgoing,
+        notices,
         hasher,
-        shards,
-        log.clone(),
-    );
+        cell: shards,
+        log,
+    });
+    let sessions = Sessions::new(Rc::clone(&environment));
+    let desk = Desk::start(sessions, Rc::clone(&environment));
+    let api = Api::new(settings(&environment.config), &environment, desk.clone());
     let connections = Connections::new(api.clone(), api::app(&api));
-    tick_rates(inbox, live.clone(), log.clone());
+    let (live, log) = (environment.tenants.clone(), environment.log.clone());
+    tick_rates(inbox, live, log);
     let (drained, drained_shards) = watch::channel(0);
     let end = drain::until_drained(
         signals,
         drained_shards,
         shards,
-        &outgoing,
+        &environment.outgoing,
         &connections,
-        &log,
+        &environment.log,
     );
     let carrier = Carrier::new(
         port,
         parcels,
         connections.clone(),
-        notices,
-        live,
-        log.clone(),
+        desk,
+        &environment,
         drained,
     )?;
     carrier.carry(end).await;

@@ -4,7 +4,7 @@
 //! their own account; root uses the one that owns the folder, else the one that PostgreSQL's package made.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -69,27 +69,34 @@ impl Account {
         }
     }
 
-    /// Whether it reaches the folder: every folder above it has to let it through.
+    /// Lets it pass through `DATA_DIR`, which is ours, and makes sure that the folders above do so. What is in there stays closed: the
+    /// files are readable for their owner only, and to pass is not to list.
     ///
     /// # Errors
     ///
-    /// A sentence with the folder that does not.
-    pub(super) fn reaches(self, folder: &Path) -> Result<(), String> {
+    /// A sentence with the folder that it may not enter.
+    pub(super) fn reaches(self, data_dir: &Path) -> Result<(), String> {
         let Self::Other(user, group) = self else {
             return Ok(());
         };
-        let closed = folder.ancestors().skip(1).find(|above| {
-            fs::metadata(above).is_ok_and(|meta| {
-                let bit = if meta.uid() == user {
-                    0o100
-                } else if meta.gid() == group {
-                    0o010
-                } else {
-                    0o001
+        let is_closed = |folder: &Path| {
+            fs::metadata(folder).is_ok_and(|meta| {
+                let bit = match (meta.uid() == user, meta.gid() == group) {
+                    (true, _) => 0o100,
+                    (false, true) => 0o010,
+                    (false, false) => 0o001,
                 };
                 meta.mode() & bit == 0
             })
-        });
+        };
+        if is_closed(data_dir)
+            && let Ok(meta) = fs::metadata(data_dir)
+        {
+            let mode = fs::Permissions::from_mode(meta.mode() | 0o011);
+            fs::set_permissions(data_dir, mode)
+                .map_err(|error| format!("{}: {error}", data_dir.display()))?;
+        }
+        let closed = data_dir.ancestors().find(|above| is_closed(above));
         match closed {
             None => Ok(()),
             Some(above) => Err(format!(

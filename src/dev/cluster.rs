@@ -59,7 +59,7 @@ impl Cluster {
         let folder = data_dir.join("postgres");
         let binaries = Binaries::find(version(&folder))?;
         let account = Account::choose(&folder)?;
-        account.reaches(&folder)?;
+        account.reaches(&data_dir)?;
         let make = || -> io::Result<Secret> {
             if !folder.exists() {
                 fs::DirBuilder::new().mode(0o700).create(&folder)?;

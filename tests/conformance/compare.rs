@@ -49,6 +49,7 @@ pub fn events(recorded: &Event, actual: &Event, pairs: &mut Pairs) -> Result<(),
     let mut tried = pairs.clone();
     let result = match (recorded, actual) {
         (Event::Text(recorded), Event::Text(actual)) => texts(recorded, actual, &mut tried),
+        (Event::Binary(recorded), Event::Binary(actual)) => binaries(recorded, actual, &mut tried),
         (
             Event::Upgrade {
                 status,
@@ -76,6 +77,46 @@ pub fn events(recorded: &Event, actual: &Event, pairs: &mut Pairs) -> Result<(),
         *pairs = tried;
     }
     result
+}
+
+/// A broadcast of kind 4 is compared part by part, because its metadata and its payload may hold ids; anything else as bytes.
+fn binaries(recorded: &[u8], actual: &[u8], pairs: &mut Pairs) -> Result<(), String> {
+    match (broadcast_parts(recorded), broadcast_parts(actual)) {
+        (Some((head, metadata, payload)), Some((actual_head, actual_metadata, actual_payload)))
+            if head == actual_head =>
+        {
+            texts(metadata, actual_metadata, pairs)?;
+            match (payload, actual_payload) {
+                (Payload::Json(recorded), Payload::Json(actual)) => texts(recorded, actual, pairs),
+                _ if payload == actual_payload => Ok(()),
+                _ => Err(format!("{actual_payload:?} instead of {payload:?}")),
+            }
+        }
+        _ if recorded == actual => Ok(()),
+        _ => Err(format!("{actual:?} instead of {recorded:?}")),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payload<'a> {
+    Bytes(&'a [u8]),
+    Json(&'a str),
+}
+
+/// Topic and event, metadata and payload of a broadcast of kind 4: the sizes of the three and the encoding stand before them.
+fn broadcast_parts(bytes: &[u8]) -> Option<((&[u8], &[u8]), &str, Payload<'_>)> {
+    let [4, topic, event, metadata, encoding, rest @ ..] = bytes else {
+        return None;
+    };
+    let (topic, rest) = rest.split_at_checked((*topic).into())?;
+    let (event, rest) = rest.split_at_checked((*event).into())?;
+    let (metadata, payload) = rest.split_at_checked((*metadata).into())?;
+    let text = std::str::from_utf8;
+    let payload = match encoding {
+        0 => Payload::Bytes(payload),
+        _ => Payload::Json(text(payload).ok()?),
+    };
+    Some(((topic, event), text(metadata).ok()?, payload))
 }
 
 /// Headers whose presence and value are part of the contract.
@@ -434,6 +475,28 @@ pub const TESTS: &[(&str, fn())] = &[
                 equal,
                 "{actual:?}"
             );
+        }
+    }),
+    ("ids_in_binary_broadcasts_are_bound", || {
+        // Encoding 1 is JSON; the ids are those of a row, in its metadata and in its payload.
+        let frame = |encoding: u8, ids: [u8; 2]| {
+            let [metadata, payload] = ids.map(|id| {
+                let id = "00000000-0000-0000-0000-000000000000".replace('0', &id.to_string());
+                format!(r#"{{"id":"{id}"}}"#)
+            });
+            let size = u8::try_from(metadata.len()).expect("it is short");
+            let head = [4, 1, 1, size, encoding, b't', b'e'];
+            Event::Binary([&head[..], metadata.as_bytes(), payload.as_bytes()].concat())
+        };
+        for (recorded, actual, equal) in [
+            (frame(1, [1, 1]), frame(1, [2, 2]), true),
+            (frame(1, [1, 1]), frame(1, [2, 3]), false),
+            (frame(0, [1, 1]), frame(0, [2, 1]), true),
+            (frame(0, [1, 1]), frame(0, [2, 2]), false),
+            (frame(0, [1, 1]), frame(1, [1, 1]), false),
+        ] {
+            let result = events(&recorded, &actual, &mut Pairs::default());
+            assert_eq!(result.is_ok(), equal, "{recorded:?} {actual:?}");
         }
     }),
     ("a_lane_is_a_topic_and_a_kind", || {

@@ -22,6 +22,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
 use cases::{Case, Context};
+use postgres::{Cluster, Database, Kind};
 use server::{Server, Setup};
 use transcript::Transcript;
 
@@ -29,13 +30,16 @@ mod cases;
 mod clock;
 mod compare;
 mod echo;
+#[expect(dead_code, reason = "what only tests/database needs of it")]
+#[path = "../database/postgres.rs"]
+mod postgres;
 mod replay;
 mod server;
 mod socket;
 mod token;
 mod transcript;
 
-/// The recordings that need no tenant database, longest first.
+/// The recordings that are played, longest first. Those of row changes come with that part of the server.
 const TRANSCRIPTS: &[&str] = &[
     "join_errors.v1",
     "join_errors.v2",
@@ -58,6 +62,20 @@ const TRANSCRIPTS: &[&str] = &[
     "http_misc",
     "http_broadcast",
     "join_legacy_pg_topic.v2",
+    "broadcast_private.v2",
+    "system_and_db_broadcast",
+];
+
+/// Those in which `realtime-dev` needs its database.
+const WITH_DATABASE: &[&str] = &[
+    "join_errors.v1",
+    "join_errors.v2",
+    "access_token_refresh.v2",
+    "join_ok_variants.v1",
+    "join_ok_variants.v2",
+    "http_broadcast",
+    "broadcast_private.v2",
+    "system_and_db_broadcast",
 ];
 
 /// Recordings that end their server.
@@ -91,9 +109,10 @@ fn main() -> ExitCode {
     // A failure says what it has to say in its own message; interleaved backtraces of a hundred threads say nothing.
     panic::set_hook(Box::new(|_| {}));
     let mut trials = harness_trials();
+    let cluster = Arc::default();
     let setups: Vec<Arc<Shared>> = Setup::ALL
         .into_iter()
-        .map(|setup| Arc::new(Shared::new(setup)))
+        .map(|setup| Arc::new(Shared::new(setup, &cluster)))
         .collect();
     for case in TRANSCRIPTS {
         trials.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
@@ -119,7 +138,7 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(THREADS_HEAVY);
     let loading = libtest_mimic::run(&arguments, heavy);
     // Servers end with their handles; leaving by `exit` would leave them running.
-    drop(setups);
+    drop((setups, cluster));
     if waiting.has_failed() {
         waiting.exit_code()
     } else {
@@ -169,8 +188,12 @@ fn transcript_trial(case: &'static str, shared: &Arc<Shared>) -> Trial {
         Arc::clone(shared),
     );
     Trial::test(name, move || {
-        let server = shared.server()?;
-        caught(|| play(server, case), || server.log_end())
+        let running = shared.running()?;
+        let database = running.databases.get(case);
+        caught(
+            || play(&running.server, case, database),
+            || running.server.log_end(),
+        )
     })
 }
 
@@ -179,7 +202,7 @@ fn last_transcript_trial(case: &'static str, setup: Setup) -> Trial {
         caught(
             || {
                 let server = Server::start(setup, &tenants_of(&slug(case)), &[]);
-                play(&server, case);
+                play(&server, case, None);
             },
             String::new,
         )
@@ -192,7 +215,7 @@ fn case_trial(index: usize, case: &'static Case, shared: &Arc<Shared>) -> Trial 
         Arc::clone(shared),
     );
     Trial::test(name, move || {
-        let server = shared.server()?;
+        let server = &shared.running()?.server;
         let context = Context {
             server,
             setup: shared.setup,
@@ -202,38 +225,102 @@ fn case_trial(index: usize, case: &'static Case, shared: &Arc<Shared>) -> Trial 
     })
 }
 
+/// The cluster of all tenants' databases, started by the first setup that needs it.
+type SharedCluster = Arc<OnceLock<Arc<Cluster>>>;
+
 /// A setup's server, started by the first test that needs it.
 struct Shared {
     setup: Setup,
-    server: OnceLock<Result<Server, String>>,
+    cluster: SharedCluster,
+    running: OnceLock<Result<Running, String>>,
+}
+
+/// A server and its tenants' databases.
+struct Running {
+    server: Server,
+    /// By the recording whose `realtime-dev` has it.
+    databases: BTreeMap<&'static str, Database>,
 }
 
 impl Shared {
-    fn new(setup: Setup) -> Self {
+    fn new(setup: Setup, cluster: &SharedCluster) -> Self {
         Self {
             setup,
-            server: OnceLock::new(),
+            cluster: Arc::clone(cluster),
+            running: OnceLock::new(),
         }
     }
 
-    fn server(&self) -> Result<&Server, Failed> {
+    fn running(&self) -> Result<&Running, Failed> {
         let start = || {
-            let mut tenants: Vec<Value> = TRANSCRIPTS
-                .iter()
-                .flat_map(|case| tenants_of(&slug(case)))
-                .collect();
-            tenants.push(server::tenant("realtime-dev", &json!({})));
-            for (index, case) in cases::all().enumerate() {
-                tenants.push(server::tenant(&case_tenant(index), &(case.limits)()));
-            }
-            panic::catch_unwind(|| Server::start(self.setup, &tenants, &[]))
+            panic::catch_unwind(AssertUnwindSafe(|| self.start()))
                 .map_err(|panic| message_of(&*panic))
         };
-        self.server
+        self.running
             .get_or_init(start)
             .as_ref()
             .map_err(|error| Failed::from(error.clone()))
     }
+
+    fn start(&self) -> Running {
+        // A slot for each tenant of every setup.
+        let settings = ["max_replication_slots = 120", "max_wal_senders = 120"];
+        let cluster = self
+            .cluster
+            .get_or_init(|| Arc::new(Cluster::start_with(postgres::ADMIN, &settings)));
+        let databases: BTreeMap<&str, Database> = WITH_DATABASE
+            .iter()
+            .map(|case| (*case, cluster.database(Kind::Supabase)))
+            .collect();
+        let mut tenants = Vec::new();
+        for case in TRANSCRIPTS {
+            let mut of_case = tenants_of(&slug(case));
+            if let Some(database) = databases.get(case) {
+                // The first is `realtime-dev`.
+                of_case[0]["extensions"] = database.extensions(&json!({}));
+            }
+            tenants.extend(of_case);
+        }
+        tenants.push(server::tenant("realtime-dev", &json!({})));
+        for (index, case) in cases::all().enumerate() {
+            tenants.push(server::tenant(&case_tenant(index), &(case.limits)()));
+        }
+        let server = Server::start(self.setup, &tenants, &[]);
+        std::thread::scope(|scope| {
+            for (case, database) in &databases {
+                scope.spawn(|| prepare(&server, case, database));
+            }
+        });
+        Running { server, databases }
+    }
+}
+
+/// Has the server make its schema in a recording's database, then adds what the recorded databases held.
+fn prepare(server: &Server, case: &str, database: &Database) {
+    let host = format!("realtime-dev-{}.localhost", slug(case));
+    let bearer = format!("Bearer {}", token::of_role("service_role", 60));
+    let headers = [
+        ("host", host.as_str()),
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    // A private message makes the server ask the database, which it connects to first.
+    let message =
+        json!({"messages": [{"topic": "t", "event": "e", "payload": {}, "private": true}]});
+    let answer = socket::request(
+        server.address,
+        "POST",
+        "/api/broadcast",
+        &headers.into(),
+        message.to_string().as_bytes(),
+    );
+    assert!(
+        matches!(answer, Ok(socket::Event::Upgrade { status: 202, .. })),
+        "{case}: a private message was answered by {answer:?}\n{}",
+        server.log_end()
+    );
+    database.sql(include_str!("objects.sql"));
 }
 
 /// The external id of a directed test's own tenant.
@@ -257,7 +344,7 @@ fn tenants_of(slug: &str) -> Vec<Value> {
 }
 
 /// Plays a recording against its own tenants.
-fn play(server: &Server, case: &str) {
+fn play(server: &Server, case: &str, database: Option<&Database>) {
     let transcript = Transcript::read(case).unwrap_or_else(|error| panic!("{error}"));
     let known: BTreeMap<&str, Value> = recorded_tenants().into_iter().collect();
     let slug = slug(&transcript.case);
@@ -269,7 +356,7 @@ fn play(server: &Server, case: &str) {
             host.to_owned()
         }
     };
-    if let Err(differences) = replay::play(server, &transcript, &host_of) {
+    if let Err(differences) = replay::play(server, &transcript, &host_of, database) {
         panic!("{case} was answered differently:\n{differences}");
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock;
 use crate::compare::{self, Pairs};
+use crate::postgres::Database;
 use crate::server::Server;
 use crate::socket::{self, Event, Writer};
 use crate::transcript::{Line, Transcript, What};
@@ -40,11 +41,13 @@ pub fn play(
     server: &Server,
     transcript: &Transcript,
     host_of: &dyn Fn(&str) -> String,
+    database: Option<&Database>,
 ) -> Result<(), String> {
     let (sender, receiver) = mpsc::channel();
     let mut player = Player {
         server,
         host_of,
+        database,
         start: clock::now(),
         drift_ms: 0,
         last_played: 0,
@@ -66,6 +69,8 @@ pub fn play(
 struct Player<'a> {
     server: &'a Server,
     host_of: &'a dyn Fn(&str) -> String,
+    /// That of the recordings' tenant with a database, when this recording needs it.
+    database: Option<&'a Database>,
     start: Instant,
     /// How much later than recorded the last line was played.
     drift_ms: u64,
@@ -191,6 +196,13 @@ impl Player<'_> {
             }
             What::Terminate => {
                 self.server.terminate();
+                Ok(())
+            }
+            What::Sql(text) => {
+                // Statements about row changes are recorded as well, in recordings that are played without a database.
+                if let Some(database) = self.database {
+                    database.sql(text);
+                }
                 Ok(())
             }
             What::Receive(_) => Ok(()),

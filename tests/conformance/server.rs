@@ -197,10 +197,15 @@ impl Server {
         number.expect("a process that runs holds memory")
     }
 
-    /// The last lines that the server printed.
-    pub fn log_end(&self) -> String {
+    /// What the server printed so far.
+    pub fn log(&self) -> String {
         let text = fs::read(self.folder.join("log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The last lines of it.
+    pub fn log_end(&self) -> String {
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }

@@ -56,6 +56,8 @@ pub enum What {
     },
     /// The server is told to stop.
     Terminate,
+    /// A statement is run in the database of `realtime-dev`.
+    Sql(String),
 }
 
 /// A difference between this server and the original, or between its setup and the recording's.
@@ -103,6 +105,7 @@ impl Transcript {
     fn parse(case: &str, text: &str, overrides: &str, now_s: i64) -> Result<Self, String> {
         let start_s = recorded_s(text).ok_or("the recording has no date")?;
         let text = token::shift_all(text, start_s, now_s - start_s);
+        let text = shift_since(&text, now_s - start_s);
         let overrides = parse_overrides(overrides)?;
         let overrides: Vec<&Override> = overrides
             .iter()
@@ -272,7 +275,27 @@ fn recorded_s(text: &str) -> Option<i64> {
     })
 }
 
-/// The meaning of a line, or nothing: notes, and statements that were run in a database.
+/// Moves the start of every replay, which is in milliseconds, by `shift_s`. Small numbers were wrong on purpose.
+fn shift_since(text: &str, shift_s: i64) -> String {
+    let mark = r#"\"since\":"#;
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(mark) {
+        let (before, after) = rest.split_at(at + mark.len());
+        out.push_str(before);
+        let digits = after.find(|c: char| !c.is_ascii_digit());
+        let (number, after) = after.split_at(digits.unwrap_or(after.len()));
+        match number.parse::<i64>() {
+            Ok(since) if number.len() >= 13 => out.push_str(&(since + shift_s * 1000).to_string()),
+            _ => out.push_str(number),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The meaning of a line, or nothing: notes.
 fn what(value: &Value) -> Option<What> {
     let text = |key: &str| value[key].as_str().map(str::to_owned);
     match value["dir"].as_str()? {
@@ -304,6 +327,7 @@ fn what(value: &Value) -> Option<What> {
                 .or_else(abort)
         }
         "s2c" => received(value).map(What::Receive),
+        "sql" => text("text").map(What::Sql),
         "http" => {
             let request = &value["req"];
             let own = |key: &str| request[key].as_str().map(str::to_owned);
@@ -434,6 +458,19 @@ pub const TESTS: &[(&str, fn())] = &[
         assert!(matches!(&lines[3].what, What::Receive(Event::Text(text)) if text == "[1]"));
         assert!(matches!(&lines[4].what, What::Receive(Event::End)));
         assert_eq!(lines.len(), 5);
+    }),
+    ("a_replay_moves_with_its_recording", || {
+        for (recorded, moved) in [
+            (
+                r#"{\"since\":1795454178848,\"limit\":2}"#,
+                r#"{\"since\":1795454179848,\"limit\":2}"#,
+            ),
+            (r#"{\"since\":0}"#, r#"{\"since\":0}"#),
+            (r#"{\"since\":\"x\"}"#, r#"{\"since\":\"x\"}"#),
+            ("", ""),
+        ] {
+            assert_eq!(shift_since(recorded, 1), moved);
+        }
     }),
     ("overrides_change_their_lines", || {
         let reason = r#""reason":"because it is so""#;

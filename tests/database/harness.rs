@@ -62,7 +62,7 @@ async fn an_empty_database_has_only_the_roles(cluster: Arc<Cluster>) {
 }
 
 async fn a_cluster_comes_back_on_its_port(_: Arc<Cluster>) {
-    let mut cluster = Cluster::start_with(ADMIN, &["max_wal_senders = 3"]);
+    let cluster = Cluster::start_with(ADMIN, &["max_wal_senders = 3"]);
     let address = (std::net::Ipv4Addr::LOCALHOST, cluster.port());
     cluster.stop();
     assert!(std::net::TcpStream::connect(address).is_err());

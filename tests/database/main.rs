@@ -32,11 +32,35 @@ macro_rules! tests {
     };
 }
 
+mod connect;
+#[path = "../conformance/clock.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod clock;
+mod faults;
 mod harness;
+mod policies;
 mod postgres;
+mod session;
+mod world;
+#[path = "../conformance/server.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod server;
+#[path = "../conformance/socket.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod socket;
+#[path = "../conformance/token.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod token;
 
 /// Every file of tests.
-const TABLES: &[(&str, &[(&str, Test)])] = &[("harness", harness::TESTS)];
+const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("harness", harness::TESTS),
+    ("connect", connect::TESTS),
+    ("session", session::TESTS),
+    ("policies", policies::TESTS),
+    ("faults", faults::joins::TESTS),
+    ("faults", faults::stream::TESTS),
+];
 
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;

@@ -4,9 +4,11 @@
 //! what a test has for itself; a plain one comes with a cluster of its own, because roles belong to the whole cluster and a
 //! migration makes some.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -33,7 +35,7 @@ pub enum Kind {
 pub struct Cluster {
     script: Child,
     commands: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    answers: File,
     port: u16,
     folder: PathBuf,
     bin: PathBuf,
@@ -59,8 +61,8 @@ impl Cluster {
             .spawn()
             .expect("bash is there");
         let commands = script.stdin.take();
-        let mut answers = BufReader::new(script.stdout.take().expect("it is piped"));
-        let ready = answer(&mut answers);
+        let answers = OwnedFd::from(script.stdout.take().expect("it is piped")).into();
+        let ready = answer(&answers);
         let words: Vec<&str> = ready.split_whitespace().collect();
         let ["ready", port, folder, bin] = words[..] else {
             panic!("PostgreSQL does not start: it said {ready:?}, and see standard error");
@@ -89,19 +91,19 @@ impl Cluster {
     }
 
     /// Stops it as a power cut does. It keeps its port.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         assert_eq!(self.command("stop"), "stopped");
     }
 
     /// Starts it again.
-    pub fn start_again(&mut self) {
+    pub fn start_again(&self) {
         assert!(self.command("start").starts_with("ready"));
     }
 
-    fn command(&mut self, text: &str) -> String {
+    fn command(&self, text: &str) -> String {
         let mut commands = self.commands.as_ref().expect("it is open until the end");
         writeln!(commands, "{text}").expect("the script reads commands");
-        answer(&mut self.answers)
+        answer(&self.answers)
     }
 
     /// What it logged so far.
@@ -131,22 +133,21 @@ impl Cluster {
         Database::new(name, Arc::clone(self))
     }
 
+    /// psql as the superuser; `database` is a name or a connection string.
+    pub fn psql_command(&self, database: &str) -> Command {
+        let mut psql = Command::new(self.bin.join("psql"));
+        psql.args(["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1"])
+            .args(["-U", self.superuser, "-p", &self.port.to_string()])
+            .args(["-d", database, "-h"])
+            .arg(&self.folder);
+        psql
+    }
+
     /// What psql prints of `text`, run by the superuser in `database`; panics when a statement fails.
     fn psql(&self, database: &str, arguments: &[&str], text: &str) -> String {
-        let mut psql = Command::new(self.bin.join("psql"))
-            .args([
-                "-X",
-                "-q",
-                "-At",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-U",
-                self.superuser,
-            ])
-            .args(["-p", &self.port.to_string(), "-d", database])
+        let mut psql = self
+            .psql_command(database)
             .args(arguments)
-            .arg("-h")
-            .arg(&self.folder)
             .env("PGOPTIONS", "-c client_min_messages=warning")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -175,13 +176,13 @@ impl Drop for Cluster {
     }
 }
 
-/// A line of the script.
-fn answer(answers: &mut BufReader<ChildStdout>) -> String {
-    let mut line = String::new();
-    answers
-        .read_line(&mut line)
-        .expect("the script prints text");
-    line.trim_end().to_owned()
+/// A line of the script, byte by byte: lines are short, and the file is shared.
+fn answer(mut answers: &File) -> String {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while answers.read(&mut byte).expect("a pipe can be read") == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    String::from_utf8(line).expect("the script prints text")
 }
 
 /// A file of this folder.

@@ -2,12 +2,13 @@
 //!
 //! What comes in: requests that came through the edge. What goes out: messages for the shards that own their topics, each counted as
 //! one event of its tenant. What always holds: a batch with a mistake sends nothing, and a payload goes out as the bytes that came in.
-//! Deliberately absent: private messages to tenants that have a database; without one nobody can say who may send them.
+//! Deliberately absent: who may write to a private topic; `private` asks that.
 
 use super::Api;
 use super::body::{Parameters, media_type};
 use super::exchange::{Exchange, text_of};
-use super::messages;
+use super::messages::{self, Message};
+use super::private::Sender;
 use super::respond::{self, Refused};
 use crate::control::outgoing::Parcel;
 use crate::control::rates::Notice;
@@ -84,20 +85,34 @@ async fn send_batch(api: &Api, head: &Parts) -> Outcome {
     exchange.allow_any_origin(head);
     exchange.check_accept(head, &["json"])?;
     let tenant = exchange.admit(api, head)?;
-    exchange.authenticate(api, head, &tenant)?;
+    let claims = exchange.authenticate(api, head, &tenant)?;
     refuse_suspended(&tenant)?;
     let messages = messages::parse(parameters(head).object(), tenant.limits.payload_bytes_max)
         .map_err(|body| respond::json(StatusCode::UNPROCESSABLE_ENTITY, body))?;
     check_room(&tenant, messages.len())?;
-    // Without a database there is nobody to ask whether a private message may be sent: it is skipped, as if refused (spec 5.1).
-    for message in messages.iter().filter(|message| !message.private) {
-        let content = Content::Json {
-            event: "broadcast",
-            payload: Cow::Owned(message.broadcast_payload()),
-        };
-        publish(api, &tenant, &message.topic, content).await;
+    let (private, public): (Vec<_>, Vec<_>) = messages.iter().partition(|message| message.private);
+    for message in public {
+        publish(api, &tenant, false, &message.topic, content_of(message)).await;
+    }
+    if !private.is_empty() {
+        let sender = Sender::new(api, &exchange, head, &tenant, claims);
+        let topics = private.iter().map(|message| &*message.topic);
+        let permitted = sender.permitted(topics).await;
+        // The others are skipped without a word (spec 5.1).
+        for message in private {
+            if permitted.contains(&*message.topic) {
+                publish(api, &tenant, true, &message.topic, content_of(message)).await;
+            }
+        }
     }
     Ok(respond::empty(StatusCode::ACCEPTED))
+}
+
+fn content_of(message: &Message<'_>) -> Content<'static> {
+    Content::Json {
+        event: "broadcast",
+        payload: Cow::Owned(message.broadcast_payload()),
+    }
 }
 
 /// Whether the tenant's events leave room for a batch.
@@ -120,7 +135,7 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
     exchange.check_accept(head, &["json", "octet-stream"])?;
     check_content_type(head)?;
     let tenant = exchange.admit(api, head)?;
-    exchange.authenticate(api, head, &tenant)?;
+    let claims = exchange.authenticate(api, head, &tenant)?;
     refuse_suspended(&tenant)?;
     let parameters = parameters(head);
     let is_within = match parameters.raw() {
@@ -139,12 +154,11 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
         )
         .into());
     }
-    if query_value(head.uri.query().unwrap_or_default(), "private").as_deref() == Some("true") {
-        return Err(respond::message(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "Tenant database unavailable",
-        )
-        .into());
+    let private = query_value(head.uri.query().unwrap_or_default(), "private");
+    let is_private = private.as_deref() == Some("true");
+    if is_private {
+        let sender = Sender::new(api, &exchange, head, &tenant, claims);
+        sender.authorize(topic).await?;
     }
     let (encoding, bytes) = match parameters.raw() {
         Some(bytes) => (Encoding::Binary, bytes.to_vec()),
@@ -156,7 +170,7 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
         encoding,
         bytes: Cow::Owned(bytes),
     };
-    publish(api, &tenant, topic, content).await;
+    publish(api, &tenant, is_private, topic, content).await;
     Ok(respond::empty(StatusCode::ACCEPTED))
 }
 
@@ -182,8 +196,14 @@ fn refuse_suspended(tenant: &Tenant) -> Result<(), Refused> {
     }
 }
 
-/// Sends a message to a public topic, and counts it.
-async fn publish(api: &Api, tenant: &Tenant, name: &str, content: Content<'static>) {
+/// Sends a message to a topic, and counts it.
+async fn publish(
+    api: &Api,
+    tenant: &Tenant,
+    is_private: bool,
+    name: &str,
+    content: Content<'static>,
+) {
     if tenant.usage.count(api.cell, Counter::Events, 1)
         && !api.notify(Notice::Started(tenant.id, Some(Counter::Events)))
     {
@@ -193,7 +213,13 @@ async fn publish(api: &Api, tenant: &Tenant, name: &str, content: Content<'stati
     let mut json = Vec::with_capacity(text.len() + 2);
     phoenix::json_string(&mut json, &text);
     let json = String::from_utf8(json).expect("the escape of a text is text");
-    let key = Arc::new(TopicKey::new(&api.hasher, tenant.id, false, &text, &json));
+    let key = Arc::new(TopicKey::new(
+        &api.hasher,
+        tenant.id,
+        is_private,
+        &text,
+        &json,
+    ));
     let publish = Publish {
         to: To::Key(key),
         content,

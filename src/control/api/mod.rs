@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! serve (hyper) ─▶ edge: request id, body, path ─▶ router ─▶ broadcast ─▶ exchange: tenant, rate, token ─▶ outgoing
+//!                    │                                └─▶ private: desk
 //!                    └─▶ upgrade ─▶ back to a shard
 //! ```
 
@@ -17,6 +18,7 @@ pub mod edge;
 pub mod exchange;
 pub mod form;
 pub mod messages;
+pub mod private;
 pub mod request_id;
 pub mod respond;
 pub mod serve;
@@ -27,6 +29,8 @@ mod tests;
 pub use edge::App;
 pub use serve::Connections;
 
+use super::database::Environment;
+use super::desk::Desk;
 use super::log::Log;
 use super::outgoing::Outgoing;
 use super::rates::Notice;
@@ -77,6 +81,8 @@ pub struct Context {
     pub cell: usize,
     /// To standard output.
     pub log: Log,
+    /// To the tenants' databases.
+    pub desk: Desk,
     budget: Budget,
 }
 
@@ -95,15 +101,16 @@ impl Deref for Api {
 impl Api {
     /// A handle on what the routes work with.
     #[must_use]
-    pub fn new(
-        settings: Settings,
-        tenants: watch::Receiver<Arc<Live>>,
-        outgoing: Outgoing,
-        notices: mpsc::Sender<Notice>,
-        hasher: TopicHasher,
-        cell: usize,
-        log: Log,
-    ) -> Self {
+    pub fn new(settings: Settings, environment: &Environment, desk: Desk) -> Self {
+        let Environment {
+            config: _,
+            tenants,
+            outgoing,
+            notices,
+            hasher,
+            cell,
+            log,
+        } = environment.clone();
         Self(Arc::new(Context {
             settings,
             tenants,
@@ -112,6 +119,7 @@ impl Api {
             hasher,
             cell,
             log,
+            desk,
             budget: Budget::default(),
         }))
     }

@@ -1,19 +1,27 @@
 //! Requests through the whole stack but hyper and sockets: what clients see, row by row (spec: http-api 1, 2, 4, 5).
 
+mod private;
+
 use super::*;
 use crate::auth::sign_hs256;
+use crate::config::Config;
 use crate::control::outgoing::Parcel;
+use crate::control::store::{ExtensionRecord, TenantRecord};
 use crate::control::tenants::tests::{record, registry};
+
 use crate::limits;
 use crate::logging::Line;
-use crate::mail::{Content, Publish, To};
+use crate::mail::{
+    Ask, AskError, Checks, Content, Context as MailContext, Publish, To, Told, Verdict,
+};
 use crate::phoenix::Encoding;
-use crate::tenant::Counter;
+use crate::tenant::{Counter, TenantId};
 use http_body_util::BodyExt;
 use hyper::Request;
 use tower::{ServiceExt, service_fn};
 
-/// The stack with tenants `a`, `suspended` (suspended), `tiny` (a payload of 1 kB, 2 events), `none` (0 events).
+/// The stack with tenants `a`, `suspended` (suspended), `tiny` (a payload of 1 kB, 2 events), `none` (0 events), and `db`, which has a
+/// database.
 struct Stack {
     api: Api,
     app: App,
@@ -21,6 +29,8 @@ struct Stack {
     parcels: mpsc::Receiver<Parcel>,
     notices: mpsc::Receiver<Notice>,
     lines: Box<dyn FnMut() -> Vec<Line>>,
+    /// What the database was asked.
+    asks: std::sync::mpsc::Receiver<(TenantId, MailContext, Checks)>,
 }
 
 /// What came back.
@@ -50,7 +60,7 @@ fn good_token() -> String {
 impl Stack {
     fn new() -> Self {
         let mut registry = registry();
-        for name in ["a", "suspended", "tiny", "none"] {
+        for name in ["a", "suspended", "tiny", "none", "db"] {
             let mut record = record(name);
             record.suspend = name == "suspended";
             if name == "tiny" {
@@ -58,6 +68,14 @@ impl Stack {
             }
             if name == "none" {
                 record.max_events_per_second = 0;
+            }
+            if name == "db" {
+                record.extensions.push(ExtensionRecord {
+                    kind: TenantRecord::POSTGRES_CDC.to_owned(),
+                    settings: serde_json::Map::new(),
+                    inserted_at: 0,
+                    updated_at: 0,
+                });
             }
             registry.apply(&record);
         }
@@ -71,15 +89,26 @@ impl Stack {
         let (outgoing, parcels) = Outgoing::new();
         let (notify, notices) = mpsc::channel(100);
         let (log, lines) = Log::for_test();
-        let api = Api::new(
-            settings,
-            registry.watch(),
+        let (asked, asks) = std::sync::mpsc::channel();
+        let desk = Desk::for_test(move |tenant, ask| {
+            let Ask::Policies { context, checks } = ask else {
+                panic!("{ask:?}");
+            };
+            let outcome = private::outcome_of(&context.topic);
+            asked.send((tenant, context, checks)).unwrap();
+            outcome.map(Told::Verdict)
+        });
+        let (config, _) = Config::from_env(|_| None).unwrap();
+        let environment = Environment {
+            config: Arc::new(config),
+            tenants: registry.watch(),
             outgoing,
-            notify,
-            TopicHasher::new(1),
-            1,
+            notices: notify,
+            hasher: TopicHasher::new(1),
+            cell: 1,
             log,
-        );
+        };
+        let api = Api::new(settings, &environment, desk);
         Self {
             app: app(&api),
             api,
@@ -87,6 +116,7 @@ impl Stack {
             parcels,
             notices,
             lines: Box::new(lines),
+            asks,
         }
     }
 
@@ -220,6 +250,20 @@ POST /api/broadcast/%ff/events/e | host: a.x | apikey: {token} ;; ;; 400 html ;;
 {single:tiny+application/octet-stream} ;; {large} ;; 422 json ;; {"errors":{"payload":["Payload size exceeds tenant limit"]}}
 POST /api/broadcast/r/events/e?private=true | host: a.x | apikey: {token} ;; ;; 422 json ;; {"message":"Tenant database unavailable"}
 POST /api/broadcast/r/events/e?private=1 | host: a.x | apikey: {token} ;; ;; 202 - ;;
+{private:yes} ;; {} ;; 202 - ;;
+{private:no} ;; {} ;; 403 json ;; {"message":"Unauthorized"}
+{private:away} ;; {} ;; 422 json ;; {"message":"Tenant database unavailable"}
+{private:full} ;; {} ;; 422 json ;; {"message":"Tenant database has too many connections"}
+{private:often} ;; {} ;; 422 json ;; {"message":"Connect rate limit reached"}
+{private:suspended} ;; {} ;; 403 json ;; {"message":"Tenant is suspended"}
+{private:starting} ;; {} ;; 422 json ;; {"message":"Tenant database connection initializing"}
+{private:policy} ;; {} ;; 422 json ;; {"message":"RLS policy error"}
+{private:slow} ;; {} ;; 422 json ;; {"message":"Query canceled"}
+{private:partition} ;; {} ;; 422 json ;; {"message":"Missing messages partition"}
+{private:pool} ;; {} ;; 429 json ;; {"message":"Connection pool exhausted"}
+{private:other} ;; {} ;; 500 json ;; {"message":"Unable to authorize broadcast"}
+POST /api/broadcast/yes/events/e?private=true | host: db.x | apikey: {no-role} ;; ;; 401 json ;; {"message":"Unauthorized"}
+POST /api/broadcast/no/events/e?private=TRUE | host: db.x | apikey: {token} ;; ;; 202 - ;;
 "#;
 
 /// A row with its placeholders filled.
@@ -239,9 +283,18 @@ fn filled(row: &str) -> String {
             );
         }
     }
+    if let Some((topic, rest)) = row
+        .strip_prefix("{private:")
+        .and_then(|row| row.split_once('}'))
+    {
+        row = format!(
+            "POST /api/broadcast/{topic}/events/e?private=true | host: db.x | content-type: application/json | apikey: {{token}}{rest}"
+        );
+    }
     let many = vec![r#"{"topic":"t","event":"e","payload":{}}"#; 101].join(",");
     row.replace("{token}", &good_token())
         .replace("{expired}", &token(r#"{"role":"anon","exp":1}"#))
+        .replace("{no-role}", &token(r#"{"role":5,"exp":4102444800}"#))
         .replace("{roleless}", &token(r#"{"exp":4102444800}"#))
         .replace("{one}", ONE)
         .replace("{many}", &format!(r#"{{"messages":[{many}]}}"#))

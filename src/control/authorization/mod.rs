@@ -93,7 +93,7 @@ impl Authorizer {
     ///
     /// # Errors
     ///
-    /// Why there is no verdict. What the database said is in the log already, once for all who asked the same.
+    /// Why there is no verdict.
     pub async fn check(
         &self,
         tenant: TenantId,
@@ -189,7 +189,7 @@ async fn evaluate(flight: Flight, pool: Pool) {
         }
     };
     let (begun, has_begun) = oneshot::channel();
-    let begun = move || drop(begun.send(()));
+    let begun = move || _ = begun.send(());
     let mut check = pin!(check::evaluate(&lease, &asker, checks, begun));
     let outcome = tokio::select! {
         biased;
@@ -240,11 +240,13 @@ impl Shared {
         }
     }
 
-    /// What an operator has to know of it; the codes that clients read are logged by whoever refuses them.
+    /// What an operator has to know of it, once for all who asked the same. A join that is refused is logged by its shard, with what
+    /// the database said; a write that is refused by its code alone.
     fn log(&self, key: &Key, reason: &AskError) {
+        let writes = key.checks.writes;
         let (code, text) = match reason {
-            AskError::Policy(text) => (ErrorCode::RlsPolicyError, text.as_str()),
-            AskError::Other(text) => (ErrorCode::UnableToSetPolicies, text.as_str()),
+            AskError::Policy(text) if writes => (ErrorCode::RlsPolicyError, text.as_str()),
+            AskError::Other(text) if writes => (ErrorCode::UnableToSetPolicies, text.as_str()),
             AskError::PoolExhausted => (
                 ErrorCode::ErrorExecutingTransaction,
                 "no connection of the pool got free in time",

@@ -7,8 +7,8 @@
 pub mod settings;
 pub mod tls;
 pub mod connect;
-pub mod statement;
 pub mod pool;
+pub mod statement;
 pub mod partitions;
 pub mod migrate;
 

@@ -18,11 +18,12 @@ use super::connect::{ConnectError, Connection, connect, jittered};
 use crate::control::clock;
 use crate::limits;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -37,10 +38,8 @@ pub struct Pool(Rc<Inner>);
 struct Inner {
     settings: Rc<Settings>,
     slots: Box<[Slot]>,
-    /// Tells the first of those who wait that there may be a lease.
-    freed: Notify,
-    /// Who waits or was just told.
-    waiting: Cell<usize>,
+    /// Those who wait for a lease. Some may have given up.
+    waiting: RefCell<VecDeque<oneshot::Sender<Lease>>>,
     /// Since when no connection is open.
     down_since: watch::Sender<Option<Instant>>,
     address: Cell<Option<IpAddr>>,
@@ -98,7 +97,7 @@ impl Deref for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.shared.leases.set(self.shared.leases.get() - 1);
-        self.pool.freed.notify_one();
+        self.pool.serve();
     }
 }
 
@@ -129,8 +128,7 @@ impl Pool {
         let pool = Self(Rc::new(Inner {
             settings,
             slots: (0..slots).map(|_| Slot::default()).collect(),
-            freed: Notify::new(),
-            waiting: Cell::new(0),
+            waiting: RefCell::default(),
             down_since: watch::Sender::new(None),
             address: Cell::new(None),
             is_closed: Cell::new(false),
@@ -154,32 +152,20 @@ impl Pool {
         if self.0.is_closed.get() {
             return Err(PoolError::Gone);
         }
-        if self.0.waiting.get() == 0
-            && let Some(lease) = self.try_lease()
-        {
-            return Ok(lease);
-        }
-        self.0.waiting.set(self.0.waiting.get() + 1);
-        let _waiting = Waiting(&self.0);
-        let deadline = self.deadline();
-        loop {
-            let freed = self.0.freed.notified();
-            if tokio::time::timeout_at(deadline, freed).await.is_err() {
-                return Err(if self.0.down_since.borrow().is_some() {
+        let (give, given) = oneshot::channel();
+        self.0.waiting.borrow_mut().push_back(give);
+        // Whoever came before is served before.
+        self.0.serve();
+        match tokio::time::timeout_at(self.deadline(), given).await {
+            Ok(Ok(lease)) => Ok(lease),
+            Ok(Err(_)) => Err(PoolError::Gone),
+            Err(_) => {
+                self.0.forget_who_gave_up();
+                Err(if self.0.down_since.borrow().is_some() {
                     PoolError::Gone
                 } else {
                     PoolError::TimedOut
-                });
-            }
-            if self.0.is_closed.get() {
-                return Err(PoolError::Gone);
-            }
-            if let Some(lease) = self.try_lease() {
-                // What was freed may have been more than one.
-                if self.least_leased().is_some() {
-                    self.0.freed.notify_one();
-                }
-                return Ok(lease);
+                })
             }
         }
     }
@@ -188,30 +174,6 @@ impl Pool {
     fn deadline(&self) -> Instant {
         let begin = self.0.down_since.borrow().unwrap_or_else(clock::now);
         begin + self.0.settings.queue_target
-    }
-
-    /// A lease, if one is free.
-    fn try_lease(&self) -> Option<Lease> {
-        let shared = self.least_leased()?;
-        shared.leases.set(shared.leases.get() + 1);
-        Some(Lease {
-            pool: Rc::clone(&self.0),
-            shared,
-        })
-    }
-
-    /// The connection with the fewest leases, if it may have one more.
-    fn least_leased(&self) -> Option<Rc<Shared>> {
-        let open = |slot: &Slot| {
-            let shared = slot.connection.borrow();
-            let is_open = |shared: &&Rc<Shared>| !shared.connection.client.is_closed();
-            shared.as_ref().filter(is_open).map(Rc::clone)
-        };
-        let slots = self.0.slots.iter();
-        slots
-            .filter_map(open)
-            .min_by_key(|shared| shared.leases.get())
-            .filter(|shared| shared.leases.get() < limits::DATABASE_LEASES_PER_CONNECTION)
     }
 
     /// The address of the connection that was opened last: the one to try for connections of another kind.
@@ -254,21 +216,52 @@ impl Pool {
         for slot in &self.0.slots {
             slot.connection.take();
         }
-        self.0.freed.notify_waiters();
-    }
-}
-
-/// One who waits.
-struct Waiting<'a>(&'a Inner);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
+        self.0.waiting.take();
     }
 }
 
 impl Inner {
-    fn fill(&self, slot: usize, connection: Connection) -> Rc<Shared> {
+    /// Gives leases to those who wait, as long as there are any.
+    fn serve(self: &Rc<Self>) {
+        while let Some(shared) = self.least_leased() {
+            let first = self.waiting.borrow_mut().pop_front();
+            let Some(give) = first else { return };
+            if give.is_closed() {
+                continue;
+            }
+            shared.leases.set(shared.leases.get() + 1);
+            let lease = Lease {
+                pool: Rc::clone(self),
+                shared,
+            };
+            // It is open, and nobody else runs: the lease arrives.
+            let _ = give.send(lease);
+        }
+    }
+
+    /// The connection with the fewest leases, if it may have one more.
+    fn least_leased(&self) -> Option<Rc<Shared>> {
+        let open = |slot: &Slot| {
+            let shared = slot.connection.borrow();
+            let is_open = |shared: &&Rc<Shared>| !shared.connection.client.is_closed();
+            shared.as_ref().filter(is_open).map(Rc::clone)
+        };
+        let slots = self.slots.iter();
+        slots
+            .filter_map(open)
+            .min_by_key(|shared| shared.leases.get())
+            .filter(|shared| shared.leases.get() < limits::DATABASE_LEASES_PER_CONNECTION)
+    }
+
+    /// All wait for the same time: who has given up stands in front.
+    fn forget_who_gave_up(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        while waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            waiting.pop_front();
+        }
+    }
+
+    fn fill(self: &Rc<Self>, slot: usize, connection: Connection) -> Rc<Shared> {
         self.address.set(Some(connection.address()));
         let shared = Rc::new(Shared {
             connection,
@@ -279,7 +272,7 @@ impl Inner {
             .replace(Some(Rc::clone(&shared)));
         self.down_since
             .send_if_modified(|down| down.take().is_some());
-        self.freed.notify_one();
+        self.serve();
         shared
     }
 

@@ -1,0 +1,421 @@
+//! The life of one tenant's broadcasting: a stream while there can be one, the table while there is none.
+//!
+//! What comes in: a [`Source`](super::Source). What goes out: rows, through the publisher. What always holds: a row that was committed after
+//! `Source::since` is delivered once, or counted; rows of one transaction keep their order (tests/database/stream.rs); while no stream
+//! runs the table is read, so that a stream that cannot be had delays rows and loses none. Deliberately absent: what a row becomes.
+//!
+//! A slot exports a snapshot that shows everything before its first position. So starting a stream is: make the slot, deliver what
+//! that snapshot shows and the ledger does not know, begin to stream.
+
+use super::backoff::Backoff;
+use super::catch_up::{ReadError, Reader};
+use super::ledger::Ledger;
+use super::measures::Measures;
+use super::publication::{self, Publication};
+use super::publish::Publisher;
+use super::{Source, WindowExceeded};
+use crate::control::clock;
+use crate::control::replication::stream::{Session, Target};
+use crate::control::replication::{Fault, Lsn, Stream};
+use crate::error::{ErrorCode, Level};
+use crate::limits;
+use crate::logging::Line;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What the names of all slots for `realtime.messages` begin with; `SLOT_NAME_SUFFIX` follows.
+const SLOT_PREFIX: &str = "supabase_realtime_messages_replication_slot_";
+
+/// How replication connections show in the database.
+const APPLICATION_NAME: &str = "realtime_replication_connection";
+
+/// See the room's documentation.
+pub struct Engine {
+    pub(super) source: Source,
+    pub(super) measures: Rc<Measures>,
+    pub(super) publisher: Publisher,
+    pub(super) ledger: RefCell<Ledger>,
+    /// The slot of the current stream, or of the next one.
+    pub(super) slot: RefCell<String>,
+    /// Everything before this has been said by the current stream.
+    pub(super) position: Cell<Lsn>,
+    /// Events of the current stream.
+    pub(super) events: Cell<u64>,
+    /// A row is being handed over, which may take as long as the shards need.
+    pub(super) is_publishing: Cell<bool>,
+    /// An attempt delivers the snapshot of its slot: nobody else reads the table.
+    is_catching_up: Cell<bool>,
+    /// Streaming is refused: the table is all there is.
+    is_refused: Cell<bool>,
+    /// Some stream has run.
+    has_streamed: Cell<bool>,
+    /// When rows could last be delivered, by whatever way.
+    served_at: Cell<Instant>,
+}
+
+impl Engine {
+    /// An engine that has not started.
+    pub fn new(source: Source) -> Self {
+        let measures = Rc::clone(&source.measures);
+        let publisher = Publisher::new(
+            Arc::clone(&source.tenant),
+            Rc::clone(&source.environment),
+            Rc::clone(&measures),
+        );
+        let suffix = source.environment.config.slot_name_suffix.as_deref();
+        Self {
+            ledger: RefCell::new(Ledger::new(source.since.clone())),
+            slot: RefCell::new(format!("{SLOT_PREFIX}{}", suffix.unwrap_or_default())),
+            position: Cell::default(),
+            events: Cell::default(),
+            is_publishing: Cell::default(),
+            is_catching_up: Cell::default(),
+            is_refused: Cell::default(),
+            has_streamed: Cell::default(),
+            served_at: Cell::new(clock::now()),
+            measures,
+            publisher,
+            source,
+        }
+    }
+
+    /// Broadcasts until nothing could be delivered for too long.
+    pub async fn run(&self) -> WindowExceeded {
+        let mut backoff = Backoff::default();
+        let mut pause = Duration::ZERO;
+        loop {
+            let stream = match self.start(&mut backoff, pause).await {
+                Ok(stream) => stream,
+                Err(exceeded) => {
+                    self.source.state.send_replace(false);
+                    return exceeded;
+                }
+            };
+            let started = clock::now();
+            self.is_refused.set(false);
+            self.has_streamed.set(true);
+            self.measures.streams.set(self.measures.streams.get() + 1);
+            self.source.state.send_replace(true);
+            self.say(
+                Level::Info,
+                "rows of realtime.messages are streamed (engine: pgoutput)",
+            );
+            let fault = self.stream(stream).await;
+            self.source.state.send_replace(false);
+            self.ledger.borrow_mut().stream_ended();
+            self.served_at.set(clock::now());
+            pause = backoff.broke(clock::now().duration_since(started));
+            self.log(
+                ErrorCode::ReplicationConnectionDown,
+                &format!(
+                    "Replication connection has been terminated, recovery window opened: {fault}"
+                ),
+            );
+        }
+    }
+
+    /// Runs a stream to its end.
+    async fn stream(&self, stream: Stream) -> Fault {
+        let pid = stream.pid;
+        tokio::select! {
+            fault = self.pump(stream) => fault,
+            fault = self.watch(pid) => fault,
+        }
+    }
+
+    /// Tries until there is a stream. The table is read meanwhile.
+    async fn start(
+        &self,
+        backoff: &mut Backoff,
+        pause: Duration,
+    ) -> Result<Stream, WindowExceeded> {
+        let mut attempts = std::pin::pin!(self.attempts(backoff, pause));
+        let mut reader = None;
+        let mut due = clock::now() + limits::BROADCAST_READ_INTERVAL;
+        loop {
+            tokio::select! {
+                biased;
+                stream = &mut attempts => return Ok(stream),
+                () = tokio::time::sleep_until(due) => {}
+            }
+            // The attempt waits while the table is read: rows come from one place at a time.
+            let began = clock::now();
+            if !self.is_catching_up.get() {
+                self.read_table(&mut reader).await;
+            }
+            let now = clock::now();
+            due = now + self.read_pause(now.duration_since(began));
+            let idle = now.duration_since(self.served_at.get());
+            if idle > limits::REPLICATION_RECOVERY_WINDOW {
+                let ms = idle.as_millis();
+                let text = format!(
+                    "Replication recovery window exceeded after {ms}ms, terminating connection"
+                );
+                self.log(ErrorCode::ReplicationRecoveryWindowExceeded, &text);
+                return Err(WindowExceeded);
+            }
+        }
+    }
+
+    fn read_pause(&self, took: Duration) -> Duration {
+        let least = if self.is_refused.get() {
+            limits::BROADCAST_POLL_INTERVAL
+        } else {
+            limits::BROADCAST_READ_INTERVAL
+        };
+        least.max(took * limits::BROADCAST_READ_PAUSE_FACTOR)
+    }
+
+    /// Delivers from the table what is missing. What fails is tried again at the next turn.
+    async fn read_table(&self, reader: &mut Option<Reader>) {
+        let outcome = async {
+            let (open, is_first) = match reader.take() {
+                Some(open) => (open, false),
+                None => (Reader::open(&self.source.settings).await?, true),
+            };
+            if is_first {
+                self.count_too_old(&open).await?;
+            }
+            open.read(&self.ledger, &self.publisher).await?;
+            Ok::<_, ReadError>(open)
+        };
+        match outcome.await {
+            Ok(open) => {
+                *reader = Some(open);
+                self.served_at.set(clock::now());
+                self.limit_ledger();
+                if self.is_refused.get() {
+                    self.source.state.send_replace(true);
+                }
+            }
+            Err(error) => {
+                if self.is_refused.get() {
+                    self.source.state.send_replace(false);
+                }
+                self.say(
+                    Level::Debug,
+                    &format!("realtime.messages was not read: {error}"),
+                );
+            }
+        }
+    }
+
+    async fn count_too_old(&self, reader: &Reader) -> Result<(), ReadError> {
+        let hours = limits::BROADCAST_CATCH_UP_AGE_MAX.as_secs() / 3600;
+        match reader.count_too_old(&self.ledger).await? {
+            Some(0) => {}
+            Some(count) => {
+                self.measures
+                    .too_old
+                    .set(self.measures.too_old.get() + count);
+                let text = format!(
+                    "{count} rows of realtime.messages that no stream has said are older than {hours} h and are not broadcast"
+                );
+                self.say(Level::Warning, &text);
+            }
+            None => {
+                let text = "rows of realtime.messages that are too old to be broadcast were not counted: it took too long";
+                self.say(Level::Warning, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries until it works.
+    async fn attempts(&self, backoff: &mut Backoff, mut pause: Duration) -> Stream {
+        loop {
+            tokio::time::sleep(pause).await;
+            let outcome = self.attempt().await;
+            self.ledger.borrow_mut().hold(false);
+            self.is_catching_up.set(false);
+            pause = match outcome {
+                Ok(stream) => return stream,
+                Err(Fault::TableMissing) => {
+                    self.log(
+                        ErrorCode::StartReplicationFailed,
+                        &Fault::TableMissing.to_string(),
+                    );
+                    limits::REPLICATION_TABLE_PAUSE
+                }
+                Err(fault) => {
+                    self.log_failure(&fault);
+                    backoff.failed()
+                }
+            };
+        }
+    }
+
+    fn log_failure(&self, fault: &Fault) {
+        let is_new = !self.is_refused.get();
+        match fault {
+            Fault::Refused(_) => {
+                self.is_refused.set(true);
+                if is_new {
+                    self.log(fault.code(), &fault.to_string());
+                    let text = format!(
+                        "rows of realtime.messages are read from the table every {} ms (engine: poll)",
+                        limits::BROADCAST_POLL_INTERVAL.as_millis()
+                    );
+                    self.say(Level::Warning, &text);
+                }
+            }
+            Fault::Broken(text) if self.has_streamed.get() => {
+                let text = format!("DB check failed during recovery: {text}");
+                self.log(ErrorCode::ReplicationConnectionRecoveryFailed, &text);
+            }
+            Fault::TooMany(text) => {
+                let text = format!(
+                    "Tenant database has reached the maximum number of WAL senders: {text}"
+                );
+                self.log(fault.code(), &text);
+            }
+            other => self.log(other.code(), &other.to_string()),
+        }
+    }
+
+    /// One attempt to start a stream.
+    async fn attempt(&self) -> Result<Stream, Fault> {
+        let mut session = self.open_session().await?;
+        if publication::ensure(&mut session).await? == Publication::Wrong {
+            let text = format!(
+                "Publication {} contains unexpected tables. Recreating...",
+                publication::NAME
+            );
+            self.say(Level::Warning, &text);
+        }
+        self.ledger.borrow_mut().hold(true);
+        let slot = self.slot.borrow().clone();
+        let created = match self.make_slot(&mut session, &slot).await {
+            Err(Fault::SlotInUse {
+                is_elsewhere: true, ..
+            }) => {
+                // Names of slots are the whole server's: another database's tenant has the plain one.
+                let row = session
+                    .query("select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()")
+                    .await?;
+                let oid = row.first().and_then(|row| row.first()?.clone());
+                let own = format!("{slot}{}", oid.unwrap_or_default());
+                *self.slot.borrow_mut() = own.clone();
+                session = self.open_session().await?;
+                self.make_slot(&mut session, &own).await?
+            }
+            outcome => outcome?,
+        };
+        self.is_catching_up.set(true);
+        let broken = |error: ReadError| match error {
+            ReadError::TableMissing => Fault::TableMissing,
+            other => Fault::Broken(other.to_string()),
+        };
+        let reader = Reader::open(&self.source.settings).await.map_err(broken)?;
+        if self.has_streamed.get() {
+            self.count_too_old(&reader).await.map_err(broken)?;
+        }
+        let found = reader
+            .read_snapshot(&self.ledger, &self.publisher, &created.snapshot)
+            .await
+            .map_err(broken)?;
+        self.limit_ledger();
+        if found.rows > 0 {
+            let text = format!(
+                "{} rows of realtime.messages that no stream has said were read from the table",
+                found.rows
+            );
+            self.say(Level::Info, &text);
+        }
+        self.position.set(created.consistent);
+        session.start().await
+    }
+
+    async fn open_session(&self) -> Result<Session, Fault> {
+        let slot = self.slot.borrow().clone();
+        Session::open(Target {
+            settings: &self.source.settings,
+            address: self.source.pool.address(),
+            application_name: APPLICATION_NAME,
+            slot: &slot,
+            publication: publication::NAME,
+        })
+        .await
+    }
+
+    /// Makes the slot. A process that is just ending gets a moment to give the name back; what nobody uses is dropped.
+    async fn make_slot(
+        &self,
+        session: &mut Session,
+        slot: &str,
+    ) -> Result<crate::control::replication::stream::Created, Fault> {
+        let deadline = clock::now() + limits::REPLICATION_SLOT_RELEASE_TIMEOUT;
+        loop {
+            let fault = match session.create_slot(slot).await {
+                Err(fault @ Fault::SlotInUse { .. }) => fault,
+                outcome => return outcome,
+            };
+            let name = slot.replace('\'', "''");
+            let rows = session
+                .query(&format!(
+                    "select active, database = pg_catalog.current_database() from pg_catalog.pg_replication_slots \
+                     where slot_name = '{name}'"
+                ))
+                .await?;
+            let flag = |index: usize| {
+                let value = rows.first()?.get(index)?.as_deref()?;
+                Some(value == "t")
+            };
+            match (flag(0), flag(1)) {
+                // Gone in between.
+                (None, _) => {}
+                (_, None | Some(false)) => {
+                    return Err(Fault::SlotInUse {
+                        slot: slot.to_owned(),
+                        is_elsewhere: true,
+                    });
+                }
+                (Some(false), Some(true)) => {
+                    let sql = format!("select pg_catalog.pg_drop_replication_slot('{name}')");
+                    session.query(&sql).await?;
+                    let text =
+                        format!("replication slot {slot} was there and nobody used it: dropped");
+                    self.say(Level::Warning, &text);
+                }
+                (Some(true), Some(true)) => {
+                    if clock::now() >= deadline {
+                        return Err(fault);
+                    }
+                    tokio::time::sleep(limits::REPLICATION_SLOT_RELEASE_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Bounds what is remembered.
+    pub(super) fn limit_ledger(&self) {
+        let forgotten = self.ledger.borrow_mut().limit();
+        if let Some(count) = forgotten {
+            let text = format!(
+                "{count} delivered rows of realtime.messages are forgotten: if the stream breaks now, they are delivered again"
+            );
+            self.say(Level::Warning, &text);
+        }
+    }
+
+    /// A line with a code.
+    pub(super) fn log(&self, code: ErrorCode, text: &str) {
+        self.write(Line::coded(clock::unix_ms(), code, text));
+    }
+
+    /// A line without one.
+    pub(super) fn say(&self, level: Level, text: &str) {
+        if self.source.environment.log.is_enabled(level) {
+            self.write(Line::new(clock::unix_ms(), level, text));
+        }
+    }
+
+    fn write(&self, line: Line) {
+        let mut line = line.of_tenant(Arc::clone(&self.source.tenant.external_id));
+        line.application_name = Some(APPLICATION_NAME);
+        self.source.environment.log.write(line);
+    }
+}

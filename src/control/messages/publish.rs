@@ -1,0 +1,139 @@
+//! A row on its way to the shards (spec: broadcast-from-database 4).
+//!
+//! What comes in: rows, from the stream or from the table. What goes out: a parcel each, counted as one event of the tenant; or a line
+//! that says why it was dropped. What always holds: rows go out in the order they come in, and every one that does not is counted
+//! (`each_row_is_sent_or_counted`); while the shards do not take them, the caller waits. Deliberately absent: policies, which were asked
+//! when the row was inserted.
+
+use super::measures::Measures;
+use super::row::{Dropped, Row};
+use crate::control::clock;
+use crate::control::database::Environment;
+use crate::control::outgoing::Parcel;
+use crate::control::rates::Notice;
+use crate::error::ErrorCode;
+use crate::logging::Line;
+use crate::mail::{Audience, Content, Publish, To, TopicKey};
+use crate::phoenix;
+use crate::tenant::{Counter, Tenant};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Bytes that surround a binary payload in what is measured (spec: websocket-protocol 9.4).
+const AROUND_PAYLOAD_BYTES: usize = 6;
+
+/// See the room's documentation.
+#[derive(Debug)]
+pub struct Publisher {
+    tenant: Arc<Tenant>,
+    environment: Rc<Environment>,
+    measures: Rc<Measures>,
+    /// The topic of the last row: often that of the next one as well.
+    last: RefCell<Option<Arc<TopicKey>>>,
+}
+
+impl Publisher {
+    /// For the rows of a tenant.
+    #[must_use]
+    pub fn new(tenant: Arc<Tenant>, environment: Rc<Environment>, measures: Rc<Measures>) -> Self {
+        Self {
+            tenant,
+            environment,
+            measures,
+            last: RefCell::default(),
+        }
+    }
+
+    /// Sends a row to the members of its topic, if it is one and may be sent. Waits while too much waits for the shards.
+    pub async fn publish(&self, row: Result<Row<'_>, Dropped>) {
+        match row.and_then(|row| self.parcel(&row)) {
+            Ok(parcel) => {
+                self.measures
+                    .delivered
+                    .set(self.measures.delivered.get() + 1);
+                self.environment.outgoing.send(parcel).await;
+            }
+            Err(dropped) => self.drop(dropped),
+        }
+    }
+
+    /// The same for a row that no stream has said.
+    pub async fn publish_from_table(&self, row: Result<Row<'_>, Dropped>) {
+        let count = &self.measures.read_from_table;
+        count.set(count.get() + u64::from(row.is_ok()));
+        self.publish(row).await;
+    }
+
+    /// The largest body that the tenant may send, in bytes.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        let live = self.environment.tenants.borrow();
+        let now = live.directory.get(self.tenant.id).unwrap_or(&self.tenant);
+        let max = now.limits.payload_bytes_max;
+        max.saturating_sub(AROUND_PAYLOAD_BYTES)
+    }
+
+    fn drop(&self, dropped: Dropped) {
+        self.measures.count_drop(dropped);
+        let code = ErrorCode::UnableToBroadcastChanges;
+        let line = Line::coded(clock::unix_ms(), code, &dropped.to_string());
+        let external_id = Arc::clone(&self.tenant.external_id);
+        self.environment.log.write(line.of_tenant(external_id));
+    }
+
+    fn parcel(&self, row: &Row<'_>) -> Result<Parcel, Dropped> {
+        let now = {
+            let live = self.environment.tenants.borrow();
+            let current = live.directory.get(self.tenant.id);
+            Arc::clone(current.unwrap_or(&self.tenant))
+        };
+        if row.body.len() + AROUND_PAYLOAD_BYTES > now.limits.payload_bytes_max {
+            return Err(Dropped::PayloadSizeExceeded);
+        }
+        if now.usage.average(Counter::Events) >= now.limits.events_per_second_max {
+            return Err(Dropped::TooManyRequests);
+        }
+        let key = self.topic(row);
+        let metadata = format!("{{\"id\":\"{}\"}}", row.key.id);
+        phoenix::fits_binary(key.text(), row.event, Some(&metadata))
+            .map_err(|_| Dropped::NameTooLong)?;
+        let environment = &self.environment;
+        if now.usage.count(environment.cell, Counter::Events, 1) {
+            let notice = Notice::Started(now.id, Some(Counter::Events));
+            if environment.notices.try_send(notice).is_err() {
+                now.usage.discard(Counter::Events);
+            }
+        }
+        Ok(Parcel::Publish(Box::new(Publish {
+            to: To::Key(key),
+            content: Content::User {
+                event: Cow::Owned(row.event.to_owned()),
+                metadata: Some(Cow::Owned(metadata)),
+                encoding: row.encoding,
+                bytes: Cow::Owned(row.body.to_vec()),
+            },
+            except: None,
+            audience: Audience::Broadcast,
+            id: Some(row.key.id),
+        })))
+    }
+
+    fn topic(&self, row: &Row<'_>) -> Arc<TopicKey> {
+        let mut last = self.last.borrow_mut();
+        if let Some(key) = last
+            .as_ref()
+            .filter(|key| key.is(self.tenant.id, row.private, row.topic))
+        {
+            return Arc::clone(key);
+        }
+        let text = format!("realtime:{}", row.topic);
+        let mut json = Vec::with_capacity(text.len() + 2);
+        phoenix::json_string(&mut json, &text);
+        let json = String::from_utf8(json).expect("the escape of a text is text");
+        let hasher = &self.environment.hasher;
+        let key = TopicKey::new(hasher, self.tenant.id, row.private, &text, &json);
+        Arc::clone(last.insert(Arc::new(key)))
+    }
+}

@@ -1,0 +1,266 @@
+//! What looks after a running stream (spec: broadcast-from-database 2.2).
+//!
+//! What comes in: the state of the stream, and what the database says of its slot and publication. What goes out: a fault when the
+//! stream is to be started anew, after a line that says why. What always holds: the log that the database keeps for the slot stays
+//! below the operator's bound and below half of its own, or the slot is given up; what a publication does not publish any more is
+//! noticed. Deliberately absent: starting anew.
+
+use super::engine::Engine;
+use super::measures::Lag;
+use super::publication::{self, Publication};
+use super::snapshot::Snapshot;
+use crate::control::clock;
+use crate::control::database::connect::describe;
+use crate::control::replication::slot::{self, Sight, SlotState};
+use crate::control::replication::{Fault, Lsn};
+use crate::error::{ErrorCode, Level};
+use crate::limits;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_postgres::types::Type;
+
+/// Why a slot is given up: code and text of the line.
+type Verdict = (ErrorCode, String);
+
+/// What was seen of a stream that says nothing.
+struct Silence {
+    /// Events when it was last seen to say something.
+    events: u64,
+    /// When that was.
+    since: Instant,
+    /// The end of the log at that moment: the stream should get there.
+    end: Lsn,
+}
+
+impl Engine {
+    /// Looks after the stream of the process `pid` until it is to be given up.
+    pub(super) async fn watch(&self, pid: i32) -> Fault {
+        let config = &self.source.environment.config;
+        let interval = Duration::from_millis(config.replication_watchdog_interval_ms);
+        let check_interval = interval.min(limits::REPLICATION_CHECK_INTERVAL);
+        let now = clock::now();
+        let (mut check_at, mut snapshot_at) = (
+            now + check_interval,
+            now + limits::BROADCAST_SNAPSHOT_INTERVAL,
+        );
+        let mut report_at = now + interval;
+        let mut silence = Silence {
+            events: self.events.get(),
+            since: now,
+            end: self.position.get(),
+        };
+        loop {
+            tokio::time::sleep_until(check_at.min(snapshot_at)).await;
+            if clock::now() >= snapshot_at {
+                self.take_snapshot().await;
+                snapshot_at = clock::now() + limits::BROADCAST_SNAPSHOT_INTERVAL;
+            }
+            if clock::now() < check_at {
+                continue;
+            }
+            let look = tokio::time::timeout(limits::REPLICATION_CHECK_TIMEOUT, self.look());
+            match look
+                .await
+                .unwrap_or_else(|_| Err("it took too long".to_owned()))
+            {
+                Ok((sight, publication)) => {
+                    self.note_lag(&sight);
+                    let verdict = self
+                        .judge(&sight, publication)
+                        .or_else(|| self.judge_silence(&mut silence, &sight));
+                    if let Some((code, text)) = verdict {
+                        self.log(code, &text);
+                        self.terminate(pid).await;
+                        return Fault::Broken(text);
+                    }
+                }
+                // The connection may be on its way back: one line a watchdog's turn.
+                Err(text) if clock::now() >= report_at => {
+                    let text = format!("Could not check replication slot: {text}");
+                    self.log(ErrorCode::ReplicationSlotCheckSkipped, &text);
+                }
+                Err(_) => {}
+            }
+            if clock::now() >= report_at {
+                report_at = clock::now() + interval;
+            }
+            check_at = clock::now() + check_interval;
+        }
+    }
+
+    async fn look(&self) -> Result<(Sight, Publication), String> {
+        let lease = self
+            .source
+            .pool
+            .lease()
+            .await
+            .map_err(|error| error.to_string())?;
+        let slot = self.slot.borrow().clone();
+        let (sight, publication) =
+            tokio::join!(slot::look(&lease, &slot), publication::look(&lease));
+        let said = |error| describe(&error);
+        Ok((sight.map_err(said)?, publication.map_err(said)?))
+    }
+
+    fn note_lag(&self, sight: &Sight) {
+        let lag = Lag {
+            bytes: sight.end.0.saturating_sub(self.position.get().0),
+            ..self.measures.lag.get()
+        };
+        self.measures.lag.set(lag);
+        if self.source.environment.log.is_enabled(Level::Debug) {
+            let text = format!(
+                "replication lag: {} bytes, {} ms from commit to broadcast",
+                lag.bytes, lag.ms
+            );
+            self.say(Level::Debug, &text);
+        }
+    }
+
+    fn judge(&self, sight: &Sight, publication: Publication) -> Option<Verdict> {
+        let bytes_max = self
+            .source
+            .environment
+            .config
+            .replication_slot_wal_bytes_max;
+        judge_slot(sight.slot.as_ref(), &self.slot.borrow(), bytes_max).or_else(|| {
+            (publication != Publication::Right).then(|| {
+                let text = format!(
+                    "the publication {} does not publish realtime.messages any more",
+                    publication::NAME
+                );
+                (ErrorCode::StartReplicationFailed, text)
+            })
+        })
+    }
+
+    fn judge_silence(&self, silence: &mut Silence, sight: &Sight) -> Option<Verdict> {
+        let now = clock::now();
+        let grew = silence.end.0.saturating_sub(self.position.get().0);
+        let events = self.events.get();
+        if events != silence.events
+            || self.is_publishing.get()
+            || grew <= limits::REPLICATION_SILENCE_BYTES
+        {
+            *silence = Silence {
+                events,
+                since: now,
+                end: sight.end,
+            };
+            return None;
+        }
+        (now.duration_since(silence.since) >= limits::REPLICATION_SILENCE_MAX).then(|| {
+            (
+                ErrorCode::ReplicationConnectionWatchdogTimeout,
+                "ReplicationConnection is not responding".to_owned(),
+            )
+        })
+    }
+
+    /// Ends the server's end of a stream that may not notice by itself that nobody reads it. What fails here ends by itself later.
+    async fn terminate(&self, pid: i32) {
+        const SQL: &str = "select pg_catalog.pg_terminate_backend(active_pid) from pg_catalog.pg_replication_slots \
+             where slot_name = $1 and active_pid = $2";
+        let slot = self.slot.borrow().clone();
+        let end = async {
+            let lease = self.source.pool.lease().await.ok()?;
+            let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+                [(&slot, Type::TEXT), (&pid, Type::INT4)];
+            lease.query_typed(SQL, &parameters).await.ok()
+        };
+        let _ = tokio::time::timeout(limits::REPLICATION_CHECK_TIMEOUT, end).await;
+    }
+
+    /// Moves the ledger on, so that it forgets what was delivered.
+    async fn take_snapshot(&self) {
+        {
+            let mut ledger = self.ledger.borrow_mut();
+            if ledger.is_empty() || ledger.is_moving() {
+                return;
+            }
+            ledger.rotate();
+        }
+        let take = async {
+            let lease = self.source.pool.lease().await.ok()?;
+            Snapshot::take(&lease).await.ok()
+        };
+        let taken = tokio::time::timeout(limits::REPLICATION_CHECK_TIMEOUT, take).await;
+        // Without one the ledger stays where it is, and grows up to its bound.
+        if let Ok(Some(snapshot)) = taken {
+            let mut ledger = self.ledger.borrow_mut();
+            if ledger.move_on(snapshot) {
+                ledger.passed(self.position.get());
+            }
+        }
+    }
+}
+
+/// Whether a slot is to be given up.
+fn judge_slot(slot: Option<&SlotState>, name: &str, bytes_max: u64) -> Option<Verdict> {
+    let dead = |reason: &str| {
+        let text = format!("Replication slot {name} is not alive ({reason}), shutting down");
+        Some((ErrorCode::ReplicationSlotNotAlive, text))
+    };
+    let Some(slot) = slot else {
+        return dead("slot_not_found");
+    };
+    if slot
+        .keep_bytes_max
+        .is_some_and(|max| slot.retained_bytes > max / 2)
+    {
+        let text =
+            "Replication slot lag exceeds 50% of max_slot_wal_keep_size, shutting down".to_owned();
+        return Some((ErrorCode::ReplicationSlotLagTooHigh, text));
+    }
+    if slot.retained_bytes > bytes_max {
+        let text = format!(
+            "Replication slot lag of {} bytes exceeds REPLICATION_SLOT_WAL_BYTES_MAX ({bytes_max}), shutting down",
+            slot.retained_bytes
+        );
+        return Some((ErrorCode::ReplicationSlotLagTooHigh, text));
+    }
+    if slot.is_active {
+        None
+    } else {
+        dead("slot_inactive")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_given_up_for_the_reasons_of_the_table() {
+        let slot = |is_active, retained_bytes, keep_bytes_max| SlotState {
+            is_active,
+            is_temporary: true,
+            is_ours: true,
+            retained_bytes,
+            keep_bytes_max,
+        };
+        let check = |slot: Option<SlotState>, expected: Option<(ErrorCode, &str)>| {
+            let verdict = judge_slot(slot.as_ref(), "s", 1000);
+            let seen = verdict.as_ref().map(|(code, text)| (*code, text.as_str()));
+            assert_eq!(seen.map(|seen| seen.0), expected.map(|it| it.0), "{slot:?}");
+            if let (Some(seen), Some(expected)) = (seen, expected) {
+                assert!(seen.1.contains(expected.1), "{}", seen.1);
+            }
+        };
+        use ErrorCode::{ReplicationSlotLagTooHigh as High, ReplicationSlotNotAlive as Dead};
+        check(None, Some((Dead, "slot s is not alive (slot_not_found)")));
+        check(Some(slot(false, 0, None)), Some((Dead, "(slot_inactive)")));
+        check(Some(slot(true, 1000, None)), None);
+        check(
+            Some(slot(true, 1001, None)),
+            Some((High, "1001 bytes exceeds")),
+        );
+        check(Some(slot(true, 500, Some(1000))), None);
+        check(
+            Some(slot(true, 501, Some(1000))),
+            Some((High, "50% of max_slot_wal_keep_size")),
+        );
+        // Too much goes before inactive.
+        check(Some(slot(false, 501, Some(1000))), Some((High, "50%")));
+    }
+}

@@ -1,0 +1,859 @@
+//! Policies and replay, asked of a real database: every recorded case, and every way in which there is no verdict.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use realtime::auth::{ClaimValidators, Claims};
+use realtime::config::Config;
+use realtime::control::authorization::Authorizer;
+use realtime::control::clock;
+use realtime::control::database::migrate::migrate;
+use realtime::control::database::partitions::ensure_partitions;
+use realtime::control::database::{Environment, Pool};
+use realtime::control::desk::Desk;
+use realtime::control::log::Log;
+use realtime::control::messages::replay;
+use realtime::control::outgoing::Outgoing;
+use realtime::control::session::Sessions;
+use realtime::control::store::{ExtensionRecord, TenantRecord};
+use realtime::control::tenants::{Common, Registry};
+use realtime::limits;
+use realtime::logging::Line;
+use realtime::mail::{Ask, AskError, Body, Checks, Context, Replayed, Told, TopicHasher, Verdict};
+use realtime::tenant::TenantId;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use crate::postgres::{ADMIN, Cluster, Database, Kind};
+
+tests![
+    policies_say_what_they_said_to_the_original,
+    every_failure_has_its_reason,
+    roles_that_may_not_be_taken_on_are_refused,
+    a_role_that_the_user_is_no_member_of_is_refused,
+    nothing_is_left_behind,
+    equal_checks_in_flight_share_one_evaluation,
+    a_check_that_is_given_up_goes_on_for_the_others,
+    a_pool_that_is_not_free_is_protected,
+    a_connection_that_is_killed_is_no_verdict,
+    the_desk_asks_through_a_session_and_has_a_lost_schema_made_again,
+    checks_share_a_connection_without_mixing,
+    replay_selects_what_the_original_selected,
+    replayed_payloads_are_those_of_the_rows,
+    replay_needs_no_binary_payloads,
+    replay_is_given_up_in_time,
+];
+
+const TENANT: TenantId = TenantId(1);
+
+const READS: Checks = Checks {
+    broadcast_read: true,
+    presence_read: true,
+    writes: false,
+};
+
+const ALL: Checks = Checks {
+    writes: true,
+    ..READS
+};
+
+/// Lets everybody read and write everything.
+const OPEN: &str = "create policy r on realtime.messages for select to public using (true);
+    create policy w on realtime.messages for insert to public with check (true)";
+
+const ALL_GRANTED: Verdict = Verdict {
+    broadcast_read: Some(true),
+    presence_read: Some(true),
+    broadcast_write: Some(true),
+    presence_write: Some(true),
+};
+
+/// A database with the schema, and what asks it.
+struct World {
+    database: Database,
+    pool: Pool,
+    authorizer: Authorizer,
+    lines: RefCell<Box<dyn FnMut() -> Vec<Line>>>,
+}
+
+impl World {
+    async fn new(cluster: &Arc<Cluster>) -> Self {
+        Self::with(cluster, json!({})).await
+    }
+
+    /// `more` are settings of the extension.
+    async fn with(cluster: &Arc<Cluster>, more: Value) -> Self {
+        let database = cluster.database(Kind::Supabase);
+        let mut client = database.client(ADMIN).await;
+        migrate(&mut client)
+            .await
+            .expect("a project's database can be migrated");
+        assert!(
+            ensure_partitions(&client, clock::unix_seconds())
+                .await
+                .is_empty()
+        );
+        let settings = database.settings_with(&more);
+        let pool = Pool::open(Rc::new(settings))
+            .await
+            .expect("it can be connected to");
+        let (environment, lines) = environment();
+        Self {
+            database,
+            pool,
+            authorizer: Authorizer::new(environment),
+            lines: RefCell::new(lines),
+        }
+    }
+
+    async fn check(&self, context: &Context, checks: Checks) -> Result<Verdict, AskError> {
+        self.authorizer
+            .check(TENANT, &self.pool, context, checks)
+            .await
+    }
+
+    /// Everything, as `authenticated`.
+    async fn check_all(&self) -> Result<Verdict, AskError> {
+        self.check(&context("room", "authenticated"), ALL).await
+    }
+
+    /// The messages of the log lines since the last call.
+    fn lines(&self) -> Vec<String> {
+        let lines = (self.lines.borrow_mut())();
+        lines.iter().map(|line| line.message.to_string()).collect()
+    }
+
+    fn rows(&self) -> String {
+        self.database.sql("select count(*) from realtime.messages")
+    }
+}
+
+/// An environment with one tenant, `TENANT`, and what takes the lines of its log.
+fn environment() -> (Rc<Environment>, Box<dyn FnMut() -> Vec<Line>>) {
+    environment_with(None)
+}
+
+/// The same with a database.
+fn environment_with(
+    database: Option<&Map<String, Value>>,
+) -> (Rc<Environment>, Box<dyn FnMut() -> Vec<Line>>) {
+    let (config, _) = Config::from_env(|_| None).expect("the defaults are right");
+    let mut registry = Registry::new(Common {
+        threads: 1,
+        validators: Arc::new(ClaimValidators::default()),
+        client_presence_calls_max: 5,
+        client_presence_window_ms: 30_000,
+    });
+    let mut record = TenantRecord::new("t", &config.tenant_defaults, 1);
+    record
+        .extensions
+        .extend(database.map(|settings| ExtensionRecord {
+            kind: TenantRecord::POSTGRES_CDC.to_owned(),
+            settings: settings.clone(),
+            inserted_at: 1,
+            updated_at: 1,
+        }));
+    let (tenant, _) = registry.apply(&record);
+    assert_eq!(tenant.id, TENANT);
+    let (log, lines) = Log::for_test();
+    let environment = Environment {
+        config: Arc::new(config),
+        tenants: registry.watch(),
+        outgoing: Outgoing::new().0,
+        notices: mpsc::channel(1).0,
+        hasher: TopicHasher::new(1),
+        cell: 0,
+        log,
+    };
+    (Rc::new(environment), Box::new(lines))
+}
+
+/// Somebody with this role and no other claim.
+fn context(topic: &str, role: &str) -> Context {
+    context_of(topic, &json!({"role": role}), &[])
+}
+
+fn context_of(topic: &str, claims: &Value, headers: &[(&str, &str)]) -> Context {
+    let text = |name: &str| claims[name].as_str().map(Into::into);
+    let headers = headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Context {
+        topic: topic.into(),
+        claims: Arc::new(Claims {
+            json: claims.to_string().into(),
+            role: text("role"),
+            sub: text("sub"),
+            iss: None,
+            exp: None,
+            iat: None,
+        }),
+        headers: headers.collect(),
+    }
+}
+
+/// The recorded cases of a file.
+fn vectors(file: &str) -> Vec<Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/vectors");
+    let text = std::fs::read_to_string(folder.join(file)).expect("the vectors are there");
+    serde_json::from_str(&text).expect("they are a JSON array")
+}
+
+/// The statements of a vector.
+fn statements(list: &Value) -> String {
+    let list = list.as_array().into_iter().flatten();
+    let statements = list.map(|statement| statement.as_str().expect("a statement is a text"));
+    statements.collect::<Vec<_>>().join(";\n")
+}
+
+fn today(database: &Database) -> String {
+    database.sql("select to_char(now() at time zone 'utc', '\"realtime.messages_\"YYYY_MM_DD')")
+}
+
+async fn policies_say_what_they_said_to_the_original(cluster: Arc<Cluster>) {
+    let vectors = vectors("authorization/policies.json");
+    assert!(vectors.len() >= 20);
+    for vector in vectors {
+        let world = World::new(&cluster).await;
+        world.database.sql(&statements(&vector["setup"]));
+        world.database.sql(&statements(&vector["policies"]));
+        if vector["name"] == "no-partition-for-today" {
+            let partition = today(&world.database);
+            world.database.sql(&format!("drop table {partition}"));
+        }
+        let asked = &vector["context"];
+        let headers = asked["headers"].as_object().into_iter().flatten();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| (name.as_str(), value.as_str().expect("a header is a text")))
+            .collect();
+        let topic = asked["topic"].as_str().expect("a topic is a text");
+        let context = context_of(topic, &asked["claims"], &headers);
+        let presence_read = vector["extensions_checked"].is_null();
+        let reads = Checks {
+            presence_read,
+            ..READS
+        };
+        let all = Checks {
+            writes: true,
+            ..reads
+        };
+        for checks in [reads, Checks::WRITES, all] {
+            let verdict = world.check(&context, checks).await;
+            compare(&vector, checks, &verdict);
+        }
+        assert_eq!(world.rows(), vector["rows_left"].to_string(), "{vector}");
+    }
+}
+
+fn compare(vector: &Value, checks: Checks, verdict: &Result<Verdict, AskError>) {
+    let reads = checks.broadcast_read;
+    let half = if reads { "read_error" } else { "write_error" };
+    let fails = &vector[half];
+    if fails.is_null() {
+        // The original's function can be asked for one extension alone; nobody asks it so for writes (spec: authorization-rls 3).
+        let both_written = checks.writes && vector["extensions_checked"].is_null();
+        let expect = |half: &str, extension: &str, is_asked: bool| {
+            let value = &vector[half][extension];
+            is_asked.then(|| value.as_bool()).flatten()
+        };
+        let expected = Verdict {
+            broadcast_read: expect("read", "broadcast", reads),
+            presence_read: expect("read", "presence", reads),
+            broadcast_write: expect("write", "broadcast", checks.writes),
+            presence_write: match verdict {
+                Ok(verdict) if !both_written => verdict.presence_write,
+                _ => expect("write", "presence", checks.writes),
+            },
+        };
+        assert_eq!(*verdict, Ok(expected), "{vector}");
+        return;
+    }
+    let reason = verdict.as_ref().expect_err(&vector.to_string());
+    match fails["sqlstate"].as_str() {
+        None => {}
+        Some("23514") => assert_eq!(*reason, AskError::MissingPartition, "{vector}"),
+        Some(code) => {
+            let message = fails["message"].as_str().expect("an error has a message");
+            assert_eq!(
+                *reason,
+                AskError::Policy(format!("ERROR {code}: {message}")),
+                "{vector}"
+            );
+        }
+    }
+}
+
+async fn every_failure_has_its_reason(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    let is_policy = |part: &'static str| move |reason: &AskError| matches!(reason, AskError::Policy(text) if text.contains(part));
+    type Expected = Box<dyn Fn(&AskError) -> bool>;
+    let cases: [(&str, &str, Expected); 7] = [
+        (
+            "create policy r on realtime.messages for select using (1 / (length(topic) - 4) = 1)",
+            "drop policy r on realtime.messages",
+            Box::new(is_policy("22012: division by zero")),
+        ),
+        (
+            "create policy w on realtime.messages for insert with check (1 / (length(topic) - 4) = 1)",
+            "drop policy w on realtime.messages",
+            Box::new(is_policy("22012: division by zero")),
+        ),
+        (
+            "create table secret (); revoke all on secret from authenticated; create policy r on realtime.messages for select using (exists (select from secret))",
+            "drop policy r on realtime.messages; drop table secret",
+            Box::new(is_policy("42501: permission denied for table secret")),
+        ),
+        (
+            "revoke select on realtime.messages from authenticated",
+            "grant select on realtime.messages to authenticated",
+            Box::new(is_policy("42501: permission denied for table messages")),
+        ),
+        (
+            "create function absent() returns boolean language plpgsql as $$ begin return exists (select from nowhere); end $$; create policy r on realtime.messages for select using (absent())",
+            "drop policy r on realtime.messages; drop function absent",
+            Box::new(is_policy("42P01: relation \"nowhere\" does not exist")),
+        ),
+        (
+            "create policy r on realtime.messages for select using (pg_sleep(20) is null)",
+            "drop policy r on realtime.messages",
+            Box::new(
+                |reason| matches!(reason, AskError::Canceled(text) if text.contains("57014: canceling statement due to statement timeout")),
+            ),
+        ),
+        (
+            "alter schema realtime rename to away",
+            "alter schema away rename to realtime",
+            Box::new(
+                |reason| matches!(reason, AskError::Other(text) if text.contains("the schema \"realtime\" of the tenant's database is not complete")),
+            ),
+        ),
+    ];
+    world.database.sql(OPEN);
+    // The shorter time of the database counts. It meets new connections only.
+    world.database.sql(&format!(
+        "alter database {} set statement_timeout = '300 ms'",
+        world.database.name
+    ));
+    let world = World {
+        pool: Pool::open(Rc::new(world.database.settings()))
+            .await
+            .expect("it can be connected to"),
+        ..world
+    };
+    world
+        .database
+        .sql("drop policy r on realtime.messages; drop policy w on realtime.messages");
+    world
+        .database
+        .sql("create policy other on realtime.messages for all to anon using (true)");
+    for (before, after, is_expected) in cases {
+        world.database.sql(before);
+        let reason = world.check_all().await.expect_err(before);
+        assert!(is_expected(&reason), "{before}: {reason:?}");
+        world.database.sql(after);
+        let anon = world.check(&context("room", "anon"), ALL).await;
+        assert_eq!(anon, Ok(ALL_GRANTED), "after {before}");
+    }
+    assert_eq!(world.rows(), "0");
+    assert!(
+        world
+            .lines()
+            .iter()
+            .any(|line| line == "RlsPolicyError: ERROR 22012: division by zero")
+    );
+}
+
+async fn roles_that_may_not_be_taken_on_are_refused(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(OPEN);
+    world.database.sql(
+        "do $$ begin create role another_superuser superuser; exception when duplicate_object then end $$",
+    );
+    let policy = |text: &str| Err(AskError::Policy(text.to_owned()));
+    let may_not = |role: &str| policy(&format!("the role {role:?} may not be taken on"));
+    let cases = [
+        (json!({"role": "authenticated"}), Ok(ALL_GRANTED)),
+        (json!({"role": "service_role"}), Ok(ALL_GRANTED)),
+        (json!({"role": ADMIN}), may_not(ADMIN)),
+        (
+            json!({"role": "another_superuser"}),
+            may_not("another_superuser"),
+        ),
+        (
+            json!({"role": "none"}),
+            policy("the role none may not be taken on"),
+        ),
+        (json!({"role": ""}), policy("the token has no role")),
+        (json!({"role": null}), policy("the token has no role")),
+        (json!({"role": 5}), policy("the token has no role")),
+        (json!({}), policy("the token has no role")),
+        (
+            json!({"role": "None"}),
+            policy("ERROR 22023: role \"None\" does not exist"),
+        ),
+        (
+            json!({"role": "anon\0"}),
+            policy("ERROR 22021: invalid byte sequence for encoding \"UTF8\": 0x00"),
+        ),
+        (
+            json!({"role": "public"}),
+            policy("ERROR 22023: role \"public\" does not exist"),
+        ),
+    ];
+    for (claims, expected) in cases {
+        for checks in [READS, Checks::WRITES, ALL] {
+            let verdict = world.check(&context_of("room", &claims, &[]), checks).await;
+            match (&expected, verdict) {
+                (Ok(_), verdict) => assert!(verdict.is_ok(), "{claims} {verdict:?}"),
+                (expected, verdict) => assert_eq!(verdict, *expected, "{claims}"),
+            }
+        }
+    }
+    assert_eq!(world.rows(), "0");
+}
+
+/// The server's user need not be a superuser: then it is refused by its name, and what it may not become by PostgreSQL.
+async fn a_role_that_the_user_is_no_member_of_is_refused(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(OPEN);
+    world.database.sql(
+        "do $$ begin create role modest login bypassrls password 'postgres'; exception when duplicate_object then end $$;
+         grant anon to modest;
+         grant usage on schema realtime to modest; grant all on all tables in schema realtime to modest",
+    );
+    let settings = world.database.settings_with(&json!({"db_user": "modest"}));
+    let pool = Pool::open(Rc::new(settings))
+        .await
+        .expect("it can be connected to");
+    let world = World { pool, ..world };
+    let check = async |role: &str| world.check(&context("room", role), ALL).await;
+    assert_eq!(check("anon").await, Ok(ALL_GRANTED));
+    let refused = |text: &str| Err(AskError::Policy(text.to_owned()));
+    assert_eq!(
+        check("modest").await,
+        refused("the role \"modest\" may not be taken on")
+    );
+    assert_eq!(
+        check("authenticated").await,
+        refused("ERROR 42501: permission denied to set role \"authenticated\"")
+    );
+}
+
+/// What of a session a check could leave behind.
+const STATE: &str = "select current_user::text, current_setting('role'), current_setting('statement_timeout'),
+    current_setting('realtime.topic', true), current_setting('request.jwt.claims', true), current_setting('request.jwt.claim.sub', true),
+    current_setting('request.jwt.claim.role', true), current_setting('request.headers', true),
+    (pg_current_xact_id_if_assigned() is null)::text";
+
+async fn state_of(pool: &Pool) -> Vec<String> {
+    let lease = pool.lease().await.expect("the connection is open");
+    let row = lease
+        .query_one(STATE, &[])
+        .await
+        .expect("it is a statement");
+    // A setting that was never set is null, one that was is empty.
+    (0..row.len())
+        .map(|index| row.get::<_, Option<String>>(index).unwrap_or_default())
+        .collect()
+}
+
+async fn nothing_is_left_behind(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    let before = state_of(&world.pool).await;
+    assert_eq!(before[0], ADMIN);
+    let claims = json!({"role": "authenticated", "sub": "me"});
+    let context = context_of("room", &claims, &[("x-a", "b")]);
+    for policies in [
+        "select 1",
+        OPEN,
+        "drop policy r on realtime.messages; create policy r on realtime.messages for select to public using (1 / 0 = 1)",
+        "drop policy w on realtime.messages; create policy w on realtime.messages for insert to public with check (1 / 0 = 1)",
+        // What a policy sets for its session as well.
+        "drop policy r on realtime.messages; create policy r on realtime.messages for select to public
+            using (set_config('request.headers', 'left', false) is not null and set_config('statement_timeout', '1', false) is not null)",
+    ] {
+        world.database.sql(policies);
+        for checks in [READS, Checks::WRITES, ALL] {
+            let _ = world.check(&context, checks).await;
+            assert_eq!(state_of(&world.pool).await, before, "{policies} {checks:?}");
+        }
+    }
+    let unknown = context_of("room", &json!({"role": "nobody"}), &[]);
+    assert!(world.check(&unknown, ALL).await.is_err());
+    assert_eq!(state_of(&world.pool).await, before);
+    assert_eq!(world.rows(), "0");
+}
+
+/// A policy that counts how often it is asked for a row of broadcast.
+const COUNTING: &str = "create sequence evaluations; grant usage on sequence evaluations to public;
+    create policy r on realtime.messages for select to public using (extension <> 'broadcast' or nextval('evaluations') > 0)";
+
+async fn equal_checks_in_flight_share_one_evaluation(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(COUNTING);
+    let evaluations = || -> u32 {
+        let count = world
+            .database
+            .sql("select case when is_called then last_value else 0 end from evaluations");
+        count.parse().expect("it is a number")
+    };
+    let ask = |topic: &str, claims: Value, header: &str, checks: Checks| {
+        let (authorizer, pool) = (world.authorizer.clone(), world.pool.clone());
+        let context = context_of(topic, &claims, &[("x-a", header)]);
+        tokio::task::spawn_local(
+            async move { authorizer.check(TENANT, &pool, &context, checks).await },
+        )
+    };
+    let granted = |verdict: Result<Verdict, AskError>| {
+        assert_eq!(
+            verdict.map(|verdict| verdict.broadcast_read),
+            Ok(Some(true))
+        );
+    };
+    let claims = || json!({"role": "anon", "sub": "a"});
+    let same: Vec<_> = (0..1000)
+        .map(|_| ask("room", claims(), "b", READS))
+        .collect();
+    for check in same {
+        granted(check.await.expect("it does not panic"));
+    }
+    assert_eq!(evaluations(), 1);
+    granted(
+        world
+            .check(&context_of("room", &claims(), &[("x-a", "b")]), READS)
+            .await,
+    );
+    assert_eq!(evaluations(), 2, "nothing is kept");
+    let other = json!({"role": "anon", "sub": "b"});
+    let role = json!({"role": "authenticated", "sub": "a"});
+    let broadcast = Checks {
+        presence_read: false,
+        ..READS
+    };
+    let different = [
+        ask("room", claims(), "b", READS),
+        ask("room2", claims(), "b", READS),
+        ask("room", other, "b", READS),
+        ask("room", role, "b", READS),
+        ask("room", claims(), "c", READS),
+        ask("room", claims(), "b", broadcast),
+        ask("room", claims(), "b", ALL),
+    ];
+    for check in different {
+        granted(check.await.expect("it does not panic"));
+    }
+    assert_eq!(evaluations(), 2 + 7);
+}
+
+async fn a_check_that_is_given_up_goes_on_for_the_others(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(OPEN);
+    let asked = context("room", "anon");
+    let first = Box::pin(world.check(&asked, ALL));
+    let second = Box::pin(world.check(&asked, ALL));
+    let mut first = first;
+    let started = tokio::time::timeout(Duration::ZERO, first.as_mut()).await;
+    assert!(started.is_err(), "it takes a round trip");
+    let (_, verdict) = tokio::join!(async { drop(first) }, second);
+    assert_eq!(verdict, Ok(ALL_GRANTED));
+    assert_eq!(state_of(&world.pool).await[0], ADMIN);
+}
+
+async fn a_pool_that_is_not_free_is_protected(cluster: Arc<Cluster>) {
+    let world = World::with(&cluster, json!({"db_queue_target": 200})).await;
+    world.database.sql("create policy r on realtime.messages for select to public using (topic <> 'slow' or pg_sleep(4) is not null)");
+    let slow = context("slow", "anon");
+    let slow = world.check(
+        &slow,
+        Checks {
+            presence_read: false,
+            ..READS
+        },
+    );
+    let fast = async {
+        // Behind the slow one, on the only connection.
+        tokio::task::yield_now().await;
+        let start = clock::now();
+        let (one, other) = (context("one", "anon"), context("other", "anon"));
+        assert_eq!(world.check(&one, READS).await, Err(AskError::PoolExhausted));
+        let waited = clock::now().duration_since(start);
+        assert!(
+            waited >= limits::POLICY_BEGIN_TIMEOUT_MIN && waited < Duration::from_secs(3),
+            "{waited:?}"
+        );
+        let start = clock::now();
+        assert_eq!(
+            world.check(&other, READS).await,
+            Err(AskError::PoolExhausted)
+        );
+        assert!(
+            clock::now().duration_since(start) < Duration::from_millis(100),
+            "it does not wait"
+        );
+        // Another tenant's checks are not refused.
+        let verdict = world
+            .authorizer
+            .check(TenantId(2), &world.pool, &other, READS)
+            .await;
+        assert_eq!(verdict, Err(AskError::PoolExhausted), "it has waited");
+    };
+    let (verdict, ()) = tokio::join!(slow, fast);
+    assert_eq!(
+        verdict.map(|verdict| verdict.broadcast_read),
+        Ok(Some(true))
+    );
+    let lines = world.lines();
+    let trips = lines
+        .iter()
+        .filter(|line| *line == "IncreaseConnectionPool: Too many database timeouts");
+    assert_eq!(trips.count(), 2, "one of each tenant: {lines:?}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("ErrorExecutingTransaction: ")),
+        "{lines:?}"
+    );
+}
+
+async fn a_connection_that_is_killed_is_no_verdict(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(OPEN);
+    world.database.sql("drop policy r on realtime.messages; create policy r on realtime.messages for select to public using (pg_sleep(10) is not null)");
+    let asked = context("room", "anon");
+    let check = world.check(&asked, ALL);
+    let name = &world.database.name;
+    let other = world.database.client(ADMIN).await;
+    let kill = async {
+        // There is no event for a statement that has begun in another process.
+        for _ in 0..500 {
+            let kill = format!(
+                "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}' and query like 'select id from realtime.messages%' and wait_event = 'PgSleep'"
+            );
+            if !other
+                .query(&kill, &[])
+                .await
+                .expect("it is a statement")
+                .is_empty()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the check does not sleep");
+    };
+    let (verdict, ()) = tokio::join!(check, kill);
+    assert_eq!(verdict, Err(AskError::Unreachable));
+    world.database.sql("drop policy r on realtime.messages; create policy r on realtime.messages for select to public using (true)");
+    assert_eq!(
+        world.check(&asked, ALL).await,
+        Ok(ALL_GRANTED),
+        "the pool is back"
+    );
+}
+
+/// From the outside in: a question finds its database, and a schema that somebody has dropped comes back.
+async fn the_desk_asks_through_a_session_and_has_a_lost_schema_made_again(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Supabase);
+    let extensions = database.extensions(&json!({}));
+    let settings = extensions[0]["settings"]
+        .as_object()
+        .expect("it is an object");
+    let (environment, _lines) = environment_with(Some(settings));
+    let sessions = Sessions::new(Rc::clone(&environment));
+    let desk = Desk::start(sessions, environment);
+    assert_eq!(desk.ask(TENANT, Ask::Connect).await, Ok(Told::Connected));
+    assert_eq!(
+        desk.ask(TenantId(99), Ask::Connect).await,
+        Err(AskError::Unreachable)
+    );
+    let policies = || Ask::Policies {
+        context: context("room", "service_role"),
+        checks: ALL,
+    };
+    let granted = Ok(Told::Verdict(ALL_GRANTED));
+    assert_eq!(desk.ask(TENANT, policies()).await, granted);
+    database.sql("select realtime.send('{}', 'e', 'room', true)");
+    let replay = Ask::Replay {
+        topic: "room".into(),
+        since_ms: 0,
+        limit: 1,
+    };
+    let replayed = desk.ask(TENANT, replay).await;
+    assert!(
+        matches!(&replayed, Ok(Told::Replayed(messages)) if messages.len() == 1),
+        "{replayed:?}"
+    );
+    database.sql("drop schema realtime cascade");
+    let lost = desk.ask(TENANT, policies()).await;
+    assert!(matches!(lost, Err(AskError::Other(_))), "{lost:?}");
+    let back = async {
+        // The session tells nobody when it is through.
+        while desk.ask(TENANT, policies()).await != granted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back)
+        .await
+        .expect("the schema comes back");
+}
+
+/// Hundreds of checks of different people at the same time on one connection: each gets the verdict of its own claims.
+async fn checks_share_a_connection_without_mixing(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(
+        "create policy r on realtime.messages for select to authenticated
+            using (current_setting('request.jwt.claim.sub') = realtime.topic() and extension = 'broadcast');
+         create policy w on realtime.messages for insert to anon
+            with check (current_setting('request.jwt.claims')::json->>'sub' = topic and extension = 'presence')",
+    );
+    let checks = (0..600).map(|index| {
+        let (authorizer, pool) = (world.authorizer.clone(), world.pool.clone());
+        tokio::task::spawn_local(async move {
+            let role = ["authenticated", "anon", "nobody"][index % 3];
+            let sub = if index % 2 == 0 { "room" } else { "other" };
+            let context = context_of("room", &json!({"role": role, "sub": sub, "n": index}), &[]);
+            let (is_same, reads) = (sub == "room", role == "authenticated");
+            let expected = Verdict {
+                broadcast_read: Some(reads && is_same),
+                presence_read: Some(false),
+                broadcast_write: Some(false),
+                presence_write: Some(!reads && is_same),
+            };
+            let verdict = authorizer.check(TENANT, &pool, &context, ALL).await;
+            match role {
+                "nobody" => assert!(matches!(verdict, Err(AskError::Policy(_))), "{verdict:?}"),
+                _ => assert_eq!(verdict, Ok(expected), "{context:?}"),
+            }
+        })
+    });
+    for check in checks.collect::<Vec<_>>() {
+        check.await.expect("each has its own verdict");
+    }
+    assert_eq!(world.rows(), "0");
+}
+
+const INSERT: &str = "insert into realtime.messages (topic, extension, event, payload, private, inserted_at, updated_at) values ";
+
+async fn replay_selects_what_the_original_selected(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    let vectors = vectors("broadcast-from-database/replay.json");
+    assert!(vectors.len() >= 8);
+    for vector in vectors {
+        let rows = vector["rows"]
+            .as_array()
+            .expect("rows are a list")
+            .iter()
+            .map(|row| {
+                let topic = row["topic"].as_str().unwrap_or("room:1");
+                let private = row["private"].as_bool().unwrap_or(true);
+                let event = row["event"].as_str().expect("an event is a text");
+                let at = format!(
+                    "(now() at time zone 'utc') + interval '{} s'",
+                    row["offset_s"]
+                );
+                format!("('{topic}', 'broadcast', '{event}', '{{}}', {private}, {at}, {at})")
+            });
+        let rows: Vec<_> = rows.collect();
+        let now_ms = i64::try_from(clock::unix_ms()).expect("it is not that late");
+        world.database.sql(&format!(
+            "truncate realtime.messages; {INSERT} {}",
+            rows.join(", ")
+        ));
+        // Read before the rows are made: none is older than its offset from here.
+        let since_ms = vector["since_offset_s"]
+            .as_i64()
+            .map_or(0, |offset| now_ms + offset * 1000);
+        let limit = vector["limit"].as_i64().unwrap_or(25);
+        let limit = u32::try_from(limit.clamp(1, i64::from(limits::REPLAY_MESSAGES_MAX)))
+            .expect("it is clamped");
+        let lease = world.pool.lease().await.expect("the connection is open");
+        let messages = replay(&lease, "room:1", since_ms, limit)
+            .await
+            .expect("they can be read");
+        let events: Vec<&str> = messages
+            .iter()
+            .map(|message| message.event.as_str())
+            .collect();
+        assert_eq!(json!(events), vector["events"], "{vector}");
+    }
+    let before = state_of(&world.pool).await;
+    assert_eq!((before[0].as_str(), before[2].as_str()), (ADMIN, "0"));
+}
+
+async fn replayed_payloads_are_those_of_the_rows(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(
+        "insert into realtime.messages (id, topic, extension, event, payload, binary_payload, private, inserted_at) values
+         ('00000000-0000-0000-0000-000000000001', 't', 'broadcast', 'json', '{\"b\": 1.50, \"a\": [null, \"ä\"], \"b\": 2.50}', null, true, now() - interval '5 s'),
+         ('00000000-0000-0000-0000-000000000002', 't', 'broadcast', 'binary', null, '\\x00ff', true, now() - interval '4 s'),
+         ('00000000-0000-0000-0000-000000000003', 't', 'broadcast', 'nothing', null, null, true, now() - interval '3 s'),
+         ('00000000-0000-0000-0000-000000000004', 't', 'broadcast', null, '{}', null, true, now() - interval '2 s'),
+         ('00000000-0000-0000-0000-000000000005', 't', 'presence', 'other', '{}', null, true, now() - interval '1 s')",
+    );
+    let lease = world.pool.lease().await.expect("the connection is open");
+    let messages = replay(&lease, "t", i64::MIN, 25)
+        .await
+        .expect("they can be read");
+    let replayed = |id: u128, event: &str, body: Body| Replayed {
+        id: uuid::Uuid::from_u128(id),
+        event: event.to_owned(),
+        body,
+    };
+    let expected = [
+        replayed(
+            1,
+            "json",
+            Body::Json(r#"{"a": [null, "ä"], "b": 2.50}"#.to_owned()),
+        ),
+        replayed(2, "binary", Body::Binary(vec![0, 255])),
+        replayed(3, "nothing", Body::Json("null".to_owned())),
+    ];
+    assert_eq!(messages, expected);
+    assert_eq!(replay(&lease, "t", i64::MAX, 25).await, Ok(Vec::new()));
+}
+
+/// A database that the original has set up long ago.
+async fn replay_needs_no_binary_payloads(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(&format!("alter table realtime.messages drop column binary_payload; {INSERT} ('t', 'broadcast', 'e', '{{}}', true, now(), now())"));
+    let lease = world.pool.lease().await.expect("the connection is open");
+    let messages = replay(&lease, "t", 0, 25).await.expect("they can be read");
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].body, Body::Json("{}".to_owned()));
+}
+
+async fn replay_is_given_up_in_time(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    let other = world.database.client(ADMIN).await;
+    other
+        .batch_execute("begin; lock table realtime.messages")
+        .await
+        .expect("nobody holds it");
+    let lease = world.pool.lease().await.expect("the connection is open");
+    let start = clock::now();
+    let outcome = replay(&lease, "t", 0, 25).await;
+    assert!(matches!(outcome, Err(AskError::Canceled(_))), "{outcome:?}");
+    let waited = clock::now().duration_since(start);
+    assert!(
+        waited < limits::REPLAY_TIMEOUT + Duration::from_secs(2),
+        "{waited:?}"
+    );
+    other
+        .batch_execute("rollback")
+        .await
+        .expect("the connection is open");
+    assert_eq!(
+        replay(&lease, "t", 0, 25).await,
+        Ok(Vec::new()),
+        "the connection is free"
+    );
+    world.database.sql("alter schema realtime rename to away");
+    let outcome = replay(&lease, "t", 0, 25).await;
+    assert!(
+        matches!(&outcome, Err(AskError::Other(text)) if text.contains("is not complete")),
+        "{outcome:?}"
+    );
+}

@@ -1,0 +1,472 @@
+//! The life of sessions: started once by many, kept, lost, restored, and ended.
+
+use crate::postgres::{ADMIN, Cluster, Database, Kind};
+use crate::world::{PATIENCE, World, advance, until};
+use realtime::control::database::{Pool, PoolError};
+use realtime::limits;
+use realtime::mail::AskError;
+use serde_json::{Value, json};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+tests![
+    many_callers_share_one_attempt,
+    failures_in_a_row_block_further_attempts,
+    failures_have_a_code_and_say_nothing_of_the_password,
+    a_database_without_room_is_left_alone,
+    a_database_that_comes_back_is_connected_without_being_asked,
+    nobody_connected_means_no_retries,
+    a_killed_backend_is_replaced_under_the_session,
+    a_database_that_stays_away_ends_the_session_after_ten_minutes,
+    changed_settings_replace_the_session,
+    wrong_settings_that_are_corrected_are_used_at_once,
+    suspended_and_removed_tenants_have_no_session,
+    an_idle_session_is_closed_after_twelve_minutes,
+    a_dropped_schema_is_made_again,
+    a_silent_database_delays_nobody_else,
+    a_tenant_without_a_database_is_unreachable,
+];
+
+/// Backends of `database` that bear this name.
+fn backends(database: &Database, application_name: &str) -> String {
+    let name = &database.name;
+    database.sql(&format!(
+        "select count(*) from pg_stat_activity where datname = '{name}' and application_name = '{application_name}'"
+    ))
+}
+
+/// How often somebody logged in under this name.
+fn logins(database: &Database, application_name: &str) -> usize {
+    let start = format!(
+        "database={} application_name={application_name}",
+        database.name
+    );
+    let log = database.cluster.log();
+    log.lines().filter(|line| line.ends_with(&start)).count()
+}
+
+async fn answers(pool: &Pool) {
+    let lease = pool.lease().await.expect("the pool has a connection");
+    let rows = lease.query_typed("select 1", &[]).await;
+    assert_eq!(rows.expect("the database answers").len(), 1);
+}
+
+async fn many_callers_share_one_attempt(cluster: Arc<Cluster>) {
+    let (world, database) = (Rc::new(World::new()), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({})).id;
+    let mut callers = JoinSet::new();
+    for _ in 0..1000 {
+        let world = Rc::clone(&world);
+        callers.spawn_local(async move { world.sessions.open(tenant).await.map(drop) });
+    }
+    for outcome in callers.join_all().await {
+        assert_eq!(outcome, Ok(()));
+    }
+    for name in [
+        "realtime_connect_probe",
+        "realtime_migrations",
+        "realtime_connect",
+    ] {
+        assert_eq!(logins(&database, name), 1, "{name}");
+    }
+    let pool = world.sessions.open(tenant).await.expect("it runs");
+    answers(&pool).await;
+    assert_eq!(pool.address(), Some([127, 0, 0, 1].into()));
+    world.told(tenant, true).await;
+    // The first rows find their partitions.
+    let partitions =
+        "select count(*) >= 5 from pg_inherits where inhparent = 'realtime.messages'::regclass";
+    assert_eq!(database.sql(partitions), "t");
+}
+
+/// Settings of a database where nobody listens.
+async fn nowhere() -> Value {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("there are ports");
+    let port = listener.local_addr().expect("it is bound").port();
+    json!({"db_port": port.to_string()})
+}
+
+async fn failures_in_a_row_block_further_attempts(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Empty));
+    let tenant = world.tenant("t", &database, &nowhere().await).id;
+    let failed = |outcome: Result<Pool, AskError>| outcome.expect_err("nobody listens");
+    let limit = limits::DATABASE_FAILURES_MAX as usize;
+    for _ in 0..limit {
+        assert_eq!(
+            failed(world.sessions.open(tenant).await),
+            AskError::Unreachable
+        );
+    }
+    assert_eq!(
+        failed(world.sessions.open(tenant).await),
+        AskError::TooManyAttempts
+    );
+    assert_eq!(
+        world.logged("UnableToConnectToTenantDatabase: nobody answers at 127.0.0.1:"),
+        limit
+    );
+    let blocked = "DatabaseConnectionRateLimitReached: Too many connection attempts against the tenant database";
+    assert_eq!(world.logged(blocked), 1);
+    advance(Duration::from_secs(6)).await;
+    assert_eq!(
+        failed(world.sessions.open(tenant).await),
+        AskError::Unreachable
+    );
+    // A session that runs is nobody's attempt.
+    advance(Duration::from_secs(6)).await;
+    world.tenant("t", &database, &json!({}));
+    let pool = world
+        .sessions
+        .open(tenant)
+        .await
+        .expect("the settings are right now");
+    for _ in 0..10 {
+        world.sessions.open(tenant).await.expect("it runs");
+    }
+    answers(&pool).await;
+}
+
+async fn failures_have_a_code_and_say_nothing_of_the_password(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    database.sql(&format!(
+        "create role nobody_{name} login password 'right'; alter database {name} connection limit 0",
+        name = database.name
+    ));
+    let check = async |more: Value, line: &str, told: AskError| {
+        let world = World::new();
+        let tenant = world.tenant("t", &database, &more).id;
+        let outcome = world.sessions.open(tenant).await.map(drop);
+        assert_eq!(outcome, Err(told), "{more}");
+        let log = world.log();
+        assert!(log[0].starts_with(line), "{log:?} and not {line:?}");
+        assert!(!log[0].contains("sesame"), "{log:?}");
+    };
+    let code = "UnableToConnectToTenantDatabase: ";
+    let place = format!("127.0.0.1:{}", database.port);
+    check(
+        json!({"db_password": "sesame"}),
+        &format!(
+            "{code}{place} refuses the user or its password: FATAL password authentication failed"
+        ),
+        AskError::Unreachable,
+    )
+    .await;
+    check(
+        json!({"db_name": "atlantis", "db_password": "postgres"}),
+        &format!("{code}{place} has no such database: FATAL database \"atlantis\" does not exist"),
+        AskError::Unreachable,
+    )
+    .await;
+    check(
+        json!({"db_host": "nowhere.invalid"}),
+        &format!("{code}the host nowhere.invalid cannot be found (nxdomain): "),
+        AskError::Unreachable,
+    )
+    .await;
+    check(
+        json!({"ssl_enforced": true}),
+        &format!(
+            "{code}no TLS with {place}: error performing TLS handshake: server does not support TLS"
+        ),
+        AskError::Unreachable,
+    )
+    .await;
+    check(
+        json!({"db_port": "sesam"}),
+        &format!("{code}db_port is no port: sesam"),
+        AskError::Unreachable,
+    )
+    .await;
+    check(
+        json!({"db_user": format!("nobody_{}", database.name), "db_password": "right"}),
+        "DatabaseLackOfConnections: the database accepts no more connections: FATAL too many connections for database",
+        AskError::LackOfConnections,
+    )
+    .await;
+}
+
+async fn a_database_without_room_is_left_alone(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let more = json!({"db_pool": 256, "subs_pool_size": 256});
+    let tenant = world.tenant("t", &database, &more).id;
+    let outcome = world.sessions.open(tenant).await.map(drop);
+    assert_eq!(outcome, Err(AskError::LackOfConnections));
+    let log = world.log();
+    assert!(
+        log[0].starts_with("DatabaseLackOfConnections: Only "),
+        "{log:?}"
+    );
+    assert!(
+        log[0].ends_with(" available connections. At least 494 connections are required."),
+        "{log:?}"
+    );
+    assert_eq!(logins(&database, "realtime_connect"), 0);
+}
+
+async fn a_database_that_comes_back_is_connected_without_being_asked(_: Arc<Cluster>) {
+    let mut cluster = Cluster::start_with(ADMIN, &[]);
+    let world = World::new();
+    let port = json!({"db_port": cluster.port().to_string()});
+    cluster.stop();
+    let database = |port: &Value| {
+        let mut settings = json!({
+            "db_host": "127.0.0.1", "db_name": "postgres", "db_user": ADMIN, "db_password": "postgres",
+            "region": "local", "ssl_enforced": false,
+        });
+        settings["db_port"] = port["db_port"].clone();
+        json!({"extensions": [{"type": "postgres_cdc_rls", "settings": settings}]})
+    };
+    let tenant = world.tenant_of("t", &database(&port));
+    assert!(tenant.usage.try_add_user(1));
+    let outcome = world.sessions.open(tenant.id).await.map(drop);
+    assert_eq!(outcome, Err(AskError::Unreachable));
+    cluster.start_again();
+    world.told(tenant.id, true).await;
+    answers(&world.sessions.open(tenant.id).await.expect("it runs")).await;
+}
+
+async fn nobody_connected_means_no_retries(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &nowhere().await).id;
+    world
+        .sessions
+        .open(tenant)
+        .await
+        .expect_err("nobody listens");
+    for _ in 0..10 {
+        advance(Duration::from_secs(60)).await;
+    }
+    assert_eq!(world.logged("UnableToConnectToTenantDatabase"), 1);
+}
+
+async fn a_killed_backend_is_replaced_under_the_session(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({"db_pool": 2})).id;
+    let pool = world.sessions.open(tenant).await.expect("it starts");
+    until("both connections", async || {
+        backends(&database, "realtime_connect") == "2"
+    })
+    .await;
+    for _ in 0..3 {
+        database.sql(&format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{}' and application_name = 'realtime_connect'",
+            database.name
+        ));
+        let mut down = pool.down_since();
+        let back = timeout(PATIENCE, down.wait_for(Option::is_none)).await;
+        back.expect("it comes back").expect("the pool is there");
+        until("a connection that answers", async || {
+            match pool.lease().await {
+                Ok(lease) => lease.query_typed("select 1", &[]).await.is_ok(),
+                Err(_) => false,
+            }
+        })
+        .await;
+    }
+    assert!(
+        world.logged(
+            "DatabaseConnectionDown: Database pool connection lost, recovery window opened"
+        ) >= 1
+    );
+    assert_eq!(
+        logins(&database, "realtime_connect_probe"),
+        1,
+        "it is the same session"
+    );
+}
+
+async fn a_database_that_stays_away_ends_the_session_after_ten_minutes(_: Arc<Cluster>) {
+    let mut cluster = Cluster::start_with(ADMIN, &[]);
+    let world = World::new();
+    let tenant = {
+        let settings = json!({
+            "db_host": "127.0.0.1", "db_port": cluster.port().to_string(), "db_name": "postgres", "db_user": ADMIN,
+            "db_password": "postgres", "region": "local", "ssl_enforced": false,
+        });
+        let extension = json!([{"type": "postgres_cdc_rls", "settings": settings}]);
+        world.tenant_of("t", &json!({"extensions": extension})).id
+    };
+    let pool = world.sessions.open(tenant).await.expect("it starts");
+    world.told(tenant, true).await;
+    cluster.stop();
+    let mut down = pool.down_since();
+    let lost = timeout(PATIENCE, down.wait_for(Option::is_some)).await;
+    lost.expect("it is noticed").expect("the pool is there");
+    // Within the window there is a session, without a connection to lend.
+    advance(limits::DATABASE_RECOVERY_WINDOW - Duration::from_secs(60)).await;
+    assert_eq!(world.sessions.open(tenant).await.map(drop), Ok(()));
+    assert_eq!(pool.lease().await.expect_err("it is away"), PoolError::Gone);
+    advance(Duration::from_secs(61)).await;
+    world.told(tenant, false).await;
+    let exceeded = "DatabaseConnectionRecoveryWindowExceeded: Database pool could not reconnect within 600000ms, terminating connection";
+    assert_eq!(world.logged(exceeded), 1);
+    cluster.start_again();
+    answers(&world.sessions.open(tenant).await.expect("it starts anew")).await;
+}
+
+async fn changed_settings_replace_the_session(cluster: Arc<Cluster>) {
+    let world = World::new();
+    let (one, other) = (
+        cluster.database(Kind::Supabase),
+        cluster.database(Kind::Supabase),
+    );
+    let tenant = world.tenant("t", &one, &json!({})).id;
+    let pool = world.sessions.open(tenant).await.expect("it starts");
+    world.told(tenant, true).await;
+    // What is no setting of the connection changes nothing, nor does another tenant.
+    world.tenant("t", &one, &json!({"poll_interval_ms": 5}));
+    world.tenant("u", &other, &json!({}));
+    answers(&pool).await;
+    world.tenant("t", &other, &json!({}));
+    world.told(tenant, false).await;
+    world.told(tenant, true).await;
+    assert_eq!(
+        pool.lease().await.expect_err("its session has ended"),
+        PoolError::Gone
+    );
+    let pool = world.sessions.open(tenant).await.expect("it runs");
+    assert_eq!(pool.settings().name, other.name);
+    answers(&pool).await;
+    until("no connection to the old one", async || {
+        backends(&one, "realtime_connect") == "0"
+    })
+    .await;
+}
+
+async fn wrong_settings_that_are_corrected_are_used_at_once(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({"db_password": "wrong"}));
+    assert!(tenant.usage.try_add_user(1));
+    world
+        .sessions
+        .open(tenant.id)
+        .await
+        .expect_err("the password is wrong");
+    world.tenant("t", &database, &json!({}));
+    let connected = world.told(tenant.id, true);
+    let pause = limits::DATABASE_RETRY_PAUSE / 2;
+    timeout(pause, connected)
+        .await
+        .expect("before the pause is over");
+}
+
+async fn suspended_and_removed_tenants_have_no_session(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let attributes =
+        |suspend: bool| json!({"extensions": database.extensions(&json!({})), "suspend": suspend});
+    let tenant = world.tenant_of("t", &attributes(true)).id;
+    let refused = world.sessions.open(tenant).await.map(drop);
+    assert_eq!(refused, Err(AskError::Suspended));
+    world.tenant_of("t", &attributes(false));
+    world.sessions.open(tenant).await.expect("it starts");
+    world.told(tenant, true).await;
+    world.tenant_of("t", &attributes(true));
+    world.told(tenant, false).await;
+    until("its connections close", async || {
+        backends(&database, "realtime_connect") == "0"
+    })
+    .await;
+    world.tenant_of("t", &attributes(false));
+    world.sessions.open(tenant).await.expect("it starts");
+    world.told(tenant, true).await;
+    world.remove("t");
+    world.told(tenant, false).await;
+    let gone = world.sessions.open(tenant).await.map(drop);
+    assert_eq!(gone, Err(AskError::Unreachable));
+    assert_eq!(logins(&database, "realtime_connect_probe"), 2);
+}
+
+async fn an_idle_session_is_closed_after_twelve_minutes(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({}));
+    let pool = world.sessions.open(tenant.id).await.expect("it starts");
+    world.told(tenant.id, true).await;
+    assert!(tenant.usage.try_add_user(1));
+    let minutes = async |count: u32| {
+        for _ in 0..count {
+            advance(limits::DATABASE_USERS_INTERVAL).await;
+            // Whatever was due at that moment has its answers.
+            answers(&pool).await;
+        }
+    };
+    minutes(20).await;
+    tenant.usage.remove_user();
+    minutes(limits::DATABASE_IDLE_SAMPLES).await;
+    assert_eq!(logins(&database, "realtime_connect_probe"), 1);
+    advance(limits::DATABASE_USERS_INTERVAL).await;
+    world.told(tenant.id, false).await;
+    until("its connections close", async || {
+        backends(&database, "realtime_connect") == "0"
+    })
+    .await;
+    // Whoever needs it next starts it again.
+    world.sessions.open(tenant.id).await.expect("it starts");
+}
+
+async fn a_dropped_schema_is_made_again(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({})).id;
+    world.sessions.open(tenant).await.expect("it starts");
+    let is_there =
+        async || database.sql("select to_regclass('realtime.messages') is not null") == "t";
+    assert!(is_there().await);
+    // Somebody misses it.
+    database.sql("drop schema realtime cascade");
+    world.sessions.doubt(tenant);
+    until("the schema", is_there).await;
+    // Nobody does: the next look finds out.
+    database.sql("drop schema realtime cascade");
+    advance(limits::DATABASE_HEALTH_INTERVAL).await;
+    until("the schema", is_there).await;
+    let partitions =
+        "select count(*) >= 5 from pg_inherits where inhparent = 'realtime.messages'::regclass";
+    until("its partitions", async || database.sql(partitions) == "t").await;
+}
+
+async fn a_silent_database_delays_nobody_else(cluster: Arc<Cluster>) {
+    let (world, database) = (Rc::new(World::new()), cluster.database(Kind::Supabase));
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("there are ports");
+    let port = listener
+        .local_addr()
+        .expect("it is bound")
+        .port()
+        .to_string();
+    let silent = world
+        .tenant("silent", &database, &json!({"db_port": port}))
+        .id;
+    let sound = world.tenant("sound", &database, &json!({})).id;
+    let waiting = {
+        let world = Rc::clone(&world);
+        tokio::task::spawn_local(async move { world.sessions.open(silent).await.map(drop) })
+    };
+    let (_accepted, _) = listener.accept().await.expect("somebody connects");
+    world.sessions.open(sound).await.expect("it starts");
+    assert!(!waiting.is_finished());
+    advance(limits::DATABASE_CONNECTION_TIMEOUT).await;
+    assert_eq!(
+        waiting.await.expect("it does not panic"),
+        Err(AskError::Unreachable)
+    );
+    let text = format!(
+        "UnableToConnectToTenantDatabase: 127.0.0.1:{port} did not complete a connection within 10000 ms"
+    );
+    assert_eq!(world.logged(&text), 1);
+}
+
+async fn a_tenant_without_a_database_is_unreachable(_: Arc<Cluster>) {
+    let world = World::new();
+    let tenant = world.tenant_of("t", &json!({})).id;
+    assert_eq!(
+        world.sessions.open(tenant).await.map(drop),
+        Err(AskError::Unreachable)
+    );
+    assert_eq!(world.log(), [""; 0]);
+}

@@ -19,6 +19,7 @@ pub mod messages;
 pub mod authorization;
 pub mod session;
 pub mod desk;
+pub mod janitor;
 pub mod boot;
 pub mod banner;
 pub mod api;
@@ -121,6 +122,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         log,
     });
     let sessions = Sessions::new(Rc::clone(&environment));
+    janitor::start(sessions.clone(), Rc::clone(&environment));
     let desk = Desk::start(sessions, Rc::clone(&environment));
     let api = Api::new(settings(&environment.config), &environment, desk.clone());
     let connections = Connections::new(api.clone(), api::app(&api));

@@ -54,7 +54,7 @@ fn attached(config: &mut Config) -> Result<Cluster, String> {
     say("PostgreSQL is being started; the first time takes a few seconds\n")?;
     let cluster = Cluster::start(&config.data_dir)?;
     project::prepare(&cluster)?;
-    if let Some(record) = project::attach(record, &cluster, unix_now)? {
+    if let Some(record) = project::attach(record, &project::settings(&cluster), unix_now)? {
         let put = tenants.store.put_blocking(&[record]);
         put.map_err(|error| error.to_string())?;
     }

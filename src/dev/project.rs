@@ -30,7 +30,7 @@ const MARK: &str = "realtime_dev";
 ///
 /// A sentence.
 pub(super) fn prepare(cluster: &Cluster) -> Result<(), String> {
-    let settings = Settings::parse(&extension(cluster))?;
+    let settings = Settings::parse(&settings(cluster))?;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
@@ -62,17 +62,16 @@ async fn prepare_through(settings: &Settings, cluster: &Cluster) -> Result<(), S
     }
 }
 
-/// The tenant's record with this cluster as its database, if it has to change.
+/// The tenant's record with these settings of its database, if it has to change.
 ///
 /// # Errors
 ///
 /// A sentence: it has another database.
 pub(super) fn attach(
     record: &TenantRecord,
-    cluster: &Cluster,
+    settings: &Map<String, Value>,
     unix_now: i64,
 ) -> Result<Option<TenantRecord>, String> {
-    let settings = extension(cluster);
     if let Some(database) = record.database() {
         if !database.contains_key(MARK) {
             return Err(format!(
@@ -101,19 +100,71 @@ pub(super) fn attach(
     Ok(Some(record))
 }
 
-fn extension(cluster: &Cluster) -> Map<String, Value> {
+/// The settings of the extension that leads to this cluster.
+pub(super) fn settings(cluster: &Cluster) -> Map<String, Value> {
+    extension(cluster.port, cluster.password.expose())
+}
+
+fn extension(port: u16, password: &str) -> Map<String, Value> {
     let mut settings = Map::new();
     for (name, value) in [
         ("region", "local"),
         ("db_host", "127.0.0.1"),
-        ("db_port", &cluster.port.to_string()),
+        ("db_port", &port.to_string()),
         ("db_name", DATABASE),
         ("db_user", SUPERUSER),
-        ("db_password", cluster.password.expose()),
+        ("db_password", password),
     ] {
         settings.insert(name.to_owned(), value.into());
     }
     settings.insert("ssl_enforced".to_owned(), false.into());
     settings.insert(MARK.to_owned(), true.into());
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, SelfHost};
+
+    fn tenant(database: Option<Map<String, Value>>) -> TenantRecord {
+        let (config, _) = Config::from_env(|_| None).unwrap();
+        let mut record = TenantRecord::new("t", &config.tenant_defaults, 1);
+        record.jwt_secret = Some(SelfHost::DEFAULT_JWT_SECRET.to_owned());
+        let Some(settings) = database else {
+            return record;
+        };
+        attached(&record, &settings)
+    }
+
+    fn attached(record: &TenantRecord, settings: &Map<String, Value>) -> TenantRecord {
+        attach(record, settings, 2).unwrap().expect("it changes")
+    }
+
+    fn ours(port: u16) -> Map<String, Value> {
+        extension(port, "secret")
+    }
+
+    #[test]
+    fn tenant_gets_the_database_and_follows_its_port() {
+        let record = tenant(Some(ours(5000)));
+        assert!(record.has_database());
+        assert_eq!(record.database().unwrap()["db_port"], "5000");
+        assert!(
+            attach(&record, &ours(5000), 3).unwrap().is_none(),
+            "nothing changes"
+        );
+        let moved = attached(&record, &ours(5001));
+        assert_eq!(moved.database().unwrap()["db_port"], "5001");
+        assert_eq!(moved.extensions.len(), 1);
+        assert!(Settings::of(&moved).unwrap().is_ok());
+    }
+
+    #[test]
+    fn foreign_database_is_left_alone() {
+        let mut theirs = ours(5432);
+        theirs.remove(MARK);
+        let error = attach(&tenant(Some(theirs)), &ours(5000), 3).unwrap_err();
+        assert!(error.contains("database of its own"), "{error}");
+    }
 }

@@ -32,16 +32,24 @@ macro_rules! tests {
     };
 }
 
+mod asking;
 mod connect;
+mod faults;
+mod harness;
+mod janitor;
+mod policies;
+mod postgres;
+mod replay;
+mod schema;
+mod send;
+mod session;
+mod stream;
+mod world;
+
+// A client and a server of the conformance tests.
 #[path = "../conformance/clock.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod clock;
-mod faults;
-mod harness;
-mod policies;
-mod postgres;
-mod session;
-mod world;
 #[path = "../conformance/server.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod server;
@@ -51,19 +59,22 @@ mod socket;
 #[path = "../conformance/token.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod token;
-mod stream;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
-    ("harness", harness::TESTS),
     ("connect", connect::TESTS),
-    ("session", session::TESTS),
-    ("policies", policies::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
-    ("stream", stream::rows::TESTS),
-    ("stream", stream::faults::TESTS),
+    ("harness", harness::TESTS),
+    ("janitor", janitor::TESTS),
+    ("policies", policies::TESTS),
+    ("replay", replay::TESTS),
+    ("schema", schema::TESTS),
+    ("send", send::TESTS),
+    ("session", session::TESTS),
     ("stream", stream::chaos::TESTS),
+    ("stream", stream::faults::TESTS),
+    ("stream", stream::rows::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -15,6 +15,7 @@ use realtime::mail::{DatabaseState, TopicHasher};
 use realtime::tenant::{Tenant, TenantId};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What sessions see of a server.
 pub struct World {
     pub sessions: Sessions,
+    pub environment: Rc<Environment>,
     registry: RefCell<Registry>,
     lines: RefCell<Box<dyn FnMut() -> Vec<Line>>>,
     written: RefCell<Vec<String>>,
@@ -35,13 +37,22 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// A world where these variables are set.
+    pub fn with(variables: &[(&str, &str)]) -> Self {
         let registry = Registry::new(Common {
             threads: 2,
             validators: Arc::new(ClaimValidators::default()),
             client_presence_calls_max: 5,
             client_presence_window_ms: 30_000,
         });
-        let (config, _) = Config::from_env(|_| None).expect("an empty environment is right");
+        let get = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let (config, _) = Config::from_env(get).expect("the variables are right");
         let (log, lines) = Log::for_test();
         let (outgoing, parcels) = Outgoing::new();
         let (notices, _) = mpsc::channel(1);
@@ -55,8 +66,8 @@ impl World {
             log,
         });
         Self {
-            sessions: Sessions::new(environment),
-
+            sessions: Sessions::new(Rc::clone(&environment)),
+            environment,
             registry: RefCell::new(registry),
             lines: RefCell::new(Box::new(lines)),
             written: RefCell::default(),
@@ -106,16 +117,17 @@ impl World {
 
     /// Waits until the shards are told that the tenant's database is connected, or that it is not.
     pub async fn told(&self, tenant: TenantId, is_connected: bool) {
-        let mut parcels = self.parcels.borrow_mut();
+        self.told_that(tenant, |state| state.is_connected == is_connected)
+            .await;
+    }
+
+    /// Waits until the shards are told that the tenant's database is in such a state.
+    pub async fn told_that(&self, tenant: TenantId, is_it: impl Fn(DatabaseState) -> bool) {
         let told = async {
             loop {
-                match parcels.recv().await.expect("the world holds the slot") {
-                    Parcel::All(News::Database(
-                        id,
-                        DatabaseState {
-                            is_connected: now, ..
-                        },
-                    )) if id == tenant && now == is_connected => {
+                let next = poll_fn(|context| self.parcels.borrow_mut().poll_recv(context));
+                match next.await.expect("the sessions hold the other end") {
+                    Parcel::All(News::Database(id, state)) if id == tenant && is_it(state) => {
                         return;
                     }
                     _ => {}
@@ -123,11 +135,7 @@ impl World {
             }
         };
         let told = timeout(PATIENCE, told).await.is_ok();
-        assert!(
-            told,
-            "nobody says is_connected={is_connected}; the log: {:#?}",
-            self.log()
-        );
+        assert!(told, "the shards wait in vain; the log: {:#?}", self.log());
     }
 }
 

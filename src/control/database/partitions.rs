@@ -200,3 +200,43 @@ fn is_dated(name: &str) -> bool {
             _ => byte.is_ascii_digit(),
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_utc() {
+        let check = |unix_now: i64, expected: &str| {
+            let names: Vec<String> = days(unix_now).map(Day::partition).collect();
+            assert_eq!(names.len(), 5);
+            assert_eq!(names[1], expected, "{unix_now}");
+        };
+        check(1_795_478_400, "messages_2026_11_24");
+        check(1_795_478_400 - 1, "messages_2026_11_23");
+        check(1_709_164_800, "messages_2024_02_29");
+        check(86_400, "messages_1970_01_02");
+    }
+
+    #[test]
+    fn bounds_are_from_midnight_to_midnight() {
+        let statements = Day::of(1_798_675_200).statements();
+        assert!(
+            statements.contains("from ('2026-12-31') to ('2027-01-01')"),
+            "{statements}"
+        );
+    }
+
+    #[test]
+    fn names_of_partitions_are_recognised() {
+        let check = |name: &str, expected: bool| assert_eq!(is_dated(name), expected, "{name}");
+        check("messages_2026_11_24", true);
+        check("messages_old", false);
+        check("messages_2026-11-24", false);
+        check("messages_2026_11_2", false);
+        check("messages_2026_11_245", false);
+        check("message_2026_11_24", false);
+        check("messages_20261_1_24", false);
+        check("messages_", false);
+    }
+}

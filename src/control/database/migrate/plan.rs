@@ -3,10 +3,10 @@
 //! What comes in: a [`Survey`]. What goes out: a [`Plan`], or the sentence that says why there is none. What always holds: a step is
 //! planned only where something that it creates is missing, so what exists is never dropped nor rewritten
 //! (`nothing_is_planned_where_everything_exists`); of a database that upstream migrated only guarded additions are made
-//! (`seed_gets_additions_only`). Deliberately absent: waiting; everything here is a function of values.
+//! (`of_upstreams_database_only_additions_are_planned`). Deliberately absent: waiting; everything here is a function of values.
 
 use super::error::{MigrationError, Privilege};
-use super::steps::{NEWEST_UPSTREAM, Needs, SEND_ADDS_ID, STEPS, Step};
+use super::steps::{NEWEST_UPSTREAM, Needs, SEND_ADDS_ID, SEND_IS_CURRENT, STEPS, Step};
 use super::survey::Survey;
 
 /// What is to be done.
@@ -71,13 +71,13 @@ fn usable(survey: &Survey) -> Result<(), MigrationError> {
         ));
     }
     if survey.is_upstreams() && !has_messages {
+        let newest = survey.upstream_versions.last();
+        let newest = newest
+            .map(|newest| format!(" up to {newest}"))
+            .unwrap_or_default();
         return Err(MigrationError::Unusable(format!(
-            "realtime.schema_migrations goes up to version {}, but there is no table realtime.messages. Drop schema realtime, so that it \
-             is set up anew",
-            survey
-                .upstream_versions
-                .last()
-                .expect("it was checked not to be empty")
+            "realtime.schema_migrations has upstream's versions{newest}, but there is no table realtime.messages. Drop schema realtime, \
+             so that it is set up anew"
         )));
     }
     Ok(())
@@ -93,7 +93,10 @@ fn is_needed(step: &Step, survey: &Survey) -> bool {
     if !step.is_for_upstreams || newest >= NEWEST_UPSTREAM {
         return false;
     }
-    let is_outdated = step.name == "send" && !survey.upstream_versions.contains(&SEND_ADDS_ID);
+    let is_outdated = step.name == "send"
+        && survey.may_read_upstream
+        && !survey.has(SEND_IS_CURRENT)
+        && !survey.upstream_versions.contains(&SEND_ADDS_ID);
     is_missing || is_outdated
 }
 
@@ -112,6 +115,12 @@ fn missing_privileges(steps: &[&'static Step], survey: &Survey) -> Vec<Privilege
         }
     };
     let user = quoted(&survey.user);
+    if !steps.is_empty() && survey.is_upstreams() && !survey.may_read_upstream {
+        lack(
+            "it says which migrations of upstream's ran",
+            format!("grant select, insert on realtime.schema_migrations to {user}"),
+        );
+    }
     for step in steps {
         match step.needs {
             Needs::Roles => {
@@ -143,7 +152,8 @@ fn missing_privileges(steps: &[&'static Step], survey: &Survey) -> Vec<Privilege
                 if !survey.owns_schema {
                     lack(
                         "clients' roles have to see the schema",
-                        "grant usage on schema realtime to anon, authenticated, service_role"
+                        "grant usage on schema realtime to anon, authenticated, service_role; \
+                         grant all on schema realtime to supabase_realtime_admin with grant option"
                             .to_owned(),
                     );
                 }
@@ -241,5 +251,246 @@ fn quoted(name: &str) -> String {
         name.to_owned()
     } else {
         format!("\"{}\"", name.replace('"', "\"\""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A PostgreSQL 15 of ours with everything in it.
+    fn complete() -> Survey {
+        let objects = STEPS.iter().flat_map(|step| step.creates);
+        Survey {
+            server_version: 150_004,
+            user: "realtime".to_owned(),
+            database: "app".to_owned(),
+            may_create_in_database: true,
+            may_create_in_schema: true,
+            owns_schema: true,
+            messages_owner: Some("realtime".to_owned()),
+            owns_messages: true,
+            messages_are_partitioned: true,
+            owns_send: true,
+            may_replicate: true,
+            time_zone: "UTC".to_owned(),
+            present: objects.map(|object| (*object).to_owned()).collect(),
+            ..Survey::default()
+        }
+    }
+
+    fn without(objects: &[&str]) -> Survey {
+        let mut survey = complete();
+        for object in objects {
+            assert!(
+                survey.present.remove(*object),
+                "{object} is created by nobody"
+            );
+        }
+        survey
+    }
+
+    fn upstreams(versions: &[i64], missing: &[&str]) -> Survey {
+        let mut survey = without(missing);
+        survey
+            .present
+            .insert("relation schema_migrations".to_owned());
+        survey.may_read_upstream = true;
+        survey.upstream_versions = versions.iter().copied().collect();
+        survey
+    }
+
+    fn names(survey: &Survey) -> Vec<&'static str> {
+        let plan = plan(survey).unwrap_or_else(|error| panic!("{error}"));
+        plan.steps.iter().map(|step| step.name).collect()
+    }
+
+    #[test]
+    fn nothing_is_planned_where_everything_exists() {
+        assert_eq!(names(&complete()), [""; 0]);
+        assert_eq!(plan(&complete()).unwrap().notes, [""; 0]);
+    }
+
+    #[test]
+    fn steps_are_planned_by_what_is_missing() {
+        for step in STEPS {
+            for object in step.creates {
+                let mut survey = without(&[object]);
+                survey.is_superuser = true;
+                assert_eq!(names(&survey), [step.name], "{object}");
+            }
+        }
+    }
+
+    #[test]
+    fn steps_are_in_the_order_of_their_files() {
+        assert!(STEPS.is_sorted_by_key(|step| step.number));
+        for step in STEPS {
+            assert!(
+                !step.is_for_upstreams || !step.sql.contains("drop "),
+                "{}",
+                step.name
+            );
+        }
+    }
+
+    #[test]
+    fn of_upstreams_database_only_additions_are_planned() {
+        let check = |versions: &[i64], missing: &[&str], expected: &[&str]| {
+            assert_eq!(names(&upstreams(versions, missing)), expected);
+        };
+        let additions = ["column binary_payload", "function send_binary/4"];
+        check(
+            &[SEND_ADDS_ID],
+            &additions,
+            &["binary_payload", "send_binary"],
+        );
+        check(
+            &[SEND_ADDS_ID],
+            &["relation subscription", "type action"],
+            &[],
+        );
+        check(&[SEND_ADDS_ID - 1], &[], &["send"]);
+        check(&[SEND_ADDS_ID - 1, NEWEST_UPSTREAM], &additions, &[]);
+        check(&[NEWEST_UPSTREAM + 1], &additions, &[]);
+        // An empty table of versions is nobody's.
+        check(&[], &["relation subscription"], &["subscription"]);
+        let mut replaced = upstreams(&[SEND_ADDS_ID - 1], &[]);
+        replaced.present.insert(SEND_IS_CURRENT.to_owned());
+        assert_eq!(names(&replaced), [""; 0]);
+    }
+
+    #[test]
+    fn closed_bookkeeping_matters_only_when_there_is_something_to_do() {
+        let closed = |missing: &[&str]| Survey {
+            may_read_upstream: false,
+            ..upstreams(&[], missing)
+        };
+        assert_eq!(names(&closed(&["relation subscription"])), [""; 0]);
+        let error = plan(&closed(&["column binary_payload"])).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("grant select, insert on realtime.schema_migrations to realtime;"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn missing_privileges_are_named_with_their_statement() {
+        let check = |change: fn(&mut Survey), missing: &[&str], expected: &str| {
+            let mut survey = without(missing);
+            change(&mut survey);
+            let text = plan(&survey).unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+            survey.is_superuser = true;
+            assert!(plan(&survey).is_ok());
+        };
+        check(
+            |_| {},
+            &["role anon"],
+            "create role anon nologin noinherit; grant anon to realtime;",
+        );
+        let bypassing = "create role service_role nologin noinherit bypassrls;";
+        check(
+            |survey| survey.may_create_roles = true,
+            &["role service_role"],
+            bypassing,
+        );
+        check(
+            |survey| {
+                survey.may_create_roles = true;
+                survey.bypasses_policies = true;
+            },
+            &["role service_role"],
+            bypassing,
+        );
+        check(
+            |survey| survey.may_create_in_database = false,
+            &["schema"],
+            "create schema realtime authorization realtime;",
+        );
+        check(
+            |survey| survey.owns_schema = false,
+            &["usage anon"],
+            "grant usage on schema realtime to anon,",
+        );
+        check(
+            |survey| survey.may_create_in_schema = false,
+            &["function topic/0"],
+            "grant create, usage on schema realtime to realtime;",
+        );
+        check(
+            |survey| {
+                survey.owns_messages = false;
+                survey.messages_owner = Some("Their Admin".to_owned());
+            },
+            &["column binary_payload"],
+            "grant \"Their Admin\" to realtime;",
+        );
+    }
+
+    #[test]
+    fn who_bypasses_policies_makes_such_roles_from_16_on() {
+        let mut survey = without(&["role service_role"]);
+        survey.may_create_roles = true;
+        survey.bypasses_policies = true;
+        survey.server_version = 160_001;
+        assert_eq!(names(&survey), ["roles"]);
+    }
+
+    #[test]
+    fn publication_is_left_out_where_it_may_not_be_made() {
+        let mut survey = without(&["publication supabase_realtime"]);
+        assert_eq!(names(&survey), ["publication"]);
+        survey.may_create_in_database = false;
+        let plan = plan(&survey).unwrap();
+        assert!(plan.steps.is_empty());
+        assert!(
+            plan.notes[0].contains("create publication supabase_realtime;"),
+            "{:?}",
+            plan.notes
+        );
+    }
+
+    #[test]
+    fn versions_before_14_are_refused() {
+        let check = |server_version: i32, works: bool| {
+            let survey = Survey {
+                server_version,
+                ..complete()
+            };
+            assert_eq!(plan(&survey).is_ok(), works, "{server_version}");
+        };
+        check(130_022, false);
+        check(140_000, true);
+        check(170_006, true);
+    }
+
+    #[test]
+    fn names_are_quoted_where_they_have_to_be() {
+        let check = |name: &str, expected: &str| assert_eq!(quoted(name), expected);
+        check("realtime", "realtime");
+        check("a_1", "a_1");
+        check("1a", "\"1a\"");
+        check("", "\"\"");
+        check("user", "\"user\"");
+        check("Postgres", "\"Postgres\"");
+        check("a\"b", "\"a\"\"b\"");
+        check("a-b", "\"a-b\"");
+    }
+
+    #[test]
+    fn utc_has_many_names() {
+        assert!(
+            ["UTC", "utc", "Etc/UTC", "GMT", "Zulu"]
+                .iter()
+                .all(|zone| is_utc(zone))
+        );
+        assert!(
+            !["Europe/London", "UTC+1", ""]
+                .iter()
+                .any(|zone| is_utc(zone))
+        );
     }
 }

@@ -71,8 +71,17 @@ pub(super) const STEPS: &[Step] = &[
             "schema",
             "usage anon",
             "usage authenticated",
-            "usage service_role"
+            "usage service_role",
+            "administration of the schema"
         ],
+        false,
+        None
+    ),
+    step!(
+        21,
+        "default_privileges",
+        Nothing,
+        ["default privileges"],
         false,
         None
     ),
@@ -155,8 +164,11 @@ pub(super) const STEPS: &[Step] = &[
     ),
 ];
 
-/// Upstream's version from which on `realtime.send` puts an id into the payload.
+/// Upstream's version from which on `realtime.send` puts an id into the payload, and what it is called in a survey.
 pub(super) const SEND_ADDS_ID: i64 = 20_251_103_001_201;
 
 /// Upstream's last version that we know.
 pub(super) const NEWEST_UPSTREAM: i64 = 20_260_709_120_000;
+
+/// In a survey: `realtime.send` is ours, or upstream's of 2026.
+pub(super) const SEND_IS_CURRENT: &str = "current function send/4";

@@ -37,7 +37,9 @@ pub struct Survey {
     pub messages_are_partitioned: bool,
     /// We have the rights of the owner of `realtime.send`.
     pub owns_send: bool,
-    /// We may note a version in `realtime.schema_migrations`.
+    /// We may read `realtime.schema_migrations`, which exists.
+    pub may_read_upstream: bool,
+    /// We may note a version in it.
     pub may_record_upstream: bool,
     /// Roles of tokens that exist and that we may not become.
     pub foreign_roles: Vec<String>,
@@ -45,7 +47,7 @@ pub struct Survey {
     pub time_zone: String,
     /// What exists of what the steps create, in their words: `function send/4`.
     pub present: BTreeSet<String>,
-    /// The versions in `realtime.schema_migrations`; none when the table is missing, empty or closed to us.
+    /// The versions in it.
     pub upstream_versions: BTreeSet<i64>,
 }
 
@@ -56,6 +58,15 @@ objects(name) as (
   union all select 'schema' from pg_catalog.pg_namespace where nspname = 'realtime'
   union all select 'usage ' || rolname from pg_catalog.pg_namespace s, pg_catalog.pg_roles u
     where s.nspname = 'realtime' and u.rolname in (select role from wanted) and pg_catalog.has_schema_privilege(u.oid, s.oid, 'usage')
+  union all select 'administration of the schema' from pg_catalog.pg_namespace s, pg_catalog.pg_roles u
+    where s.nspname = 'realtime' and u.rolname = 'supabase_realtime_admin'
+      and pg_catalog.has_schema_privilege(u.oid, s.oid, 'create with grant option')
+  union all select 'default privileges' where not exists (
+    select from pg_catalog.pg_roles where rolname in ('postgres', 'dashboard_user') and rolname <> current_user
+  ) or exists (
+    select from pg_catalog.pg_default_acl d join pg_catalog.pg_namespace s on s.oid = defaclnamespace
+    where s.nspname = 'realtime' and pg_catalog.pg_get_userbyid(defaclrole) = current_user
+  )
   union all select 'type ' || typname from pg_catalog.pg_type t join pg_catalog.pg_namespace s on s.oid = typnamespace
     where s.nspname = 'realtime' and typname in ('action', 'equality_op', 'user_defined_filter', 'wal_column', 'wal_rls')
   union all select 'relation ' || relname from pg_catalog.pg_class c join pg_catalog.pg_namespace s on s.oid = relnamespace
@@ -65,6 +76,8 @@ objects(name) as (
     where s.nspname = 'realtime' and relname = 'messages' and attnum > 0 and not attisdropped
   union all select 'function ' || proname || '/' || pronargs from pg_catalog.pg_proc p join pg_catalog.pg_namespace s on s.oid = pronamespace
     where s.nspname = 'realtime'
+  union all select 'current function send/4' from pg_catalog.pg_proc p join pg_catalog.pg_namespace s on s.oid = pronamespace
+    where s.nspname = 'realtime' and proname = 'send' and pronargs = 4 and prosrc like '%WarnSendingBroadcastMessage%'
   union all select 'publication ' || pubname from pg_catalog.pg_publication where pubname = 'supabase_realtime'
 )
 select
@@ -113,7 +126,8 @@ impl Survey {
         let row = client.query_typed_one(SURVEY, &[]).await?;
         let present: Vec<String> = row.try_get("present")?;
         let mut upstream_versions = BTreeSet::new();
-        if row.try_get("may_read_upstream")? {
+        let may_read_upstream = row.try_get("may_read_upstream")?;
+        if may_read_upstream {
             for row in client.query_typed(UPSTREAM_VERSIONS, &[]).await? {
                 upstream_versions.insert(row.try_get(0)?);
             }
@@ -133,6 +147,7 @@ impl Survey {
             owns_messages: row.try_get("owns_messages")?,
             messages_are_partitioned: row.try_get("messages_are_partitioned")?,
             owns_send: row.try_get("owns_send")?,
+            may_read_upstream,
             may_record_upstream: row.try_get("may_record_upstream")?,
             foreign_roles: row.try_get("foreign_roles")?,
             time_zone: row.try_get("time_zone")?,
@@ -147,9 +162,27 @@ impl Survey {
         self.present.contains(object)
     }
 
-    /// Whether upstream's migrations ran here.
+    /// Whether upstream's migrations ran here; so it is assumed where its bookkeeping is closed to us.
     #[must_use]
     pub fn is_upstreams(&self) -> bool {
-        !self.upstream_versions.is_empty()
+        self.has("relation schema_migrations")
+            && !(self.may_read_upstream && self.upstream_versions.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survey_reads_catalogs_only() {
+        let words: Vec<&str> = SURVEY.split_whitespace().collect();
+        let sources = words
+            .windows(2)
+            .filter(|pair| ["from", "join"].contains(&pair[0]));
+        for source in sources.map(|pair| pair[1].trim_matches(['(', ')', ','])) {
+            let is_own = ["wanted", "objects"].contains(&source);
+            assert!(is_own || source.starts_with("pg_catalog."), "{source}");
+        }
     }
 }

@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What the names of all slots for `realtime.messages` begin with; `SLOT_NAME_SUFFIX` follows.
@@ -52,6 +53,11 @@ pub struct Engine {
     is_refused: Cell<bool>,
     /// Some stream has run.
     has_streamed: Cell<bool>,
+    /// The database could not be reached; when it can, the next attempt is due.
+    is_away: Cell<bool>,
+    is_back: Notify,
+    /// That the table is missing has been said.
+    misses_table: Cell<bool>,
     /// When rows could last be delivered, by whatever way.
     served_at: Cell<Instant>,
 }
@@ -75,6 +81,9 @@ impl Engine {
             is_catching_up: Cell::default(),
             is_refused: Cell::default(),
             has_streamed: Cell::default(),
+            is_away: Cell::default(),
+            is_back: Notify::new(),
+            misses_table: Cell::default(),
             served_at: Cell::new(clock::now()),
             measures,
             publisher,
@@ -97,6 +106,7 @@ impl Engine {
             let started = clock::now();
             self.is_refused.set(false);
             self.has_streamed.set(true);
+            self.misses_table.set(false);
             self.measures.streams.set(self.measures.streams.get() + 1);
             self.source.state.send_replace(true);
             let text = format!(
@@ -144,7 +154,11 @@ impl Engine {
             }
             // The attempt waits while the table is read: rows come from one place at a time.
             let began = clock::now();
-            if !self.is_catching_up.get() {
+            if self.source.pool.down_since().borrow().is_some() {
+                // The pool comes back by itself, with pauses of its own.
+                self.is_away.set(true);
+                reader = None;
+            } else if !self.is_catching_up.get() {
                 self.read_table(&mut reader).await;
             }
             let now = clock::now();
@@ -188,6 +202,9 @@ impl Engine {
                 *reader = Some(open);
                 self.served_at.set(clock::now());
                 self.limit_ledger();
+                if self.is_away.replace(false) {
+                    self.is_back.notify_one();
+                }
                 if self.is_refused.get() {
                     self.source.state.send_replace(true);
                 }
@@ -228,7 +245,11 @@ impl Engine {
     /// Tries until it works.
     async fn attempts(&self, backoff: &mut Backoff, mut pause: Duration) -> Changes {
         loop {
-            tokio::time::sleep(pause).await;
+            // A database that is back need not wait for the rest of a pause.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.is_back.notified() => {}
+            }
             let mut outcome = self.attempt_once(Way::Stream).await;
             if let Err(fault @ Fault::Refused(_)) = &outcome {
                 if !self.is_refused.get() {
@@ -280,6 +301,12 @@ impl Engine {
                     "Tenant database has reached the maximum number of WAL senders: {text}"
                 );
                 self.log(fault.code(), &text);
+            }
+            Fault::TableMissing => {
+                // Said once: it is looked for every second.
+                if !self.misses_table.replace(true) {
+                    self.log(fault.code(), &fault.to_string());
+                }
             }
             other => self.log(other.code(), &other.to_string()),
         }

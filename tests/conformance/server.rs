@@ -74,6 +74,24 @@ impl Server {
         server
     }
 
+    /// Starts `realtime dev` with a tenant and a database of its own in `data`, which outlives it.
+    pub fn start_dev(data: &Path) -> Result<Self, String> {
+        let setup = Setup {
+            driver: "auto",
+            shards: 1,
+        };
+        let binary = env!("CARGO_BIN_EXE_realtime").as_ref();
+        let data = data.to_str().expect("temporary folders have plain names");
+        let env = [("DATA_DIR", data)];
+        let server = Self::try_start(binary, &["dev"], setup, &[], &env, free_port())?;
+        // It listens before it takes signals, and it takes them before it answers.
+        if server.is_healthy() {
+            Ok(server)
+        } else {
+            Err(server.log_end())
+        }
+    }
+
     /// Starts the echo example on `driver`: the same frame code, strict about UTF-8, and no protocol on top.
     pub fn start_echo(driver: &'static str) -> Self {
         let product = Path::new(env!("CARGO_BIN_EXE_realtime"));
@@ -90,7 +108,7 @@ impl Server {
         let mut last = String::new();
         for _ in 0..3 {
             let port = free_port();
-            match Self::try_start(binary, setup, tenants, env, port) {
+            match Self::try_start(binary, &[], setup, tenants, env, port) {
                 Ok(server) => return server,
                 Err(log) => last = log,
             }
@@ -100,6 +118,7 @@ impl Server {
 
     fn try_start(
         binary: &Path,
+        arguments: &[&str],
         setup: Setup,
         tenants: &[Value],
         env: &[(&str, &str)],
@@ -110,6 +129,7 @@ impl Server {
         fs::write(&list, json!(tenants).to_string()).expect("a temporary file can be written");
         let mut command = Command::new(binary);
         command
+            .args(arguments)
             .env_clear()
             .envs(std::env::vars().filter(|(name, _)| KEPT.contains(&name.as_str())))
             .env("PORT", port.to_string())

@@ -36,6 +36,7 @@ mod connect;
 #[path = "../conformance/clock.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod clock;
+mod dev;
 mod faults;
 mod harness;
 mod janitor;
@@ -59,6 +60,7 @@ mod token;
 const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("harness", harness::TESTS),
     ("schema", schema::TESTS),
+    ("dev", dev::TESTS),
     ("janitor", janitor::TESTS),
     ("send", send::TESTS),
     ("connect", connect::TESTS),

@@ -217,11 +217,10 @@ pub const DATABASE_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// again, and those queries fail.
 pub const DATABASE_HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long one question of a session that starts may take. Above: the start has failed.
+/// How long one question of a session that starts may take. Above: the start has failed. Partitions have as long, and fail alone.
 pub const DATABASE_STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the migrations of a database may take, and how long its partitions (spec: tenant-database 5.1). Above: as
-/// [`DATABASE_STEP_TIMEOUT`].
+/// How long the migrations of a database may take (spec: tenant-database 5.1). Above: the start has failed.
 pub const DATABASE_MIGRATION_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// Failures to start a session that are borne within [`DATABASE_FAILURES_WINDOW_SECONDS`] (spec: tenant-database 2.1). From there on:
@@ -250,8 +249,14 @@ pub const DATABASE_IDLE_SAMPLES: u32 = 11;
 /// Time between two looks at whether the partitions of the coming days are there. They are made three days ahead.
 pub const DATABASE_PARTITIONS_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 
-/// How long a look at a schema that somebody has missed something in is good for. Below: it is not looked at again.
+/// The same where one of them could not be made.
+pub const DATABASE_PARTITIONS_RETRY: Duration = Duration::from_secs(60);
+
+/// Pause before a schema that somebody has missed something in is looked at again; doubled with each look.
 pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
+/// Longest such pause. Twice as long without a look: the next pause is the first one again.
+pub const DATABASE_DOUBT_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
 pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);

@@ -101,7 +101,6 @@ impl Log {
     }
 
     /// A log that writes nowhere, for tests: what is returned beside takes the lines that were handed in so far.
-    #[must_use]
     pub fn for_test() -> (Self, impl FnMut() -> Vec<Line>) {
         let (log, receiver) = Self::new(Level::Debug);
         let taken = move || {

@@ -55,6 +55,7 @@ mod socket;
 #[path = "../conformance/token.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod token;
+mod stream;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
@@ -68,6 +69,8 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("policies", policies::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
+    ("stream", stream::rows::TESTS),
+    ("stream", stream::faults::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

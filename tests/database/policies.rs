@@ -443,7 +443,7 @@ async fn a_role_that_the_user_is_no_member_of_is_refused(cluster: Arc<Cluster>) 
 }
 
 /// What of a session a check could leave behind.
-const STATE: &str = "select current_user::text, current_setting('role'), current_setting('statement_timeout'),
+const STATE: &str = "select current_user::text, current_setting('role'), current_setting('is_superuser'), current_setting('statement_timeout'),
     current_setting('realtime.topic', true), current_setting('request.jwt.claims', true), current_setting('request.jwt.claim.sub', true),
     current_setting('request.jwt.claim.role', true), current_setting('request.headers', true),
     (pg_current_xact_id_if_assigned() is null)::text";
@@ -780,7 +780,7 @@ async fn replay_selects_what_the_original_selected(cluster: Arc<Cluster>) {
         assert_eq!(json!(events), vector["events"], "{vector}");
     }
     let before = state_of(&world.pool).await;
-    assert_eq!((before[0].as_str(), before[2].as_str()), (ADMIN, "0"));
+    assert_eq!((before[0].as_str(), before[3].as_str()), (ADMIN, "0"));
 }
 
 async fn replayed_payloads_are_those_of_the_rows(cluster: Arc<Cluster>) {

@@ -28,6 +28,8 @@ tests![
     an_idle_session_is_closed_after_twelve_minutes,
     a_dropped_schema_is_made_again,
     a_silent_database_delays_nobody_else,
+    a_database_that_is_being_set_up_is_not_unreachable,
+    a_database_without_ipv6_is_noticed,
     a_tenant_without_a_database_is_unreachable,
 ];
 
@@ -77,6 +79,9 @@ async fn many_callers_share_one_attempt(cluster: Arc<Cluster>) {
     answers(&pool).await;
     assert_eq!(pool.address(), Some([127, 0, 0, 1].into()));
     world.told(tenant, true).await;
+    world
+        .told_that(tenant, |state| state.is_connected && state.is_replicating)
+        .await;
     // The first rows find their partitions.
     let partitions =
         "select count(*) >= 5 from pg_inherits where inhparent = 'realtime.messages'::regclass";
@@ -298,6 +303,11 @@ async fn a_database_that_stays_away_ends_the_session_after_ten_minutes(_: Arc<Cl
     let mut down = pool.down_since();
     let lost = timeout(PATIENCE, down.wait_for(Option::is_some)).await;
     lost.expect("it is noticed").expect("the pool is there");
+    advance(limits::DATABASE_HEALTH_INTERVAL).await;
+    until("the log says why", async || {
+        world.logged("UnableToConnectToTenantDatabase: nobody answers at 127.0.0.1:") > 0
+    })
+    .await;
     // Within the window there is a session, without a connection to lend.
     advance(limits::DATABASE_RECOVERY_WINDOW - Duration::from_secs(60)).await;
     assert_eq!(world.sessions.open(tenant).await.map(drop), Ok(()));
@@ -459,6 +469,47 @@ async fn a_silent_database_delays_nobody_else(cluster: Arc<Cluster>) {
         "UnableToConnectToTenantDatabase: 127.0.0.1:{port} did not complete a connection within 10000 ms"
     );
     assert_eq!(world.logged(&text), 1);
+}
+
+async fn a_database_that_is_being_set_up_is_not_unreachable(cluster: Arc<Cluster>) {
+    let (world, database) = (Rc::new(World::new()), cluster.database(Kind::Supabase));
+    // Everything that wants to change the schema waits for this.
+    let owner = database.client(ADMIN).await;
+    let lock = "begin; lock table pg_type in share row exclusive mode";
+    owner.batch_execute(lock).await.expect("nobody uses it");
+    let tenant = world.tenant("t", &database, &json!({})).id;
+    let waiting = {
+        let world = Rc::clone(&world);
+        tokio::task::spawn_local(async move { world.sessions.open(tenant).await.map(drop) })
+    };
+    let blocked = format!(
+        "select exists(select from pg_stat_activity where datname = '{}' and wait_event_type = 'Lock')",
+        database.name
+    );
+    until("the migration waits", async || {
+        database.sql(&blocked) == "t"
+    })
+    .await;
+    advance(limits::DATABASE_CONNECT_TIMEOUT).await;
+    let outcome = waiting.await.expect("it does not panic");
+    assert_eq!(outcome, Err(AskError::Initializing));
+    owner.batch_execute("rollback").await.expect("it is there");
+    world.told(tenant, true).await;
+}
+
+async fn a_database_without_ipv6_is_noticed(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let addresses = tokio::net::lookup_host(("localhost", database.port)).await;
+    let is_ipv4_only = addresses
+        .expect("it is a name")
+        .all(|address| address.is_ipv4());
+    let tenant = world
+        .tenant("t", &database, &json!({"db_host": "localhost"}))
+        .id;
+    world.sessions.open(tenant).await.expect("it starts");
+    let text =
+        "DatabaseIpVersionIsIpv4: Tenant database host localhost resolved to an IPv4 address";
+    assert_eq!(world.logged(text), usize::from(is_ipv4_only));
 }
 
 async fn a_tenant_without_a_database_is_unreachable(_: Arc<Cluster>) {

@@ -15,6 +15,7 @@ use realtime::mail::{DatabaseState, TopicHasher};
 use realtime::tenant::{Tenant, TenantId};
 use serde_json::{Value, json};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,16 +117,17 @@ impl World {
 
     /// Waits until the shards are told that the tenant's database is connected, or that it is not.
     pub async fn told(&self, tenant: TenantId, is_connected: bool) {
-        let mut parcels = self.parcels.borrow_mut();
+        self.told_that(tenant, |state| state.is_connected == is_connected)
+            .await;
+    }
+
+    /// Waits until the shards are told that the tenant's database is in such a state.
+    pub async fn told_that(&self, tenant: TenantId, is_it: impl Fn(DatabaseState) -> bool) {
         let told = async {
             loop {
-                match parcels.recv().await.expect("the world holds the slot") {
-                    Parcel::All(News::Database(
-                        id,
-                        DatabaseState {
-                            is_connected: now, ..
-                        },
-                    )) if id == tenant && now == is_connected => {
+                let next = poll_fn(|context| self.parcels.borrow_mut().poll_recv(context));
+                match next.await.expect("the sessions hold the other end") {
+                    Parcel::All(News::Database(id, state)) if id == tenant && is_it(state) => {
                         return;
                     }
                     _ => {}
@@ -133,11 +135,7 @@ impl World {
             }
         };
         let told = timeout(PATIENCE, told).await.is_ok();
-        assert!(
-            told,
-            "nobody says is_connected={is_connected}; the log: {:#?}",
-            self.log()
-        );
+        assert!(told, "the shards wait in vain; the log: {:#?}", self.log());
     }
 }
 

@@ -20,17 +20,18 @@ const PROBES: &str = "insert into realtime.messages (id, topic, extension, inser
     select probe.id, $1, probe.extension, now() at time zone 'utc', now() at time zone 'utc' \
     from unnest($2, $3) as probe(id, extension)";
 
-/// Takes the role on. One that does not exist is an error of PostgreSQL's own; a superuser and the connection's user are made one,
-/// by a name that no role can have: a signed but careless token would see everything (spec: authorization-rls 6).
+/// Takes the role on. One that does not exist is an error of PostgreSQL's own; the connection's user and superusers are made one, by a
+/// name that no role can have: a signed but careless token would see everything (spec: authorization-rls 6). The branches are tried
+/// in their order, and what fails aborts the transaction, so nothing is ever done as a role that is refused.
 const SETTINGS: &str = "select \
-    pg_catalog.set_config('role', case when known.rolsuper or known.rolname in (session_user, current_user) \
-        then '' else asked.role end, true), \
+    case when $1 in (session_user, current_user) then pg_catalog.set_config('role', '', true) \
+        when pg_catalog.set_config('role', $1, true) is null then null \
+        when pg_catalog.current_setting('is_superuser') <> 'off' then pg_catalog.set_config('role', '', true) end, \
     pg_catalog.set_config('realtime.topic', $2, true), \
     pg_catalog.set_config('request.jwt.claims', $3, true), \
     pg_catalog.set_config('request.jwt.claim.sub', $4, true), \
     pg_catalog.set_config('request.jwt.claim.role', $1, true), \
-    pg_catalog.set_config('request.headers', $5, true) \
-    from (select $1) as asked(role) left join pg_catalog.pg_roles as known on known.rolname = asked.role";
+    pg_catalog.set_config('request.headers', $5, true)";
 
 /// As the client's role.
 const SEEN: &str = "select id from realtime.messages where id = any($1)";

@@ -16,6 +16,7 @@
 use super::Settings;
 use super::connect::{ConnectError, Connection, connect, jittered};
 use crate::control::clock;
+use crate::error::ErrorCode;
 use crate::limits;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -42,6 +43,8 @@ struct Inner {
     waiting: RefCell<VecDeque<oneshot::Sender<Lease>>>,
     /// Since when no connection is open.
     down_since: watch::Sender<Option<Instant>>,
+    /// Why the last attempt to open a connection failed.
+    failure: RefCell<Option<ConnectError>>,
     address: Cell<Option<IpAddr>>,
     is_closed: Cell<bool>,
     /// The tasks that keep the slots filled.
@@ -130,6 +133,7 @@ impl Pool {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             waiting: RefCell::default(),
             down_since: watch::Sender::new(None),
+            failure: RefCell::default(),
             address: Cell::new(None),
             is_closed: Cell::new(false),
             keepers: RefCell::default(),
@@ -192,6 +196,16 @@ impl Pool {
     #[must_use]
     pub fn down_since(&self) -> watch::Receiver<Option<Instant>> {
         self.0.down_since.subscribe()
+    }
+
+    /// Why no connection is open, for the log; None while there is one, or while nothing has been tried yet.
+    #[must_use]
+    pub fn why_down(&self) -> Option<(ErrorCode, String)> {
+        (*self.0.down_since.borrow())?;
+        let failure = self.0.failure.borrow();
+        failure
+            .as_ref()
+            .map(|error| (error.code(), error.to_string()))
     }
 
     /// Whether the database answers on a connection of this pool. A connection on which it does not within
@@ -263,6 +277,7 @@ impl Inner {
 
     fn fill(self: &Rc<Self>, slot: usize, connection: Connection) -> Rc<Shared> {
         self.address.set(Some(connection.address()));
+        self.failure.take();
         let shared = Rc::new(Shared {
             connection,
             leases: Cell::new(0),
@@ -307,9 +322,10 @@ async fn keep(pool: Weak<Inner>, slot: usize, mut shared: Option<Rc<Shared>>) {
             };
             let outcome = connect(&settings, APPLICATION_NAME).await;
             let Some(pool) = pool.upgrade() else { return };
-            if let Ok(connection) = outcome {
-                break Some(pool.fill(slot, connection));
-            }
+            match outcome {
+                Ok(connection) => break Some(pool.fill(slot, connection)),
+                Err(error) => pool.failure.replace(Some(error)),
+            };
             drop(pool);
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(limits::DATABASE_RECONNECT_PAUSE_MAX);

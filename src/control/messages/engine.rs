@@ -47,7 +47,7 @@ pub struct Engine {
     /// A row is being handed over, which may take as long as the shards need.
     pub(super) is_publishing: Cell<bool>,
     /// An attempt delivers the snapshot of its slot: nobody else reads the table.
-    is_catching_up: Cell<bool>,
+    pub(super) is_catching_up: Cell<bool>,
     /// Streaming is refused: the table is all there is.
     is_refused: Cell<bool>,
     /// Some stream has run.
@@ -304,7 +304,18 @@ impl Engine {
             }
             outcome => outcome?,
         };
+        self.position.set(created.consistent);
         self.is_catching_up.set(true);
+        // The slot keeps the log from now on, however long the rest takes.
+        let pid = session.pid;
+        tokio::select! {
+            stream = self.catch_up(session, &created.snapshot) => stream,
+            fault = self.watch(pid) => Err(fault),
+        }
+    }
+
+    /// Delivers what the stream of a new slot will not say, and starts the stream.
+    async fn catch_up(&self, session: Session, snapshot: &str) -> Result<Stream, Fault> {
         let broken = |error: ReadError| match error {
             ReadError::TableMissing => Fault::TableMissing,
             other => Fault::Broken(other.to_string()),
@@ -314,7 +325,7 @@ impl Engine {
             self.count_too_old(&reader).await.map_err(broken)?;
         }
         let found = reader
-            .read_snapshot(&self.ledger, &self.publisher, &created.snapshot)
+            .read_snapshot(&self.ledger, &self.publisher, snapshot)
             .await
             .map_err(broken)?;
         self.limit_ledger();
@@ -325,7 +336,6 @@ impl Engine {
             );
             self.say(Level::Info, &text);
         }
-        self.position.set(created.consistent);
         session.start().await
     }
 

@@ -324,7 +324,8 @@ mod tests {
             match decode(&bytes).expect("a message") {
                 Message::Relation(relation) => layout = Layout::of(&relation),
                 Message::Insert { new, .. } => {
-                    let layout = layout.as_ref().expect("the relation comes first");
+                    // Some vectors are of other tables.
+                    let Some(layout) = &layout else { continue };
                     lines.push(match layout.row(&new) {
                         Ok(row) => format!(
                             "{} {} {} {} {} {:?} {:?}",

@@ -140,6 +140,7 @@ impl Engine {
         let events = self.events.get();
         if events != silence.events
             || self.is_publishing.get()
+            || self.is_catching_up.get()
             || grew <= limits::REPLICATION_SILENCE_BYTES
         {
             *silence = Silence {
@@ -175,7 +176,7 @@ impl Engine {
     async fn take_snapshot(&self) {
         {
             let mut ledger = self.ledger.borrow_mut();
-            if ledger.is_empty() || ledger.is_moving() {
+            if self.is_catching_up.get() || ledger.is_empty() || ledger.is_moving() {
                 return;
             }
             ledger.rotate();

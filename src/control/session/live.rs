@@ -8,12 +8,15 @@ use super::start::{self, Prepared, Started};
 use super::{End, Failure, Phase, Seat, Sessions};
 use crate::control::clock;
 use crate::control::database::{Pool, Settings};
+use crate::control::messages::{self, Source};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::{AskError, DatabaseState};
 use crate::tenant::Tenant;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -27,6 +30,7 @@ pub(super) async fn live(
 ) -> End {
     let Started {
         pool,
+        since,
         prepared,
         is_ipv4_only,
     } = started;
@@ -38,11 +42,25 @@ pub(super) async fn live(
         sessions.log(tenant.id, ErrorCode::DatabaseIpVersionIsIpv4, &text);
     }
     sessions.log_prepared(tenant.id, &prepared);
+    let (state, is_replicating) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let source = Source {
+        tenant: Arc::clone(&tenant),
+        settings: Rc::clone(&settings),
+        pool: pool.clone(),
+        since,
+        state,
+        measures: Rc::clone(&seat.measures),
+        environment: Rc::clone(&sessions.0.environment),
+    };
+    tasks.spawn_local(async move {
+        messages::broadcast(source).await;
+    });
     let upkeep = Upkeep {
         sessions: sessions.clone(),
         seat: Rc::clone(seat),
         pool: pool.clone(),
+        partitions_due: next_partitions(&prepared),
     };
     tasks.spawn_local(upkeep.run());
     let connected = DatabaseState {
@@ -53,7 +71,7 @@ pub(super) async fn live(
     sessions.tell(tenant.id, connected).await;
     seat.has_run.set(true);
     seat.phase.send_replace(Phase::Up(pool.clone()));
-    let end = watch_over(sessions, &tenant, &settings, &pool, tasks).await;
+    let end = watch_over(sessions, &tenant, &settings, &pool, is_replicating, tasks).await;
     pool.close();
     end
 }
@@ -64,6 +82,7 @@ async fn watch_over(
     tenant: &Arc<Tenant>,
     settings: &Settings,
     pool: &Pool,
+    mut is_replicating: watch::Receiver<bool>,
     mut tasks: JoinSet<()>,
 ) -> End {
     let mut tenants = sessions.0.environment.tenants.clone();
@@ -83,6 +102,13 @@ async fn watch_over(
                     sessions.log(tenant.id, ErrorCode::UnknownError, &error.to_string());
                 }
                 return End::Lost(AskError::Unreachable);
+            }
+            Ok(()) = is_replicating.changed() => {
+                let state = DatabaseState {
+                    is_connected: true,
+                    is_replicating: *is_replicating.borrow_and_update(),
+                };
+                sessions.tell(tenant.id, state).await;
             }
             Ok(()) = tenants.changed() => {
                 let now = tenants.borrow_and_update().database(tenant.id).cloned();
@@ -118,7 +144,7 @@ async fn watch_over(
     }
 }
 
-fn every(period: std::time::Duration) -> tokio::time::Interval {
+fn every(period: Duration) -> tokio::time::Interval {
     let mut interval = interval_at(clock::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
@@ -137,32 +163,67 @@ impl IdleClock {
     }
 }
 
+/// When the schema was looked at because somebody missed something. What is missed may be no business of ours, and then it is missed
+/// again and again: each look makes the pause to the next one longer.
+#[derive(Default)]
+struct Doubts {
+    last: Option<(Instant, Duration)>,
+}
+
+impl Doubts {
+    /// Whether a doubt that comes now has the schema looked at.
+    fn deserve_a_look(&mut self, now: Instant) -> bool {
+        let pause = match self.last {
+            Some((at, pause)) if now < at + pause => return false,
+            Some((at, pause)) if now < at + limits::DATABASE_DOUBT_PAUSE_MAX * 2 => {
+                (pause * 2).min(limits::DATABASE_DOUBT_PAUSE_MAX)
+            }
+            _ => limits::DATABASE_DOUBT_PAUSE,
+        };
+        self.last = Some((now, pause));
+        true
+    }
+}
+
+/// When the partitions are to be looked at again.
+fn next_partitions(prepared: &Prepared) -> Instant {
+    clock::now()
+        + if prepared.partition_errors.is_empty() {
+            limits::DATABASE_PARTITIONS_INTERVAL
+        } else {
+            limits::DATABASE_PARTITIONS_RETRY
+        }
+}
+
 /// What is done in the database from time to time.
 struct Upkeep {
     sessions: Sessions,
     seat: Rc<Seat>,
     pool: Pool,
+    partitions_due: Instant,
 }
 
 impl Upkeep {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut health = every(limits::DATABASE_HEALTH_INTERVAL);
-        let mut partitions = every(limits::DATABASE_PARTITIONS_INTERVAL);
         let mut down = self.pool.down_since();
-        let mut looked: Option<Instant> = None;
+        let mut doubts = Doubts::default();
         loop {
             tokio::select! {
                 _ = health.tick() => {
-                    self.pool.check_health().await;
-                    self.look_at_schema().await;
+                    // While all connections are lost the operator learns why.
+                    match self.pool.why_down() {
+                        Some((code, text)) => self.sessions.log(self.seat.tenant, code, &text),
+                        None => {
+                            self.pool.check_health().await;
+                            self.look_at_schema().await;
+                        }
+                    }
                 }
-                _ = partitions.tick() => self.make_partitions().await,
+                () = sleep_until(self.partitions_due) => self.make_partitions().await,
                 () = self.seat.doubt.notified() => {
-                    // Whoever misses something asks again and again; a look that finds nothing is not repeated at once.
-                    let is_fresh = looked.is_some_and(|at| at + limits::DATABASE_DOUBT_PAUSE > clock::now());
-                    if !is_fresh {
+                    if doubts.deserve_a_look(clock::now()) {
                         self.prepare().await;
-                        looked = Some(clock::now());
                     }
                 }
                 Ok(()) = down.changed() => {
@@ -177,7 +238,7 @@ impl Upkeep {
     }
 
     /// Makes the schema again where somebody has dropped it.
-    async fn look_at_schema(&self) {
+    async fn look_at_schema(&mut self) {
         let Ok(lease) = self.pool.lease().await else {
             return;
         };
@@ -192,21 +253,27 @@ impl Upkeep {
     }
 
     /// Schema and partitions.
-    async fn prepare(&self) {
+    async fn prepare(&mut self) {
         let outcome = start::prepare(self.pool.settings()).await;
-        self.log(outcome);
+        self.note(outcome);
     }
 
-    async fn make_partitions(&self) {
+    async fn make_partitions(&mut self) {
         let outcome = start::make_partitions(self.pool.settings()).await;
-        self.log(outcome);
+        self.note(outcome);
     }
 
-    fn log(&self, outcome: Result<Prepared, Failure>) {
+    fn note(&mut self, outcome: Result<Prepared, Failure>) {
         let tenant = self.seat.tenant;
         match outcome {
-            Ok(prepared) => self.sessions.log_prepared(tenant, &prepared),
-            Err(failure) => self.sessions.log(tenant, failure.code, &failure.text),
+            Ok(prepared) => {
+                self.partitions_due = next_partitions(&prepared);
+                self.sessions.log_prepared(tenant, &prepared);
+            }
+            Err(failure) => {
+                self.partitions_due = clock::now() + limits::DATABASE_PARTITIONS_RETRY;
+                self.sessions.log(tenant, failure.code, &failure.text);
+            }
         }
     }
 }
@@ -214,6 +281,20 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn doubts_that_lead_to_nothing_are_heard_less_and_less() {
+        let start = clock::now();
+        let mut doubts = Doubts::default();
+        let mut looks =
+            (0..4000).filter(|second| doubts.deserve_a_look(start + Duration::from_secs(*second)));
+        let first: Vec<_> = looks.by_ref().take(9).collect();
+        assert_eq!(first, [0, 5, 15, 35, 75, 155, 315, 615, 915]);
+        drop(looks);
+        let much_later = start + Duration::from_secs(20_000);
+        assert!(doubts.deserve_a_look(much_later));
+        assert!(doubts.deserve_a_look(much_later + limits::DATABASE_DOUBT_PAUSE));
+    }
 
     #[test]
     fn idle_session_ends_one_interval_after_the_last_samples_were_all_zero() {

@@ -7,7 +7,7 @@
 //! - A database that fails to start [`limits::DATABASE_FAILURES_MAX`] times in a short while is left alone for a moment
 //!   (`failures_in_a_row_block_further_attempts`); a session that runs is handed out all the same.
 //! - While users are connected, a session that has failed is tried again by itself, with pauses that grow
-//!   (`database_that_comes_back_is_connected_without_being_asked`).
+//!   (`a_database_that_comes_back_is_connected_without_being_asked`).
 //! - A session works with the settings that the tenant has now: others end it, and a new one is started
 //!   (`changed_settings_replace_the_session`).
 //! - One task per tenant waits for that tenant's database; nothing that another tenant needs is held meanwhile.
@@ -21,6 +21,7 @@ mod start;
 use super::clock;
 use super::database::connect::{describe, jittered};
 use super::database::{ConnectError, Environment, Pool, PoolError, Settings};
+use super::messages::Measures;
 use super::outgoing::{News, Parcel};
 use super::supervise;
 use crate::error::{ErrorCode, Level, text};
@@ -59,6 +60,7 @@ struct Seat {
     has_keeper: Cell<bool>,
     /// Something that every session makes sure of is missing in the database.
     doubt: Rc<Notify>,
+    measures: Rc<Measures>,
     /// A session has run since the janitor asked.
     has_run: Cell<bool>,
 }
@@ -167,6 +169,13 @@ impl Sessions {
         }
     }
 
+    /// What was counted while rows of a tenant's database were broadcast, over all of its sessions. None before the first of them.
+    #[must_use]
+    pub fn measures(&self, tenant: TenantId) -> Option<Rc<Measures>> {
+        let seats = self.0.seats.borrow();
+        seats.get(&tenant).map(|seat| Rc::clone(&seat.measures))
+    }
+
     /// Tenants whose session runs, or ran since this was asked last: whom the janitor visits.
     #[must_use]
     pub fn take_connected(&self) -> Vec<TenantId> {
@@ -195,6 +204,7 @@ impl Sessions {
                 attempts: RefCell::default(),
                 has_keeper: Cell::new(false),
                 doubt: Rc::default(),
+                measures: Rc::default(),
                 has_run: Cell::new(false),
             })
         });

@@ -1,12 +1,14 @@
 //! The start of a session, step by step (spec: tenant-database 2.1).
 //!
-//! What comes in: settings. What goes out: an open [`Pool`] in a database whose schema is as the server needs it, or a [`Failure`]. What always holds: every step has a bound, so that a database that accepts
+//! What comes in: settings. What goes out: an open [`Pool`] in a database whose schema is as the server needs it, and the snapshot
+//! from which on rows are broadcast; or a [`Failure`]. What always holds: every step has a bound, so that a database that accepts
 //! connections and then says nothing fails the start. Deliberately absent: retries.
 
 use super::Failure;
 use crate::control::clock;
 use crate::control::database::partitions::ensure_partitions;
 use crate::control::database::{Pool, Settings, connect, migrate};
+use crate::control::messages::Snapshot;
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::AskError;
@@ -18,6 +20,7 @@ use tokio_postgres::types::Type;
 /// What a start has led to.
 pub(super) struct Started {
     pub(super) pool: Pool,
+    pub(super) since: Snapshot,
     pub(super) prepared: Prepared,
     /// Whether the host's name leads to IPv4 addresses only.
     pub(super) is_ipv4_only: bool,
@@ -47,11 +50,16 @@ pub(super) async fn start(
         drop(probe);
         prepare(&settings).await?
     } else {
-        partitions(&probe.client).await?
+        partitions(&probe.client).await
     };
     let pool = Pool::open(settings).await?;
+    let lease = pool.lease().await.map_err(Failure::from)?;
+    let snapshot = async { Ok(Snapshot::take(&lease).await?) };
+    let since = step("take a snapshot", snapshot).await?;
+    drop(lease);
     Ok(Started {
         pool,
+        since,
         prepared,
         is_ipv4_only,
     })
@@ -70,24 +78,31 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, Failure> {
     };
     let bound = limits::DATABASE_MIGRATION_TIMEOUT;
     let notes = within(bound, "be migrated", migrated).await?.notes;
-    let prepared = partitions(&connection.client).await?;
+    let prepared = partitions(&connection.client).await;
     Ok(Prepared { notes, ..prepared })
 }
 
 /// Makes the partitions of the coming days, on a connection of its own.
 pub(super) async fn make_partitions(settings: &Settings) -> Result<Prepared, Failure> {
     let connection = connect(settings, "realtime_janitor").await?;
-    partitions(&connection.client).await
+    Ok(partitions(&connection.client).await)
 }
 
-async fn partitions(client: &Client) -> Result<Prepared, Failure> {
-    let made = async { Ok(ensure_partitions(client, clock::unix_seconds()).await) };
-    let bound = limits::DATABASE_MIGRATION_TIMEOUT;
-    let errors = within(bound, "make its partitions", made).await?;
-    Ok(Prepared {
+/// A partition that cannot be made is not needed at once, as a rule: it never fails a start.
+async fn partitions(client: &Client) -> Prepared {
+    let made = ensure_partitions(client, clock::unix_seconds());
+    let bound = limits::DATABASE_STEP_TIMEOUT;
+    let partition_errors = match tokio::time::timeout(bound, made).await {
+        Ok(errors) => errors.iter().map(ToString::to_string).collect(),
+        Err(_) => vec![format!(
+            "the partitions of realtime.messages were not made within {} ms",
+            bound.as_millis()
+        )],
+    };
+    Prepared {
         notes: Vec::new(),
-        partition_errors: errors.iter().map(ToString::to_string).collect(),
-    })
+        partition_errors,
+    }
 }
 
 /// Whether the database has connections left for all parts of the server. Its own background processes and streams of replication

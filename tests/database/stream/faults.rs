@@ -1,0 +1,367 @@
+//! Everything that can break does, and each row still comes once.
+
+use super::station::{PATIENCE, Station, prepare, prepared, until};
+use crate::postgres::{ADMIN, Cluster};
+use realtime::control::clock;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+tests![
+    killed_streams_cost_no_row_of_concurrent_writers,
+    long_transaction_across_a_break_arrives_once,
+    dropped_publication_is_made_again,
+    changed_publication_is_made_again,
+    slot_of_somebody_else_is_waited_for,
+    leftover_slot_is_dropped,
+    databases_of_one_server_have_slots_of_their_own,
+    walsenders_used_up_are_waited_for,
+    slots_used_up_are_waited_for,
+    schema_dropped_and_made_again_goes_on,
+    restarted_database_goes_on,
+    user_without_replication_reads_the_table,
+    log_beyond_the_bound_gives_the_slot_up,
+    end_of_the_session_ends_the_slot,
+];
+
+/// Writers that number their rows, in transactions of several kinds.
+async fn write(
+    station: &Station,
+    writer: usize,
+    transactions: usize,
+) -> tokio::task::JoinHandle<()> {
+    let connection = station.connection().await;
+    tokio::task::spawn_local(async move {
+        let mut n = 0;
+        for transaction in 0..transactions {
+            let mut sql = "begin;".to_owned();
+            for kind in 0..=(transaction % 4) {
+                let event = format!("{writer} {n}");
+                n += 1;
+                sql.push_str(&match kind {
+                    // In a subtransaction, and in the transaction itself.
+                    0 | 2 => format!("select realtime.send('{{}}', '{event}', 'room', false);"),
+                    _ => format!(
+                        "insert into realtime.messages (topic, extension, payload, event, private) \
+                         values ('room', 'broadcast', '{{}}', '{event}', false);"
+                    ),
+                });
+            }
+            sql.push_str("commit");
+            connection
+                .client
+                .batch_execute(&sql)
+                .await
+                .expect("the statements are right");
+        }
+    })
+}
+
+async fn killed_streams_cost_no_row_of_concurrent_writers(cluster: Arc<Cluster>) {
+    const WRITERS: usize = 4;
+    const TRANSACTIONS: usize = 400;
+    // 0 to 3 rows more than one, by turns.
+    const ROWS: usize = TRANSACTIONS / 4 * (1 + 2 + 3 + 4);
+    let mut station = Station::streaming(&cluster).await;
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        writers.push(write(&station, writer, TRANSACTIONS).await);
+    }
+    let mut next: HashMap<String, usize> = HashMap::new();
+    let all = WRITERS * ROWS;
+    let mut kills = 0;
+    for seen in 0..all {
+        let event = station.next().await.event;
+        let (writer, n) = event.split_once(' ').expect("a writer's row");
+        let expected = next.entry(writer.to_owned()).or_default();
+        assert_eq!(
+            n.parse(),
+            Ok(*expected),
+            "of writer {writer}; {:#?}",
+            station.log()
+        );
+        *expected += 1;
+        if seen % (all / 12) == all / 24 {
+            kills += usize::from(station.kill().await);
+        }
+    }
+    for writer in writers {
+        writer.await.expect("writers do not fail");
+    }
+    assert!(kills >= 3, "{kills}");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+    assert!(station.count_logged("ReplicationConnectionDown") >= kills);
+}
+
+async fn long_transaction_across_a_break_arrives_once(cluster: Arc<Cluster>) {
+    let mut station = Station::streaming(&cluster).await;
+    let long = station.client().await;
+    long.batch_execute("begin; select realtime.send('{}', 'long 1', 'room', false)")
+        .await
+        .expect("it is a statement");
+    station.send("before").await;
+    assert_eq!(station.next().await.event, "before");
+    assert!(station.kill().await);
+    station.state_is(false).await;
+    // The new slot waits for the long transaction; nobody else does.
+    let start = clock::now();
+    for n in 0..5 {
+        station.send(&format!("during {n}")).await;
+        assert_eq!(station.next().await.event, format!("during {n}"));
+    }
+    assert!(clock::now().duration_since(start) < PATIENCE / 3);
+    long.batch_execute("select realtime.send('{}', 'long 2', 'room', false); commit")
+        .await
+        .expect("it is a statement");
+    assert_eq!(station.next().await.event, "long 1");
+    assert_eq!(station.next().await.event, "long 2");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn dropped_publication_is_made_again(cluster: Arc<Cluster>) {
+    let mut station = Station::streaming(&cluster).await;
+    station
+        .sql("drop publication supabase_realtime_messages_publication")
+        .await;
+    // Nobody has noticed yet; decoding this row fails.
+    station.send("one").await;
+    assert_eq!(station.next().await.event, "one");
+    station.logged("ReplicationConnectionDown").await;
+    station.streams().await;
+    station
+        .sql(
+            "drop publication supabase_realtime_messages_publication; \
+             create publication supabase_realtime_messages_publication for table realtime.messages",
+        )
+        .await;
+    station.send("two").await;
+    assert_eq!(station.flush().await, ["two"]);
+}
+
+async fn changed_publication_is_made_again(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "300")];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
+    station
+        .sql(
+            "create table public.other (id int primary key); \
+             alter publication supabase_realtime_messages_publication set table public.other",
+        )
+        .await;
+    // Nothing says that this row is not published any more.
+    station.send("one").await;
+    assert_eq!(station.next().await.event, "one");
+    let line = "Publication supabase_realtime_messages_publication contains unexpected tables. Recreating...";
+    assert_eq!(station.logged(line).await, 1);
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn slot_of_somebody_else_is_waited_for(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let name = format!(
+        "supabase_realtime_messages_replication_slot_{}",
+        database.name
+    );
+    let other = database.client(ADMIN).await;
+    other
+        .batch_execute(&format!(
+            "select pg_create_logical_replication_slot('{name}', 'pgoutput', true)"
+        ))
+        .await
+        .expect("there is room for a slot");
+    let mut station = Station::start(database, &[]).await;
+    let line = "StartReplicationFailed: Temporary Replication slot already exists and in use";
+    station.logged(line).await;
+    // Not even now is a row late by more than a moment.
+    station.send("one").await;
+    assert_eq!(station.next().await.event, "one");
+    drop(other);
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn leftover_slot_is_dropped(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let name = format!(
+        "supabase_realtime_messages_replication_slot_{}",
+        database.name
+    );
+    database.sql(&format!(
+        "select pg_create_logical_replication_slot('{name}', 'pgoutput')"
+    ));
+    let mut station = Station::start(database, &[]).await;
+    station.streams().await;
+    assert_eq!(
+        station.count_logged(&format!("replication slot {name} was there")),
+        1
+    );
+    let temporary =
+        format!("select temporary from pg_replication_slots where slot_name = '{name}'");
+    assert_eq!(station.database.sql(&temporary), "t");
+    station.send("one").await;
+    assert_eq!(station.flush().await, ["one"]);
+}
+
+async fn databases_of_one_server_have_slots_of_their_own(cluster: Arc<Cluster>) {
+    let variables = [("SLOT_NAME_SUFFIX", "shared")];
+    let mut one = Station::start(prepared(&cluster).await, &variables).await;
+    one.streams().await;
+    let mut other = Station::start(prepared(&cluster).await, &variables).await;
+    other.streams().await;
+    one.send("of one").await;
+    other.send("of the other").await;
+    assert_eq!(one.flush().await, ["of one"]);
+    assert_eq!(other.flush().await, ["of the other"]);
+}
+
+async fn walsenders_used_up_are_waited_for(_: Arc<Cluster>) {
+    let cluster = Arc::new(Cluster::start_with(ADMIN, &["max_wal_senders = 1"]));
+    let first = Station::streaming(&cluster).await;
+    let mut second = Station::start(prepared(&cluster).await, &[]).await;
+    second.logged("ReplicationMaxWalSendersReached: Tenant database has reached the maximum number of WAL senders").await;
+    second.send("one").await;
+    assert_eq!(second.next().await.event, "one");
+    drop(first);
+    second.streams().await;
+    assert!(second.flush().await.is_empty());
+}
+
+async fn slots_used_up_are_waited_for(_: Arc<Cluster>) {
+    let cluster = Arc::new(Cluster::start_with(ADMIN, &["max_replication_slots = 1"]));
+    let database = prepared(&cluster).await;
+    database.sql("select pg_create_physical_replication_slot('other')");
+    let mut station = Station::start(database, &[]).await;
+    station.logged("ReplicationMaxWalSendersReached").await;
+    station.send("one").await;
+    assert_eq!(station.next().await.event, "one");
+    station
+        .database
+        .sql("select pg_drop_replication_slot('other')");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn schema_dropped_and_made_again_goes_on(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "300")];
+    let mut station = Station::start(database, &variables).await;
+    station.send("before").await;
+    assert_eq!(station.flush().await, ["before"]);
+    station
+        .sql("drop schema realtime cascade; create schema realtime")
+        .await;
+    station.state_is(false).await;
+    station.logged("StartReplicationFailed: Error creating publication: the table realtime.messages does not exist").await;
+    prepare(&station.database).await;
+    station.send("after").await;
+    assert_eq!(station.next().await.event, "after");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+    // The same so fast that nobody sees the table missing.
+    station
+        .sql("drop schema realtime cascade; create schema realtime")
+        .await;
+    prepare(&station.database).await;
+    station.send("again").await;
+    assert_eq!(station.flush().await, ["again"]);
+}
+
+async fn restarted_database_goes_on(_: Arc<Cluster>) {
+    let cluster = Arc::new(Cluster::start_with(ADMIN, &[]));
+    let mut station = Station::start(prepared(&cluster).await, &[]).await;
+    station.streams().await;
+    station.send("before").await;
+    assert_eq!(station.flush().await, ["before"]);
+    // As the postmaster does it when a process crashes: every connection is lost.
+    let postmaster = format!("{}/data/postmaster.pid", cluster.folder().display());
+    let victim = station.database.sql(
+        "select pid from pg_stat_activity where application_name = 'realtime_replication_connection' and datname = current_database()",
+    );
+    assert!(std::path::Path::new(&postmaster).exists(), "{postmaster}");
+    let status = std::process::Command::new("kill")
+        .args(["-KILL", &victim])
+        .status();
+    assert!(status.expect("kill is there").success());
+    station.state_is(false).await;
+    until("the database is back", || async {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host("127.0.0.1")
+            .port(cluster.port())
+            .dbname(&station.database.name);
+        config.user(ADMIN).password("postgres");
+        config.connect(tokio_postgres::NoTls).await.is_ok()
+    })
+    .await;
+    station.send("after").await;
+    assert_eq!(station.next().await.event, "after");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn user_without_replication_reads_the_table(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let user = format!("plain_{}", database.name);
+    database.sql(&format!(
+        "create role {user} login bypassrls password 'postgres'; grant usage on schema realtime to {user}; \
+         grant select on all tables in schema realtime to {user}"
+    ));
+    let mut station = Station::start_as(database, &user, &[]).await;
+    station.streams().await;
+    assert_eq!(
+        station.count_logged("StartReplicationFailed: Error starting replication: "),
+        1
+    );
+    assert_eq!(
+        station.count_logged("rows of realtime.messages are read from the table"),
+        1
+    );
+    let start = clock::now();
+    for n in 0..10 {
+        station.send(&n.to_string()).await;
+        assert_eq!(station.next().await.event, n.to_string());
+    }
+    assert!(clock::now().duration_since(start) < Duration::from_secs(20));
+    assert!(station.flush().await.is_empty());
+}
+
+async fn log_beyond_the_bound_gives_the_slot_up(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [
+        ("REPLICATION_WATCHDOG_INTERVAL_MS", "200"),
+        ("REPLICATION_SLOT_WAL_BYTES_MAX", "2000000"),
+    ];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
+    // More than waits anywhere on the way; nobody takes them.
+    const ROWS: usize = 20_000;
+    station
+        .sql(
+            "insert into realtime.messages (topic, extension, payload, event, private) \
+             select 'room', 'broadcast', jsonb_build_object('a', repeat('x', 200)), n::text, false from generate_series(1, 20000) n",
+        )
+        .await;
+    station.logged("ReplicationSlotLagTooHigh: ").await;
+    station.state_is(false).await;
+    for n in 1..=ROWS {
+        assert_eq!(station.next().await.event, n.to_string());
+    }
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn end_of_the_session_ends_the_slot(cluster: Arc<Cluster>) {
+    let station = Station::streaming(&cluster).await;
+    let database = cluster.database(crate::postgres::Kind::Empty);
+    let count = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{}'",
+        station.slot
+    );
+    assert_eq!(database.sql(&count), "1");
+    drop(station);
+    until("the slot is gone", || async { database.sql(&count) == "0" }).await;
+}

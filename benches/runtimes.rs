@@ -146,6 +146,7 @@ fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<
             .rate
             .map(|rate| if measures { rate } else { rate / 30.0 }),
         payload: 100,
+        private: false,
         seconds: if measures { 3.0 } else { 0.05 },
         warm_up_seconds: if measures { 1.0 } else { 0.0 },
     };

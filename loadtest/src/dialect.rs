@@ -22,7 +22,34 @@ pub enum Dialect {
 }
 
 /// The name of user events, as short as the stamp's payload wants it.
-const USER_EVENT: &str = "m";
+pub const USER_EVENT: &str = "m";
+
+/// What every topic starts with for a client, and none in the database.
+const TOPIC_PREFIX: &str = "realtime:";
+
+/// What a join asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Join<'a> {
+    /// What a member sends comes back to it.
+    pub own: bool,
+    /// The channel is private: the tenant's database says who may join.
+    pub private: bool,
+    /// A system message is asked for that says when rows of the database are broadcast.
+    pub replication_ready: bool,
+    /// Rows that are still in the database are asked for.
+    pub replay: Option<Replay>,
+    /// A token of the channel's own instead of the socket's.
+    pub access_token: Option<&'a str>,
+}
+
+/// Which of the rows in the database a join asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Replay {
+    /// The oldest, milliseconds since 1970.
+    pub since_ms: u64,
+    /// How many at most; the server gives no more than 25.
+    pub limit: u32,
+}
 
 /// What a data frame means to the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +81,47 @@ impl Dialect {
         format!("{path}?apikey={token}&vsn={vsn}")
     }
 
-    /// Appends the join of `topic`; nothing for a bare server. With `own` set, what a member sends
-    /// comes back to it.
-    pub fn push_join(self, topic: &str, own: bool, mask: u32, out: &mut Vec<u8>) {
-        let config = format!(r#"{{"config":{{"broadcast":{{"ack":false,"self":{own}}}}}}}"#);
+    /// Appends the first join of a connection; nothing for a bare server.
+    pub fn push_join(self, topic: &str, join: &Join<'_>, mask: u32, out: &mut Vec<u8>) {
+        if self.joins() {
+            self.push_channel(topic, 1, "phx_join", &join.payload(), mask, out);
+        }
+    }
+
+    /// Appends the join of one channel among others; its reference is `msg_ref`.
+    pub fn push_numbered_join(self, topic: &str, msg_ref: u32, join: &Join<'_>, out: &mut Vec<u8>) {
+        self.push_channel(
+            topic,
+            msg_ref,
+            "phx_join",
+            &join.payload(),
+            mask(msg_ref),
+            out,
+        );
+    }
+
+    /// Appends the leave of the channel that was joined with `join_ref`.
+    pub fn push_leave(self, topic: &str, join_ref: u32, out: &mut Vec<u8>) {
+        self.push_channel(topic, join_ref, "phx_leave", "{}", mask(join_ref), out);
+    }
+
+    fn push_channel(
+        self,
+        topic: &str,
+        msg_ref: u32,
+        event: &str,
+        payload: &str,
+        mask: u32,
+        out: &mut Vec<u8>,
+    ) {
         let text = match self {
-            Self::Bare => return,
             Self::V1 => format!(
-                r#"{{"topic":"{topic}","event":"phx_join","payload":{config},"ref":"1","join_ref":"1"}}"#
+                r#"{{"topic":"{topic}","event":"{event}","payload":{payload},"ref":"{msg_ref}","join_ref":"{msg_ref}"}}"#
             ),
-            Self::V2 | Self::V2Text => format!(r#"["1","1","{topic}","phx_join",{config}]"#),
+            Self::V2 | Self::V2Text => {
+                format!(r#"["{msg_ref}","{msg_ref}","{topic}","{event}",{payload}]"#)
+            }
+            Self::Bare => return,
         };
         codec::push_frame(Opcode::Text, text.as_bytes(), mask, out);
     }
@@ -125,10 +183,7 @@ impl Dialect {
                 Opcode::Binary
             }
         };
-        // The mask need not be unpredictable here (it protects proxies from scripts in browsers),
-        // but it must not be zero, or the server's unmasking would be a copy of itself.
-        let mask = stamp.sequence.wrapping_mul(0x9e37_79b9) | 1;
-        codec::push_frame(opcode, scratch, mask, out);
+        codec::push_frame(opcode, scratch, mask(stamp.sequence), out);
     }
 
     /// What a text frame from the server means.
@@ -146,6 +201,63 @@ impl Dialect {
             Answer::Other
         }
     }
+
+    /// Whether a text frame is the reply to the join or leave with the reference `msg_ref`.
+    pub fn is_reply_to(self, text: &[u8], msg_ref: u32) -> bool {
+        let reference = match self {
+            Self::V1 => format!("\"ref\":\"{msg_ref}\""),
+            // Behind the join reference, before a topic that begins with a letter.
+            Self::V2 | Self::V2Text => format!(",\"{msg_ref}\",\"{TOPIC_PREFIX}"),
+            Self::Bare => return false,
+        };
+        let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+        holds(b"\"phx_reply\"") && holds(reference.as_bytes())
+    }
+}
+
+/// Whether a text frame says that rows of the tenant's database are broadcast from now on
+/// (websocket-protocol 5.6).
+pub fn says_replication_is_ready(text: &[u8]) -> bool {
+    let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+    holds(b"\"system\"") && holds(b"\"Replication connection established\"")
+}
+
+/// Whether a frame, of either kind, is a broadcast that was replayed to a joining member.
+pub fn is_replayed(payload: &[u8]) -> bool {
+    memchr::memmem::find(payload, b"\"replayed\":true").is_some()
+}
+
+/// A channel's topic as the database knows it.
+pub fn topic_in_database(topic: &str) -> &str {
+    topic.strip_prefix(TOPIC_PREFIX).unwrap_or(topic)
+}
+
+impl Join<'_> {
+    fn payload(&self) -> String {
+        let Self { own, private, .. } = self;
+        let ready = if self.replication_ready {
+            r#","replication_ready":true"#
+        } else {
+            ""
+        };
+        let replay = self.replay.map_or_else(String::new, |replay| {
+            let Replay { since_ms, limit } = replay;
+            format!(r#","replay":{{"since":{since_ms},"limit":{limit}}}"#)
+        });
+        let private = if *private { r#""private":true,"# } else { "" };
+        let token = self
+            .access_token
+            .map_or_else(String::new, |token| format!(r#","access_token":"{token}""#));
+        format!(
+            r#"{{"config":{{{private}"broadcast":{{"ack":false,"self":{own}{ready}{replay}}}}}{token}}}"#
+        )
+    }
+}
+
+/// A mask need not be unpredictable here (it protects proxies from scripts in browsers), but it must
+/// not be zero, or the server's unmasking would be a copy of itself.
+const fn mask(number: u32) -> u32 {
+    number.wrapping_mul(0x9e37_79b9) | 1
 }
 
 fn size(text: &str) -> u8 {
@@ -203,7 +315,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&message(Dialect::V2Text)).unwrap();
         assert_eq!(value[0], "1");
         assert_eq!(value[2], "realtime:load-000007");
-        assert_eq!(value[4]["payload"]["load"].as_str().unwrap().len(), 32);
+        assert_eq!(value[4]["payload"]["load"].as_str().unwrap().len(), 40);
     }
 
     #[test]
@@ -223,16 +335,73 @@ mod tests {
     #[test]
     fn joins_are_json_and_bare_servers_get_none() {
         let mut out = Vec::new();
-        Dialect::Bare.push_join("/load/000001", true, 1, &mut out);
+        let own = Join {
+            own: true,
+            ..Join::default()
+        };
+        Dialect::Bare.push_join("/load/000001", &own, 1, &mut out);
         assert_eq!(out, b"");
-        Dialect::V2.push_join("realtime:a", true, 5, &mut out);
+        Dialect::V2.push_join("realtime:a", &own, 5, &mut out);
         let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
         assert_eq!(value[4]["config"]["broadcast"]["self"], true);
+        assert_eq!(value[4]["config"].get("private"), None);
         out.clear();
-        Dialect::V1.push_join("realtime:a", false, 5, &mut out);
+        Dialect::V1.push_join("realtime:a", &Join::default(), 5, &mut out);
         let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
         assert_eq!(value["event"], "phx_join");
         assert_eq!(value["payload"]["config"]["broadcast"]["self"], false);
+    }
+
+    #[test]
+    fn a_join_of_a_private_channel_says_all_it_wants() {
+        let join = Join {
+            private: true,
+            replication_ready: true,
+            replay: Some(Replay {
+                since_ms: 7,
+                limit: 3,
+            }),
+            access_token: Some("a.b.c"),
+            ..Join::default()
+        };
+        let mut out = Vec::new();
+        Dialect::V2.push_numbered_join("realtime:a", 12, &join, &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
+        let config = serde_json::json!({"private": true, "broadcast":
+            {"ack": false, "self": false, "replication_ready": true, "replay": {"since": 7, "limit": 3}}});
+        let payload = serde_json::json!({"config": config, "access_token": "a.b.c"});
+        let expected = serde_json::json!(["12", "12", "realtime:a", "phx_join", payload]);
+        assert_eq!(value, expected);
+        out.clear();
+        Dialect::V2.push_leave("realtime:a", 12, &mut out);
+        let expected = br#"["12","12","realtime:a","phx_leave",{}]"#;
+        assert_eq!(unmasked(&out), expected);
+    }
+
+    #[test]
+    fn a_reply_is_known_by_its_reference() {
+        let check = |dialect: Dialect, text: &str, expected| {
+            assert_eq!(dialect.is_reply_to(text.as_bytes(), 2), expected, "{text}");
+        };
+        let v2 = |event, refs| format!(r#"[{refs},"realtime:a","{event}",{{"status":"ok"}}]"#);
+        check(Dialect::V2, &v2("phx_reply", r#""2","2""#), true);
+        check(Dialect::V2, &v2("phx_reply", r#""2","3""#), false);
+        check(Dialect::V2, &v2("phx_reply", r#""2","12""#), false);
+        check(Dialect::V2, &v2("phx_close", r#""2","2""#), false);
+        let v1 = |msg_ref| format!(r#"{{"event":"phx_reply","ref":"{msg_ref}","topic":"t"}}"#);
+        check(Dialect::V1, &v1(2), true);
+        check(Dialect::V1, &v1(12), false);
+    }
+
+    #[test]
+    fn what_a_server_says_of_its_database_is_understood() {
+        let system = r#"["1",null,"realtime:a","system",{"message":"Replication connection established","status":"ok"}]"#;
+        assert!(says_replication_is_ready(system.as_bytes()));
+        let late = system.replace("established", "was not established in time");
+        assert!(!says_replication_is_ready(late.as_bytes()));
+        assert!(is_replayed(br#"{"meta":{"id":"1","replayed":true}}"#));
+        assert!(!is_replayed(br#"{"meta":{"id":"1"}}"#));
+        assert_eq!(topic_in_database("realtime:load-000001"), "load-000001");
     }
 
     #[test]

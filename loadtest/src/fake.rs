@@ -8,6 +8,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Sender};
 
+use serde_json::Value;
+
 use crate::codec;
 use crate::dialect::Dialect;
 use crate::link::Target;
@@ -31,19 +33,49 @@ pub(crate) enum Fault {
     Refuses,
     /// The seventh message closes its sender's connection.
     Closes,
+    /// It never says that rows of the database are broadcast.
+    NeverReady,
 }
 
 enum Event {
     Opened(TcpStream),
     Frame(u8, Vec<u8>),
+    Row { topic: String, payload: String },
     Ended,
+}
+
+/// The server's database: what is written there is broadcast.
+#[derive(Clone)]
+pub(crate) struct Rows(Sender<(usize, Event)>);
+
+impl Rows {
+    /// Writes one row; `payload` is JSON and is printed again as PostgreSQL does.
+    pub(crate) fn insert(&self, topic: &str, payload: &str) {
+        let value: serde_json::Map<String, Value> = serde_json::from_str(payload).unwrap();
+        let keys = value.iter().rev();
+        let pairs: Vec<String> = keys
+            .map(|(key, value)| format!(r#""{key}": {value}"#))
+            .collect();
+        let event = Event::Row {
+            topic: topic.to_owned(),
+            payload: format!("{{{}}}", pairs.join(", ")),
+        };
+        // The server lives as long as the process.
+        let _ = self.0.send((usize::MAX, event));
+    }
 }
 
 /// Starts a server that lives as long as the test's process, and says how to reach it.
 pub(crate) fn start(dialect: Dialect, fault: Fault) -> Target {
+    start_with_rows(dialect, fault).0
+}
+
+/// The same with a database.
+pub(crate) fn start_with_rows(dialect: Dialect, fault: Fault) -> (Target, Rows) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, events) = mpsc::channel();
+    let rows = Rows(sender.clone());
     std::thread::spawn(move || {
         for (id, stream) in listener.incoming().enumerate() {
             let (sender, stream) = (sender.clone(), stream.unwrap());
@@ -63,7 +95,7 @@ pub(crate) fn start(dialect: Dialect, fault: Fault) -> Target {
             room.on_event(id, event);
         }
     });
-    target(dialect, address)
+    (target(dialect, address), rows)
 }
 
 fn target(dialect: Dialect, address: SocketAddr) -> Target {
@@ -158,6 +190,7 @@ impl Room {
             Event::Opened(stream) => {
                 self.streams.insert(id, stream);
             }
+            Event::Row { topic, payload } => self.on_row(&topic, &payload),
             Event::Frame(1, text) => self.on_text(id, &String::from_utf8(text).unwrap()),
             Event::Frame(2, bytes) => self.on_kind_3(id, &bytes),
             Event::Frame(..) | Event::Ended => {
@@ -168,7 +201,7 @@ impl Room {
     }
 
     fn on_text(&mut self, id: usize, text: &str) {
-        let value: serde_json::Value = serde_json::from_str(text).unwrap();
+        let value: Value = serde_json::from_str(text).unwrap();
         let v1 = self.dialect == Dialect::V1;
         let field = |name: &str, index: usize| if v1 { &value[name] } else { &value[index] };
         let topic = field("topic", 2).as_str().unwrap().to_owned();
@@ -183,21 +216,70 @@ impl Room {
             };
             return self.publish(id, topic, server_frame(1, message.as_bytes()));
         }
-        let status = if self.fault == Fault::Refuses {
-            "error"
-        } else {
-            "ok"
-        };
+        let refs = (field("join_ref", 0), field("ref", 1));
+        let refused = self.fault == Fault::Refuses && event == "phx_join";
+        let status = if refused { "error" } else { "ok" };
         let answer = format!(r#"{{"status":"{status}","response":{{"postgres_changes":[]}}}}"#);
-        let reply = if v1 {
-            format!(r#"{{"event":"phx_reply","payload":{answer},"ref":"1","topic":"{topic}"}}"#)
-        } else {
-            format!(r#"["1","1","{topic}","phx_reply",{answer}]"#)
-        };
-        self.write(id, &server_frame(1, reply.as_bytes()));
-        if event == "phx_join" {
-            self.members.push((id, topic));
+        self.push(id, refs, &topic, "phx_reply", &answer);
+        if event == "phx_join" && !refused {
+            self.on_join(id, refs.0, &topic, &payload["config"]["broadcast"]);
+        } else if event == "phx_leave" {
+            self.members.retain(|member| *member != (id, topic.clone()));
+            self.push(id, (refs.0, refs.0), &topic, "phx_close", "{}");
         }
+    }
+
+    /// What a channel is told when it has joined (websocket-protocol 5.4).
+    fn on_join(&mut self, id: usize, join_ref: &Value, topic: &str, broadcast: &Value) {
+        let refs = (join_ref, &Value::Null);
+        for number in 0..broadcast["replay"]["limit"].as_u64().unwrap_or(0) {
+            let meta = format!(r#"{{"id":"{number}","replayed":true}}"#);
+            let payload =
+                format!(r#"{{"event":"m","meta":{meta},"payload":{{}},"type":"broadcast"}}"#);
+            self.push(id, refs, topic, "broadcast", &payload);
+        }
+        if broadcast["replication_ready"] == true && self.fault != Fault::NeverReady {
+            let payload = r#"{"extension":"system","message":"Replication connection established","status":"ok"}"#;
+            self.push(id, refs, topic, "system", payload);
+        }
+        self.members.push((id, topic.to_owned()));
+    }
+
+    /// Writes a text frame as the channel itself would.
+    fn push(&self, id: usize, refs: (&Value, &Value), topic: &str, event: &str, payload: &str) {
+        let (join_ref, msg_ref) = refs;
+        let text = if self.dialect == Dialect::V1 {
+            format!(
+                r#"{{"event":"{event}","payload":{payload},"ref":{msg_ref},"topic":"{topic}"}}"#
+            )
+        } else {
+            format!(r#"[{join_ref},{msg_ref},"{topic}","{event}",{payload}]"#)
+        };
+        self.write(id, &server_frame(1, text.as_bytes()));
+    }
+
+    /// A row of the database goes out as a broadcast (broadcast-from-database 4), its payload as
+    /// PostgreSQL prints it.
+    fn on_row(&mut self, topic: &str, payload: &str) {
+        let meta = r#"{"id":"5c3b1c1e-7a3d-4a55-9f6c-2f9a4f1f9d10"}"#;
+        let topic = format!("realtime:{topic}");
+        let frame = if self.dialect == Dialect::V1 {
+            let payload =
+                format!(r#"{{"event":"m","meta":{meta},"payload":{payload},"type":"broadcast"}}"#);
+            server_frame(
+                1,
+                format!(
+                    r#"{{"event":"broadcast","payload":{payload},"ref":null,"topic":"{topic}"}}"#
+                )
+                .as_bytes(),
+            )
+        } else {
+            let sizes = [4, topic.len() as u8, 1, meta.len() as u8, 1];
+            let text = format!("{topic}m{meta}{payload}");
+            server_frame(2, &[&sizes, text.as_bytes()].concat())
+        };
+        let first = self.members.first().map_or(0, |(id, _)| *id);
+        self.publish(first, topic, frame);
     }
 
     /// Kind 3 comes in, kind 4 goes out (websocket-protocol 3.3).

@@ -14,7 +14,7 @@ use monoio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::codec::{self, Opcode};
-use crate::dialect::{Answer, Dialect};
+use crate::dialect::{self, Answer, Dialect, Join};
 
 /// Sockets that share one source address of loopback: below the 28,232 ports that Linux hands out.
 const SOCKETS_PER_ADDRESS: usize = 20_000;
@@ -62,7 +62,7 @@ pub async fn open(
     target: &Target,
     index: usize,
     topic: &str,
-    own: bool,
+    join: &Join<'_>,
 ) -> Result<(Link, Vec<u8>), String> {
     let link = Link::connect(target.address, target.source(index))
         .await
@@ -83,11 +83,10 @@ pub async fn open(
     };
     received.drain(..end);
     if target.dialect.joins() {
-        let mut join = Vec::new();
-        target
-            .dialect
-            .push_join(topic, own, index as u32 | 1, &mut join);
-        link.send(&join)
+        let mut frame = Vec::new();
+        let mask = index as u32 | 1;
+        target.dialect.push_join(topic, join, mask, &mut frame);
+        link.send(&frame)
             .await
             .map_err(|error| format!("join: {error}"))?;
         link.joined(target.dialect, &mut received).await?;
@@ -204,27 +203,68 @@ impl Link {
 
     /// Waits for the answer to a join; frames before it are passed over, frames after it stay.
     async fn joined(&self, dialect: Dialect, received: &mut Vec<u8>) -> Result<(), String> {
+        self.until(received, |payload| match dialect.answer(payload) {
+            Answer::Ok => Some(Ok(())),
+            Answer::Refused => Some(Err(format!(
+                "join refused: {}",
+                String::from_utf8_lossy(payload)
+            ))),
+            Answer::Other => None,
+        })
+        .await
+    }
+
+    /// Waits until rows of the tenant's database are broadcast, which a join has asked to be told.
+    ///
+    /// # Errors
+    ///
+    /// What came instead: the end of the channel or of the connection.
+    pub async fn replication_ready(
+        &self,
+        dialect: Dialect,
+        received: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        self.until(received, |payload| {
+            if dialect::says_replication_is_ready(payload) {
+                return Some(Ok(()));
+            }
+            let refused = dialect.answer(payload) == Answer::Refused;
+            refused.then(|| {
+                Err(format!(
+                    "channel ended: {}",
+                    String::from_utf8_lossy(payload)
+                ))
+            })
+        })
+        .await
+    }
+
+    /// Hands data frames to `found` until it answers; what comes after that stays in `received`. Not
+    /// for the load itself: bytes are moved.
+    ///
+    /// # Errors
+    ///
+    /// What `found` says, or why the connection is over.
+    pub async fn until<T>(
+        &self,
+        received: &mut Vec<u8>,
+        mut found: impl FnMut(&[u8]) -> Option<Result<T, String>>,
+    ) -> Result<T, String> {
         loop {
             while let Some(frame) =
                 codec::next_frame(received).map_err(|error| format!("frame: {error:?}"))?
             {
                 let payload = &received[frame.payload_start..frame.end];
                 let answer = match frame.opcode {
-                    Opcode::Text => dialect.answer(payload),
+                    Opcode::Text | Opcode::Binary => found(payload),
                     Opcode::Close => {
                         return Err(format!("closed with {:?}", codec::close_code(payload)));
                     }
-                    _ => Answer::Other,
+                    Opcode::Ping | Opcode::Pong => None,
                 };
-                if answer == Answer::Refused {
-                    return Err(format!(
-                        "join refused: {}",
-                        String::from_utf8_lossy(payload)
-                    ));
-                }
                 received.drain(..frame.end);
-                if answer == Answer::Ok {
-                    return Ok(());
+                if let Some(answer) = answer {
+                    return answer;
                 }
             }
             self.receive_more(received).await?;

@@ -8,7 +8,7 @@ use loadtest::dialect::Dialect;
 use loadtest::probe;
 use loadtest::report::{Report, Run};
 use loadtest::scenario::connections::child;
-use loadtest::scenario::{broadcast, connections, joins};
+use loadtest::scenario::{broadcast, connections, database_broadcast, joins};
 use loadtest::settings::Settings;
 
 /// Measures a Supabase Realtime server, or a bare WebSocket server beside it.
@@ -44,9 +44,11 @@ enum Scenario {
     },
     /// The same against a bare server, where the path is the topic.
     Bare(broadcast::Plan),
+    /// Rows of the tenant's database that become broadcasts: rows per second, latency.
+    DatabaseBroadcast(database_broadcast::Plan),
     /// Memory and idle CPU of many joined connections.
     Connections(connections::Plan),
-    /// Storms of connect, upgrade and join.
+    /// Storms of connect, upgrade and join, or of joins alone.
     Joins(joins::Plan),
     /// Holds connections for a parent process.
     #[command(name = child::COMMAND, hide = true)]
@@ -58,6 +60,7 @@ impl Scenario {
         match self {
             Self::Broadcast { .. } => "broadcast",
             Self::Bare(_) => "bare",
+            Self::DatabaseBroadcast(_) => "database-broadcast",
             Self::Connections(_) => "connections",
             Self::Joins(_) => "joins",
             Self::Child => child::COMMAND,
@@ -69,7 +72,7 @@ impl Scenario {
             Self::Bare(_) => true,
             Self::Joins(plan) => plan.bare,
             Self::Connections(plan) => plan.bare,
-            Self::Broadcast { .. } | Self::Child => false,
+            Self::Broadcast { .. } | Self::DatabaseBroadcast(_) | Self::Child => false,
         }
     }
 }
@@ -111,6 +114,7 @@ fn run(arguments: &Arguments) -> io::Result<bool> {
                 run
             }
             Scenario::Bare(plan) => broadcast::run(&target, plan, &bench)?,
+            Scenario::DatabaseBroadcast(plan) => database_broadcast::run(&target, plan, &bench)?,
             Scenario::Connections(plan) => connections::run(settings, plan, &bench)?,
             Scenario::Joins(plan) => joins::run(&target, plan, &bench)?,
             Scenario::Child => return Ok(true),

@@ -128,7 +128,7 @@ struct Summary {
 impl Report {
     /// A report without runs for the command line of this process.
     pub fn new(scenario: &'static str) -> Self {
-        let command: Vec<String> = std::env::args().skip(1).collect();
+        let command: Vec<String> = std::env::args().skip(1).map(without_password).collect();
         let setting = |path: &str| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             text.trim().to_owned()
@@ -241,6 +241,14 @@ impl Report {
     }
 }
 
+/// The address of a database without who connects and with which password.
+fn without_password(argument: String) -> String {
+    match (argument.split_once("://"), argument.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        _ => argument,
+    }
+}
+
 /// Each problem once, with how often it was seen, in the order of its first time.
 fn counted(problems: &[String]) -> Vec<(&str, usize)> {
     let mut counted: Vec<(&str, usize)> = Vec::new();
@@ -299,6 +307,20 @@ mod tests {
         let mut text = Vec::new();
         report.write(false, &mut text).unwrap();
         assert!(String::from_utf8(text).unwrap().contains("NOT VALID"));
+    }
+
+    #[test]
+    fn a_report_has_no_password_of_a_database() {
+        let check = |argument: &str, expected: &str| {
+            assert_eq!(without_password(argument.to_owned()), expected);
+        };
+        check("postgres://u:p@h:1/d", "postgres://h:1/d");
+        check(
+            "--database=postgres://u:p@q@h/d",
+            "--database=postgres://h/d",
+        );
+        check("ws://h:1/path", "ws://h:1/path");
+        check("broadcast", "broadcast");
     }
 
     #[test]

@@ -173,15 +173,15 @@ fn parse_url(url: &str) -> Result<(SocketAddr, String), String> {
 }
 
 /// A token with the claims that the server demands (`role` and `exp`), good for a day. `index`
-/// makes it different from the others.
+/// makes it that of another user: the policies of `loadtest/database.sql` know the same ones.
 fn sign(secret: &str, index: usize) -> Result<String, String> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let claims = Claims {
-        role: "anon".to_owned(),
+        role: "authenticated".to_owned(),
         exp: now + 24 * 3600,
-        sub: format!("load-{index}"),
+        sub: format!("00000000-0000-4000-8000-{index:012}"),
     };
     let key = EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
@@ -218,15 +218,19 @@ mod tests {
             let key = DecodingKey::from_secret(b"s");
             let claims =
                 jsonwebtoken::decode::<Claims>(&token, &key, &Validation::new(Algorithm::HS256));
-            assert_eq!(claims.unwrap().claims.role, "anon");
+            assert_eq!(claims.unwrap().claims.role, "authenticated");
         }
     }
 
     #[test]
-    fn the_tenant_file_has_the_secret_that_is_signed_with() {
-        let tenants: serde_json::Value =
-            serde_json::from_str(include_str!("../tenants.json")).unwrap();
-        assert_eq!(tenants[0]["external_id"], "load");
-        assert_eq!(tenants[0]["jwt_secret"], LOAD_SECRET);
+    fn the_tenant_files_have_the_secret_that_is_signed_with() {
+        for file in [
+            include_str!("../tenants.json"),
+            include_str!("../tenants-database.json"),
+        ] {
+            let tenants: serde_json::Value = serde_json::from_str(file).unwrap();
+            assert_eq!(tenants[0]["external_id"], "load");
+            assert_eq!(tenants[0]["jwt_secret"], LOAD_SECRET);
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 import { spawn } from 'node:child_process'
 import { createHmac } from 'node:crypto'
-import { mkdtempSync, rmSync, existsSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -41,6 +41,26 @@ export class Server {
     server.folder = mkdtempSync(join(tmpdir(), 'realtime-clients-'))
     server.log = ''
     await server.run()
+    return server
+  }
+
+  /** A server whose tenant has the database of `postgres`, with the objects of project.sql. */
+  static async startWith(postgres) {
+    const folder = mkdtempSync(join(tmpdir(), 'realtime-tenants-'))
+    const list = join(folder, 'tenants.json')
+    writeFileSync(list, JSON.stringify([postgres.tenant('realtime-dev', SECRET)]))
+    // Refusals come at once.
+    const server = await Server.start({ EMBEDDED_TENANTS: list, CHANNEL_ERROR_BACKOFF_MS: '50' })
+    rmSync(folder, { recursive: true, force: true })
+    // A private message makes the server ask the database, in which it makes its schema first.
+    const message = { topic: 't', event: 'e', payload: {}, private: true }
+    const answer = await fetch(`${server.http}/api/broadcast`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token('service_role')}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ messages: [message] }),
+    })
+    if (answer.status !== 202) throw new Error(`a private message was answered by ${answer.status}:\n${server.log}`)
+    postgres.sql(readFileSync(new URL('project.sql', import.meta.url), 'utf8'))
     return server
   }
 

@@ -1,32 +1,22 @@
-//! Policies and replay, asked of a real database: every recorded case, and every way in which there is no verdict.
+//! Policies, asked of a real database: every recorded case, and every way in which there is no verdict.
 
-use std::cell::RefCell;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use realtime::auth::{ClaimValidators, Claims};
-use realtime::config::Config;
-use realtime::control::authorization::Authorizer;
 use realtime::control::clock;
-use realtime::control::database::migrate::migrate;
-use realtime::control::database::partitions::ensure_partitions;
-use realtime::control::database::{Environment, Pool};
+use realtime::control::database::Pool;
 use realtime::control::desk::Desk;
-use realtime::control::log::Log;
-use realtime::control::messages::replay;
-use realtime::control::outgoing::Outgoing;
 use realtime::control::session::Sessions;
-use realtime::control::store::{ExtensionRecord, TenantRecord};
-use realtime::control::tenants::{Common, Registry};
 use realtime::limits;
-use realtime::logging::Line;
-use realtime::mail::{Ask, AskError, Body, Checks, Context, Replayed, Told, TopicHasher, Verdict};
+use realtime::mail::{Ask, AskError, Checks, Told, Verdict};
 use realtime::tenant::TenantId;
-use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
 
+use crate::asking::{
+    ALL, ALL_GRANTED, OPEN, READS, TENANT, World, context, context_of, environment_with, state_of,
+    vectors,
+};
 use crate::postgres::{ADMIN, Cluster, Database, Kind};
 
 tests![
@@ -41,166 +31,7 @@ tests![
     a_connection_that_is_killed_is_no_verdict,
     the_desk_asks_through_a_session_and_has_a_lost_schema_made_again,
     checks_share_a_connection_without_mixing,
-    replay_selects_what_the_original_selected,
-    replayed_payloads_are_those_of_the_rows,
-    replay_needs_no_binary_payloads,
-    replay_is_given_up_in_time,
 ];
-
-const TENANT: TenantId = TenantId(1);
-
-const READS: Checks = Checks {
-    broadcast_read: true,
-    presence_read: true,
-    writes: false,
-};
-
-const ALL: Checks = Checks {
-    writes: true,
-    ..READS
-};
-
-/// Lets everybody read and write everything.
-const OPEN: &str = "create policy r on realtime.messages for select to public using (true);
-    create policy w on realtime.messages for insert to public with check (true)";
-
-const ALL_GRANTED: Verdict = Verdict {
-    broadcast_read: Some(true),
-    presence_read: Some(true),
-    broadcast_write: Some(true),
-    presence_write: Some(true),
-};
-
-/// A database with the schema, and what asks it.
-struct World {
-    database: Database,
-    pool: Pool,
-    authorizer: Authorizer,
-    lines: RefCell<Box<dyn FnMut() -> Vec<Line>>>,
-}
-
-impl World {
-    async fn new(cluster: &Arc<Cluster>) -> Self {
-        Self::with(cluster, json!({})).await
-    }
-
-    /// `more` are settings of the extension.
-    async fn with(cluster: &Arc<Cluster>, more: Value) -> Self {
-        let database = cluster.database(Kind::Supabase);
-        let mut client = database.client(ADMIN).await;
-        migrate(&mut client)
-            .await
-            .expect("a project's database can be migrated");
-        assert!(
-            ensure_partitions(&client, clock::unix_seconds())
-                .await
-                .is_empty()
-        );
-        let settings = database.settings_with(&more);
-        let pool = Pool::open(Rc::new(settings))
-            .await
-            .expect("it can be connected to");
-        let (environment, lines) = environment();
-        Self {
-            database,
-            pool,
-            authorizer: Authorizer::new(environment),
-            lines: RefCell::new(lines),
-        }
-    }
-
-    async fn check(&self, context: &Context, checks: Checks) -> Result<Verdict, AskError> {
-        self.authorizer
-            .check(TENANT, &self.pool, context, checks)
-            .await
-    }
-
-    /// Everything, as `authenticated`.
-    async fn check_all(&self) -> Result<Verdict, AskError> {
-        self.check(&context("room", "authenticated"), ALL).await
-    }
-
-    /// The messages of the log lines since the last call.
-    fn lines(&self) -> Vec<String> {
-        let lines = (self.lines.borrow_mut())();
-        lines.iter().map(|line| line.message.to_string()).collect()
-    }
-
-    fn rows(&self) -> String {
-        self.database.sql("select count(*) from realtime.messages")
-    }
-}
-
-/// An environment with one tenant, `TENANT`, and what takes the lines of its log.
-fn environment() -> (Rc<Environment>, Box<dyn FnMut() -> Vec<Line>>) {
-    environment_with(None)
-}
-
-/// The same with a database.
-fn environment_with(
-    database: Option<&Map<String, Value>>,
-) -> (Rc<Environment>, Box<dyn FnMut() -> Vec<Line>>) {
-    let (config, _) = Config::from_env(|_| None).expect("the defaults are right");
-    let mut registry = Registry::new(Common {
-        threads: 1,
-        validators: Arc::new(ClaimValidators::default()),
-        client_presence_calls_max: 5,
-        client_presence_window_ms: 30_000,
-    });
-    let mut record = TenantRecord::new("t", &config.tenant_defaults, 1);
-    record
-        .extensions
-        .extend(database.map(|settings| ExtensionRecord {
-            kind: TenantRecord::POSTGRES_CDC.to_owned(),
-            settings: settings.clone(),
-            inserted_at: 1,
-            updated_at: 1,
-        }));
-    let (tenant, _) = registry.apply(&record);
-    assert_eq!(tenant.id, TENANT);
-    let (log, lines) = Log::for_test();
-    let environment = Environment {
-        config: Arc::new(config),
-        tenants: registry.watch(),
-        outgoing: Outgoing::new().0,
-        notices: mpsc::channel(1).0,
-        hasher: TopicHasher::new(1),
-        cell: 0,
-        log,
-    };
-    (Rc::new(environment), Box::new(lines))
-}
-
-/// Somebody with this role and no other claim.
-fn context(topic: &str, role: &str) -> Context {
-    context_of(topic, &json!({"role": role}), &[])
-}
-
-fn context_of(topic: &str, claims: &Value, headers: &[(&str, &str)]) -> Context {
-    let text = |name: &str| claims[name].as_str().map(Into::into);
-    let headers = headers
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Context {
-        topic: topic.into(),
-        claims: Arc::new(Claims {
-            json: claims.to_string().into(),
-            role: text("role"),
-            sub: text("sub"),
-            iss: None,
-            exp: None,
-            iat: None,
-        }),
-        headers: headers.collect(),
-    }
-}
-
-/// The recorded cases of a file.
-fn vectors(file: &str) -> Vec<Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/vectors");
-    let text = std::fs::read_to_string(folder.join(file)).expect("the vectors are there");
-    serde_json::from_str(&text).expect("they are a JSON array")
-}
 
 /// The statements of a vector.
 fn statements(list: &Value) -> String {
@@ -440,24 +271,6 @@ async fn a_role_that_the_user_is_no_member_of_is_refused(cluster: Arc<Cluster>) 
         check("authenticated").await,
         refused("ERROR 42501: permission denied to set role \"authenticated\"")
     );
-}
-
-/// What of a session a check could leave behind.
-const STATE: &str = "select current_user::text, current_setting('role'), current_setting('is_superuser'), current_setting('statement_timeout'),
-    current_setting('realtime.topic', true), current_setting('request.jwt.claims', true), current_setting('request.jwt.claim.sub', true),
-    current_setting('request.jwt.claim.role', true), current_setting('request.headers', true),
-    (pg_current_xact_id_if_assigned() is null)::text";
-
-async fn state_of(pool: &Pool) -> Vec<String> {
-    let lease = pool.lease().await.expect("the connection is open");
-    let row = lease
-        .query_one(STATE, &[])
-        .await
-        .expect("it is a statement");
-    // A setting that was never set is null, one that was is empty.
-    (0..row.len())
-        .map(|index| row.get::<_, Option<String>>(index).unwrap_or_default())
-        .collect()
 }
 
 async fn nothing_is_left_behind(cluster: Arc<Cluster>) {
@@ -733,127 +546,4 @@ async fn checks_share_a_connection_without_mixing(cluster: Arc<Cluster>) {
         check.await.expect("each has its own verdict");
     }
     assert_eq!(world.rows(), "0");
-}
-
-const INSERT: &str = "insert into realtime.messages (topic, extension, event, payload, private, inserted_at, updated_at) values ";
-
-async fn replay_selects_what_the_original_selected(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster).await;
-    let vectors = vectors("broadcast-from-database/replay.json");
-    assert!(vectors.len() >= 8);
-    for vector in vectors {
-        let rows = vector["rows"]
-            .as_array()
-            .expect("rows are a list")
-            .iter()
-            .map(|row| {
-                let topic = row["topic"].as_str().unwrap_or("room:1");
-                let private = row["private"].as_bool().unwrap_or(true);
-                let event = row["event"].as_str().expect("an event is a text");
-                let at = format!(
-                    "(now() at time zone 'utc') + interval '{} s'",
-                    row["offset_s"]
-                );
-                format!("('{topic}', 'broadcast', '{event}', '{{}}', {private}, {at}, {at})")
-            });
-        let rows: Vec<_> = rows.collect();
-        let now_ms = i64::try_from(clock::unix_ms()).expect("it is not that late");
-        world.database.sql(&format!(
-            "truncate realtime.messages; {INSERT} {}",
-            rows.join(", ")
-        ));
-        // Read before the rows are made: none is older than its offset from here.
-        let since_ms = vector["since_offset_s"]
-            .as_i64()
-            .map_or(0, |offset| now_ms + offset * 1000);
-        let limit = vector["limit"].as_i64().unwrap_or(25);
-        let limit = u32::try_from(limit.clamp(1, i64::from(limits::REPLAY_MESSAGES_MAX)))
-            .expect("it is clamped");
-        let lease = world.pool.lease().await.expect("the connection is open");
-        let messages = replay(&lease, "room:1", since_ms, limit)
-            .await
-            .expect("they can be read");
-        let events: Vec<&str> = messages
-            .iter()
-            .map(|message| message.event.as_str())
-            .collect();
-        assert_eq!(json!(events), vector["events"], "{vector}");
-    }
-    let before = state_of(&world.pool).await;
-    assert_eq!((before[0].as_str(), before[3].as_str()), (ADMIN, "0"));
-}
-
-async fn replayed_payloads_are_those_of_the_rows(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster).await;
-    world.database.sql(
-        "insert into realtime.messages (id, topic, extension, event, payload, binary_payload, private, inserted_at) values
-         ('00000000-0000-0000-0000-000000000001', 't', 'broadcast', 'json', '{\"b\": 1.50, \"a\": [null, \"ä\"], \"b\": 2.50}', null, true, now() - interval '5 s'),
-         ('00000000-0000-0000-0000-000000000002', 't', 'broadcast', 'binary', null, '\\x00ff', true, now() - interval '4 s'),
-         ('00000000-0000-0000-0000-000000000003', 't', 'broadcast', 'nothing', null, null, true, now() - interval '3 s'),
-         ('00000000-0000-0000-0000-000000000004', 't', 'broadcast', null, '{}', null, true, now() - interval '2 s'),
-         ('00000000-0000-0000-0000-000000000005', 't', 'presence', 'other', '{}', null, true, now() - interval '1 s')",
-    );
-    let lease = world.pool.lease().await.expect("the connection is open");
-    let messages = replay(&lease, "t", i64::MIN, 25)
-        .await
-        .expect("they can be read");
-    let replayed = |id: u128, event: &str, body: Body| Replayed {
-        id: uuid::Uuid::from_u128(id),
-        event: event.to_owned(),
-        body,
-    };
-    let expected = [
-        replayed(
-            1,
-            "json",
-            Body::Json(r#"{"a": [null, "ä"], "b": 2.50}"#.to_owned()),
-        ),
-        replayed(2, "binary", Body::Binary(vec![0, 255])),
-        replayed(3, "nothing", Body::Json("null".to_owned())),
-    ];
-    assert_eq!(messages, expected);
-    assert_eq!(replay(&lease, "t", i64::MAX, 25).await, Ok(Vec::new()));
-}
-
-/// A database that the original has set up long ago.
-async fn replay_needs_no_binary_payloads(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster).await;
-    world.database.sql(&format!("alter table realtime.messages drop column binary_payload; {INSERT} ('t', 'broadcast', 'e', '{{}}', true, now(), now())"));
-    let lease = world.pool.lease().await.expect("the connection is open");
-    let messages = replay(&lease, "t", 0, 25).await.expect("they can be read");
-    assert_eq!(messages.len(), 1);
-    assert_eq!(messages[0].body, Body::Json("{}".to_owned()));
-}
-
-async fn replay_is_given_up_in_time(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster).await;
-    let other = world.database.client(ADMIN).await;
-    other
-        .batch_execute("begin; lock table realtime.messages")
-        .await
-        .expect("nobody holds it");
-    let lease = world.pool.lease().await.expect("the connection is open");
-    let start = clock::now();
-    let outcome = replay(&lease, "t", 0, 25).await;
-    assert!(matches!(outcome, Err(AskError::Canceled(_))), "{outcome:?}");
-    let waited = clock::now().duration_since(start);
-    assert!(
-        waited < limits::REPLAY_TIMEOUT + Duration::from_secs(2),
-        "{waited:?}"
-    );
-    other
-        .batch_execute("rollback")
-        .await
-        .expect("the connection is open");
-    assert_eq!(
-        replay(&lease, "t", 0, 25).await,
-        Ok(Vec::new()),
-        "the connection is free"
-    );
-    world.database.sql("alter schema realtime rename to away");
-    let outcome = replay(&lease, "t", 0, 25).await;
-    assert!(
-        matches!(&outcome, Err(AskError::Other(text)) if text.contains("is not complete")),
-        "{outcome:?}"
-    );
 }

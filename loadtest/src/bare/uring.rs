@@ -446,6 +446,7 @@ mod tests {
                 outstanding,
                 rate,
                 payload: 100,
+                private: false,
                 seconds: 0.1,
                 warm_up_seconds: 0.0,
             };

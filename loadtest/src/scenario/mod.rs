@@ -5,6 +5,8 @@
 //! with the others but atomics.
 
 pub mod threads;
+mod fanout;
 pub mod broadcast;
 pub mod connections;
 pub mod joins;
+pub mod database_broadcast;

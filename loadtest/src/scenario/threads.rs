@@ -1,15 +1,17 @@
 //! The harness's own threads: one monoio runtime on each core, told apart by name.
 //!
-//! In: cores and what to run on each. Out: the results, and how busy the threads were.
+//! In: cores and what to run on each. Out: the results, and how busy the threads were. A helper
+//! thread shares the core of a harness thread, and its time counts as that thread's.
 //! Linux's `io_uring` drives them where it is allowed, epoll otherwise; the tasks cannot tell.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::thread::JoinHandle;
 
 use monoio::{FusionDriver, RuntimeBuilder};
 
-use crate::probe::{self, ProcessCpu};
+use crate::probe::{self, ProcessCpu, ThreadCpu};
 use crate::report::Run;
 use crate::settings::{Bench, Server};
 
@@ -35,6 +37,29 @@ where
                 .spawn(move || block_on(cpu, move || work(index)))
         })
         .collect()
+}
+
+/// Starts a thread beside harness thread `index` on its core, for what monoio cannot do: `work` may
+/// wait in its own way.
+pub fn start_beside<T: Send + 'static>(
+    cpus: &[usize],
+    index: usize,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<io::Result<T>>> {
+    let cpu = cpus[index];
+    std::thread::Builder::new()
+        .name(format!("{THREAD_PREFIX}{index}-{name}"))
+        .spawn(move || {
+            probe::pin_to(cpu)?;
+            Ok(work())
+        })
+}
+
+/// The harness thread that a thread of this name is, or that it runs beside.
+fn index_of(name: &str) -> Option<usize> {
+    let rest = name.strip_prefix(THREAD_PREFIX)?;
+    rest.split('-').next()?.parse().ok()
 }
 
 /// Runs `work` on this thread, pinned to `cpu`.
@@ -156,20 +181,54 @@ impl Meter {
                 usage.server_waited_ns = waited_ns.saturating_sub(others_ns);
             }
         }
-        let mut harness: Vec<_> = ProcessCpu::read(std::process::id())?
-            .since(&self.harness_cpu)
-            .into_iter()
-            .filter(|thread| thread.name.starts_with(THREAD_PREFIX))
-            .collect();
-        harness.sort_by(|left, right| left.name.cmp(&right.name));
-        usage.harness = harness
-            .iter()
-            .map(|thread| thread.total_ns as f64 / wall_ns as f64)
-            .collect();
-        usage.harness_waited = harness
-            .iter()
-            .map(|thread| thread.waited_ns as f64 / wall_ns as f64)
-            .collect();
+        let used = ProcessCpu::read(std::process::id())?.since(&self.harness_cpu);
+        (usage.harness, usage.harness_waited) = shares(&used, wall_ns);
         Ok(usage)
+    }
+}
+
+/// For each harness core: the share of the time that its threads had it, and the share in which one
+/// of them could have run but something else than the others did.
+fn shares(threads: &[ThreadCpu], wall_ns: u64) -> (Vec<f64>, Vec<f64>) {
+    let mut cores: BTreeMap<usize, Vec<&ThreadCpu>> = BTreeMap::new();
+    for thread in threads {
+        if let Some(index) = index_of(&thread.name) {
+            cores.entry(index).or_default().push(thread);
+        }
+    }
+    let share = |ns: u64| ns as f64 / wall_ns as f64;
+    let core = |threads: &Vec<&ThreadCpu>| {
+        let total_ns: u64 = threads.iter().map(|thread| thread.total_ns).sum();
+        let waited = threads.iter().map(|thread| {
+            let others_ns = total_ns - thread.total_ns;
+            thread.waited_ns.saturating_sub(others_ns)
+        });
+        (share(total_ns), share(waited.max().unwrap_or(0)))
+    };
+    cores.values().map(core).unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_thread_counts_with_the_thread_whose_core_it_shares() {
+        let thread = |name: &str, total_ns, waited_ns| ThreadCpu {
+            name: name.to_owned(),
+            total_ns,
+            waited_ns,
+            system_ns: 0,
+        };
+        let threads = [
+            thread("load-0", 50, 40),
+            thread("load-1", 10, 1),
+            thread("load-0-writer", 30, 20),
+            thread("loadtest", 100, 100),
+        ];
+        let (busy, waited) = shares(&threads, 100);
+        assert_eq!(busy, [0.8, 0.1]);
+        // 30 of the 40 were the writer's turn.
+        assert_eq!(waited, [0.1, 0.01]);
     }
 }

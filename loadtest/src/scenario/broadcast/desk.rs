@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::{Board, Findings, Phase, Plan};
+use super::Plan;
 use crate::clock::now_ns;
-use crate::dialect::{Answer, Dialect};
+use crate::dialect::{Answer, Dialect, Join};
 use crate::link::{self, Link, Target};
 use crate::member::{Arrival, Reader, Record, Sink};
 use crate::report;
+use crate::scenario::fanout::{Board, Findings, Phase};
 use crate::signal::{self, Alarm, Signal};
 use crate::stamp::Stamp;
 
@@ -186,7 +187,12 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<(usize, usize)>>
         let name = desk.target.dialect.topic(topic);
         let number = topic * desk.plan.members + member;
         let sends = member < desk.plan.senders;
-        match link::open(&desk.target, number, &name, sends).await {
+        let join = Join {
+            own: sends,
+            private: desk.plan.private,
+            ..Join::default()
+        };
+        match link::open(&desk.target, number, &name, &join).await {
             Ok((link, rest)) => {
                 let link = Rc::new(link);
                 desk.links.borrow_mut().push(Rc::clone(&link));
@@ -385,7 +391,7 @@ impl Desk {
     }
 
     fn measures(&self) -> bool {
-        self.board.phase.load(Ordering::Relaxed) == Phase::Measure as u8
+        self.board.is(Phase::Measure)
     }
 
     /// Writes the messages that `sender` may send now, up to a bound; says how many.

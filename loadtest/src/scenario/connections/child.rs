@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ns;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, Join};
 use crate::link::{self, Link, Target};
 use crate::member::{Reader, Sink};
 use crate::probe;
@@ -166,7 +166,11 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<usize>>>) {
             return;
         };
         let topic = desk.topic(number);
-        match link::open(&desk.target, number, &topic, true).await {
+        let join = Join {
+            own: true,
+            ..Join::default()
+        };
+        match link::open(&desk.target, number, &topic, &join).await {
             Ok((link, rest)) => {
                 let link = Rc::new(link);
                 desk.links.borrow_mut().push(Rc::clone(&link));

@@ -4,7 +4,10 @@
 //! A thread holds a bounded number of joined connections and ends the oldest for each new one, so
 //! that a run can be longer than the descriptors last; the ends are part of the server's CPU.
 //! Closed loop: a number of handshakes is under way at any time. Open loop: they are due at fixed
-//! times, and their latency starts there.
+//! times, and their latency starts there. `channels` keeps the sockets instead and joins and leaves
+//! channels on them: what a private channel costs is not hidden behind connect and upgrade then.
+
+mod channels;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,6 +20,7 @@ use hdrhistogram::Histogram;
 
 use crate::clock::now_ns;
 use crate::codec::{self, Opcode};
+use crate::dialect::Join;
 use crate::link::{self, Link, Target};
 use crate::report::{self, Run};
 use crate::settings::Bench;
@@ -45,10 +49,23 @@ pub struct Plan {
     /// Topics over which the joins are spread.
     #[arg(long, default_value_t = 1000)]
     pub topics: usize,
+    /// Private channels, which the tenant's database has to allow (`loadtest/database.sql`).
+    #[arg(long)]
+    pub private: bool,
+    /// Keep --concurrency sockets and join and leave channels on them, each with the next token.
+    #[arg(long, conflicts_with_all = ["rate", "bare"])]
+    pub channels_only: bool,
+    /// Each join asks for the newest messages of the last hour that the database holds, this many at
+    /// most.
+    #[arg(long, requires_all = ["private", "channels_only"])]
+    pub replay: Option<u32>,
     /// Speak to a bare server: connect and upgrade only.
     #[arg(long)]
     pub bare: bool,
 }
+
+/// Problems that a thread keeps; all refusals are counted.
+const PROBLEMS_MAX: usize = 100;
 
 /// Open-loop handshakes under way at most; more are counted as not tried.
 const UNDER_WAY_MAX: usize = 4096;
@@ -58,6 +75,8 @@ const UNDER_WAY_MAX: usize = 4096;
 struct Board {
     joined: AtomicU64,
     refused: AtomicU64,
+    /// Messages that were replayed.
+    replayed: AtomicU64,
     measures: AtomicBool,
     over: AtomicBool,
 }
@@ -104,9 +123,11 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     std::thread::sleep(Duration::from_secs_f64(plan.warm_up_seconds));
     board.measures.store(true, Ordering::Release);
     let joined = board.joined.load(Ordering::Relaxed);
+    let replayed = board.replayed.load(Ordering::Relaxed);
     let meter = Meter::start(bench)?;
     std::thread::sleep(Duration::from_secs_f64(plan.seconds));
     let joined = board.joined.load(Ordering::Relaxed) - joined;
+    let replayed = board.replayed.load(Ordering::Relaxed) - replayed;
     let usage = meter.stop();
     board.over.store(true, Ordering::Release);
     let mut latency_ns = report::histogram();
@@ -123,7 +144,16 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     }
     let usage = usage?;
     let seconds = usage.wall_ns as f64 / 1e9;
-    run.push("joined", "connections/s", joined as f64 / seconds);
+    let unit = if plan.channels_only {
+        "channels/s"
+    } else {
+        "connections/s"
+    };
+    run.push("joined", unit, joined as f64 / seconds);
+    if plan.replay.is_some() {
+        let each = replayed as f64 / joined.max(1) as f64;
+        run.push("replayed for each join", "messages", each);
+    }
     if bench.server.is_some() {
         let busy_ns = (usage.server_ns + usage.ksoftirqd_ns) as f64;
         run.push(
@@ -133,7 +163,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
         );
         run.push(
             "joined per second of server cpu",
-            "connections/s",
+            unit,
             joined as f64 / (busy_ns / 1e9),
         );
         run.push("server cpu", "%", busy_ns / usage.wall_ns as f64 * 100.0);
@@ -145,11 +175,16 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
             );
         }
     }
-    run.push_percentiles("connect to joined", &latency_ns, "ms", 1e6);
+    let name = if plan.channels_only {
+        "join to joined"
+    } else {
+        "connect to joined"
+    };
+    run.push_percentiles(name, &latency_ns, "ms", 1e6);
     usage.push_harness(&mut run);
     let refused = board.refused.load(Ordering::Relaxed);
     for (count, what) in [
-        (refused, "connections were refused"),
+        (refused, "joins were refused"),
         (not_tried, "were not tried in time"),
     ] {
         if count > 0 {
@@ -183,7 +218,11 @@ async fn work(
         None => {
             for _ in 0..desk.plan.concurrency {
                 desk.under_way.set(desk.under_way.get() + 1);
-                monoio::spawn(again_and_again(Rc::clone(&desk)));
+                if desk.plan.channels_only {
+                    monoio::spawn(channels::again_and_again(Rc::clone(&desk)));
+                } else {
+                    monoio::spawn(again_and_again(Rc::clone(&desk)));
+                }
             }
         }
     }
@@ -241,25 +280,41 @@ impl Desk {
     }
 
     async fn join_once(&self, since_ns: u64) {
-        let number = self.next.get();
-        self.next.set(number + self.step);
-        let topic = self.target.dialect.topic(number % self.plan.topics.max(1));
-        match link::open(&self.target, number, &topic, false).await {
+        let (number, topic) = self.next();
+        let join = Join {
+            private: self.plan.private,
+            ..Join::default()
+        };
+        match link::open(&self.target, number, &topic, &join).await {
             Ok((link, _)) => {
-                self.board.joined.fetch_add(1, Ordering::Relaxed);
-                if self.board.measures.load(Ordering::Relaxed) {
-                    let took_ns = now_ns().saturating_sub(since_ns).max(1);
-                    self.latency_ns.borrow_mut().saturating_record(took_ns);
-                }
+                self.joined(since_ns);
                 self.hold(link).await;
             }
-            Err(problem) => {
-                self.board.refused.fetch_add(1, Ordering::Relaxed);
-                let mut problems = self.problems.borrow_mut();
-                if problems.len() < 100 {
-                    problems.push(problem);
-                }
-            }
+            Err(problem) => self.refused(problem),
+        }
+    }
+
+    /// The number of this thread's next join, and its topic.
+    fn next(&self) -> (usize, String) {
+        let number = self.next.get();
+        self.next.set(number + self.step);
+        let topic = number % self.plan.topics.max(1);
+        (number, self.target.dialect.topic(topic))
+    }
+
+    fn joined(&self, since_ns: u64) {
+        self.board.joined.fetch_add(1, Ordering::Relaxed);
+        if self.board.measures.load(Ordering::Relaxed) {
+            let took_ns = now_ns().saturating_sub(since_ns).max(1);
+            self.latency_ns.borrow_mut().saturating_record(took_ns);
+        }
+    }
+
+    fn refused(&self, problem: String) {
+        self.board.refused.fetch_add(1, Ordering::Relaxed);
+        let mut problems = self.problems.borrow_mut();
+        if problems.len() < PROBLEMS_MAX {
+            problems.push(problem);
         }
     }
 
@@ -289,28 +344,41 @@ mod tests {
     use crate::dialect::Dialect;
     use crate::fake::{self, Fault};
 
-    fn run_against(fault: Fault, rate: Option<f64>) -> Run {
-        let target = fake::start(Dialect::V2, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
-        let plan = Plan {
+    fn plan() -> Plan {
+        Plan {
             concurrency: 4,
-            rate,
+            rate: None,
             seconds: 0.2,
             warm_up_seconds: 0.0,
             hold: 5,
             topics: 10,
+            private: false,
+            channels_only: false,
+            replay: None,
             bare: false,
+        }
+    }
+
+    fn run_against(dialect: Dialect, fault: Fault, plan: &Plan) -> Run {
+        let target = fake::start(dialect, fault);
+        let bench = Bench {
+            cpus: vec![0],
+            server: None,
         };
-        run(&target, &plan, &bench).unwrap()
+        run(&target, plan, &bench).unwrap()
+    }
+
+    fn open_loop() -> Plan {
+        Plan {
+            rate: Some(200.0),
+            ..plan()
+        }
     }
 
     #[test]
     fn joins_are_counted_in_both_loops() {
-        for rate in [None, Some(200.0)] {
-            let run = run_against(Fault::None, rate);
+        for plan in [plan(), open_loop()] {
+            let run = run_against(Dialect::V2, Fault::None, &plan);
             assert_eq!(run.problems, [""; 0]);
             assert!(run.value("joined").unwrap() > 0.0);
             assert!(run.value("connect to joined p50").unwrap() > 0.0);
@@ -319,12 +387,34 @@ mod tests {
 
     #[test]
     fn refused_joins_are_problems() {
-        let run = run_against(Fault::Refuses, Some(200.0));
-        assert_eq!(run.value("joined"), Some(0.0));
-        assert!(
-            run.problems[0].contains("join refused"),
-            "{:?}",
-            run.problems
-        );
+        let channels = Plan {
+            channels_only: true,
+            ..plan()
+        };
+        for plan in [open_loop(), channels] {
+            let run = run_against(Dialect::V2, Fault::Refuses, &plan);
+            assert_eq!(run.value("joined"), Some(0.0));
+            let refused = run.problems[0].contains("join refused");
+            assert!(refused, "{:?}", run.problems);
+        }
+    }
+
+    #[test]
+    fn channels_are_joined_and_left_on_sockets_that_stay() {
+        for dialect in [Dialect::V1, Dialect::V2] {
+            let plan = Plan {
+                channels_only: true,
+                private: true,
+                replay: Some(3),
+                ..plan()
+            };
+            let run = run_against(dialect, Fault::None, &plan);
+            assert_eq!(run.problems, [""; 0]);
+            assert!(run.value("joined").unwrap() > 0.0);
+            assert!(run.value("join to joined p50").unwrap() > 0.0);
+            // What the last joins asked for comes after the end.
+            let replayed = run.value("replayed for each join").unwrap();
+            assert!((2.0..=4.0).contains(&replayed), "{replayed}");
+        }
     }
 }

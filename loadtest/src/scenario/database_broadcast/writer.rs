@@ -1,0 +1,318 @@
+//! Who writes the rows, and the database that takes them.
+//!
+//! In: a [`Plan`] and a [`Table`]. Out: [`Written`].
+//! A writer is a thread that does nothing but wait: for the time of its next transaction, for
+//! PostgreSQL, or for the members. So `tokio-postgres`, which has no blocking side, runs on a tokio
+//! runtime that the writer drives only while a statement is under way.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
+
+use crate::clock::now_ns;
+use crate::dialect::USER_EVENT;
+use crate::report;
+use crate::scenario::fanout::{Board, Phase};
+use crate::stamp::Stamp;
+
+use super::{By, Plan};
+
+/// How far behind its times a writer may be at the end before its rows count as not written.
+const BEHIND_NS_MAX: u64 = 1_000_000_000;
+
+/// How often a waiting writer looks whether the run is over.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Where rows go.
+pub(super) trait Table: Send {
+    /// Writes one row for each payload, in one transaction and in their order.
+    ///
+    /// # Errors
+    ///
+    /// What the database said; a warning is an error here.
+    fn insert(&mut self, payloads: &[String]) -> Result<(), String>;
+}
+
+/// `realtime.messages`, over a connection of its own.
+pub(super) struct Messages {
+    runtime: Runtime,
+    client: Client,
+    statement: Statement,
+    /// What the database says beside its answers: `realtime.send` turns every error into a warning.
+    notices: Receiver<String>,
+    topic: String,
+    private: bool,
+}
+
+impl Messages {
+    /// Connects and prepares the statement.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the address or in the database, for a person to read.
+    pub(super) fn connect(url: &str, by: By, topic: &str, private: bool) -> Result<Self, String> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("runtime: {error}"))?;
+        let (sender, notices) = mpsc::channel();
+        let (client, statement) = runtime.block_on(async {
+            let (client, mut connection) =
+                tokio_postgres::connect(url, NoTls).await.map_err(said)?;
+            tokio::spawn(async move {
+                // The end of the connection is the next statement's error.
+                while let Some(Ok(message)) =
+                    poll_fn(|context| connection.poll_message(context)).await
+                {
+                    if let AsyncMessage::Notice(notice) = message {
+                        // Nobody listens when the run is over.
+                        let _ = sender.send(notice.message().to_owned());
+                    }
+                }
+            });
+            let statement = client.prepare(&statement_of(by)).await.map_err(said)?;
+            Ok::<_, String>((client, statement))
+        })?;
+        Ok(Self {
+            runtime,
+            client,
+            statement,
+            notices,
+            topic: topic.to_owned(),
+            private,
+        })
+    }
+}
+
+/// The statement that writes all rows of a transaction.
+fn statement_of(by: By) -> String {
+    let rows = "unnest($1::text[]) as row (payload)";
+    match by {
+        By::Send => format!(
+            "select realtime.send(row.payload::jsonb, '{USER_EVENT}', $2::text, $3::boolean) from {rows}"
+        ),
+        By::Insert => format!(
+            "insert into realtime.messages (payload, event, topic, private, extension) \
+             select row.payload::jsonb, '{USER_EVENT}', $2::text, $3::boolean, 'broadcast' from {rows}"
+        ),
+    }
+}
+
+impl Table for Messages {
+    fn insert(&mut self, payloads: &[String]) -> Result<(), String> {
+        let values: [&(dyn ToSql + Sync); 3] = [&payloads, &self.topic, &self.private];
+        let written = self.client.execute(&self.statement, &values);
+        self.runtime.block_on(written).map_err(said)?;
+        match self.notices.try_recv() {
+            Ok(notice) => Err(format!("the database warned: {notice}")),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+fn said(error: tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("the database said: {error}"),
+        None => format!("the database: {error}"),
+    }
+}
+
+/// Where writers wait until the members have more.
+pub(super) struct Gate {
+    writers: Vec<Waiting>,
+}
+
+struct Waiting {
+    /// Messages that all members together must have received.
+    goal: AtomicU64,
+    thread: OnceLock<Thread>,
+}
+
+impl Gate {
+    /// A gate for as many writers.
+    pub(super) fn new(writers: usize) -> Self {
+        let waiting = || Waiting {
+            goal: AtomicU64::new(u64::MAX),
+            thread: OnceLock::new(),
+        };
+        Self {
+            writers: (0..writers).map(|_| waiting()).collect(),
+        }
+    }
+
+    /// Wakes the writers that have waited for what has just been received.
+    #[inline]
+    pub(super) fn open(&self, board: &Board) {
+        for writer in &self.writers {
+            let goal = writer.goal.load(Ordering::SeqCst);
+            if goal != u64::MAX
+                && board.received() >= goal
+                && let Some(thread) = writer.thread.get()
+            {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// Waits until the members have received `goal` messages or the load is over.
+    fn wait(&self, writer: usize, goal: u64, board: &Board) {
+        let waiting = &self.writers[writer];
+        waiting.thread.get_or_init(thread::current);
+        waiting.goal.store(goal, Ordering::SeqCst);
+        while board.received() < goal && !board.is_at_least(Phase::Drain) {
+            thread::park_timeout(LOOK);
+        }
+        waiting.goal.store(u64::MAX, Ordering::SeqCst);
+    }
+}
+
+/// What a writer knows when it is done.
+#[derive(Debug)]
+pub(super) struct Written {
+    /// Time of each statement while the load was measured.
+    pub(super) statement_ns: Histogram<u64>,
+    /// All of them together.
+    pub(super) busy_ns: u64,
+    /// Rows that were due and not written.
+    pub(super) behind: u64,
+    pub(super) problems: Vec<String>,
+}
+
+/// One writer.
+pub(super) struct Writer {
+    index: usize,
+    plan: Plan,
+    board: Arc<Board>,
+    gate: Arc<Gate>,
+    table: Box<dyn Table>,
+    next: u32,
+    written: Written,
+}
+
+impl Writer {
+    pub(super) fn new(
+        index: usize,
+        plan: Plan,
+        board: Arc<Board>,
+        gate: Arc<Gate>,
+        table: Box<dyn Table>,
+    ) -> Self {
+        Self {
+            index,
+            plan,
+            board,
+            gate,
+            table,
+            next: 0,
+            written: Written {
+                statement_ns: report::histogram(),
+                busy_ns: 0,
+                behind: 0,
+                problems: Vec::new(),
+            },
+        }
+    }
+
+    /// Writes until the load is over.
+    pub(super) fn work(mut self) -> Written {
+        while !self.board.is_at_least(Phase::WarmUp) {
+            thread::sleep(LOOK);
+        }
+        if let Err(problem) = self.write_all() {
+            self.written.problems.push(problem);
+        }
+        self.written
+    }
+
+    fn write_all(&mut self) -> Result<(), String> {
+        // No member is there when the run has failed before its load.
+        if self.board.is_at_least(Phase::Drain) {
+            return Ok(());
+        }
+        self.insert(1, now_ns())?;
+        let first = self.plan.writers * self.plan.members;
+        self.gate.wait(self.index, first as u64, &self.board);
+        match self.plan.rate {
+            Some(rate) => self.at_rate(rate / self.plan.writers as f64),
+            None => self.ahead(),
+        }
+    }
+
+    /// Writes transactions at their times.
+    fn at_rate(&mut self, rate: f64) -> Result<(), String> {
+        let rows = self.plan.rows_per_transaction;
+        let gap_ns = rows as f64 / rate * 1e9;
+        // The writers take turns.
+        let start_ns = now_ns() + (gap_ns * self.index as f64 / self.plan.writers as f64) as u64;
+        let mut turn: u64 = 0;
+        let mut at_ns = start_ns;
+        while !self.board.is_at_least(Phase::Drain) {
+            let now = now_ns();
+            if at_ns > now {
+                thread::sleep(Duration::from_nanos(at_ns - now).min(LOOK));
+                continue;
+            }
+            self.insert(rows, at_ns)?;
+            turn += 1;
+            at_ns = start_ns + (turn as f64 * gap_ns) as u64;
+        }
+        let behind_ns = now_ns().saturating_sub(at_ns);
+        if behind_ns > BEHIND_NS_MAX {
+            self.written.behind = (behind_ns as f64 / gap_ns) as u64 * rows as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes as much as is taken, within the bound of what the members have not received yet.
+    fn ahead(&mut self) -> Result<(), String> {
+        let rows = self.plan.rows_per_transaction as u64;
+        let outstanding = (self.plan.outstanding as u64).max(rows);
+        while !self.board.is_at_least(Phase::Drain) {
+            let must_be_there = (self.board.sent() + rows).saturating_sub(outstanding);
+            let goal = must_be_there * self.plan.members as u64;
+            self.gate.wait(self.index, goal, &self.board);
+            if self.board.is_at_least(Phase::Drain) {
+                break;
+            }
+            self.insert(rows as usize, now_ns())?;
+        }
+        Ok(())
+    }
+
+    /// Writes one transaction.
+    fn insert(&mut self, rows: usize, at_ns: u64) -> Result<(), String> {
+        let payloads: Result<Vec<String>, _> = (0..rows)
+            .map(|_| String::from_utf8(self.payload(at_ns)))
+            .collect();
+        let payloads = payloads.map_err(|error| error.to_string())?;
+        self.board.sent[self.index].fetch_add(rows as u64, Ordering::Relaxed);
+        let since_ns = now_ns();
+        self.table.insert(&payloads)?;
+        if self.board.is(Phase::Measure) {
+            let took_ns = (now_ns() - since_ns).max(1);
+            self.written.busy_ns += took_ns;
+            self.written.statement_ns.saturating_record(took_ns);
+        }
+        Ok(())
+    }
+
+    fn payload(&mut self, at_ns: u64) -> Vec<u8> {
+        let stamp = Stamp {
+            sender: self.index as u32,
+            sequence: self.next,
+            at_ns,
+        };
+        self.next += 1;
+        let mut payload = Vec::with_capacity(self.plan.payload);
+        stamp.encode(self.plan.payload, &mut payload);
+        payload
+    }
+}

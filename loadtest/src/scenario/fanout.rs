@@ -1,0 +1,307 @@
+//! What both fan-out loads have in common: the phases of a run, what its threads count, the figures.
+//!
+//! In: a [`Load`] and the threads that make it. Out: a [`Run`] with delivered frames per second,
+//! latency, the server's CPU for each frame, and every message that was lost, doubled or out of
+//! order. Who sends, and how members are read, is the scenario's own affair.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::probe::ProcessMemory;
+use crate::report::{self, Run};
+use crate::settings::Bench;
+
+use super::threads::{Meter, Usage};
+
+/// Where a run is. Only ever moves forward; it begins, as 0, with the members connecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Phase {
+    WarmUp = 1,
+    Measure,
+    Drain,
+    Done,
+}
+
+/// What the threads of a run tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    pub(super) phase: AtomicU8,
+    pub(super) joined: AtomicUsize,
+    pub(super) refused: AtomicUsize,
+    /// One for each thread: messages received for the first time.
+    pub(super) received: Vec<AtomicU64>,
+    /// One for each thread: receives that brought messages.
+    pub(super) receives: Vec<AtomicU64>,
+    /// One for each sending thread: messages sent.
+    pub(super) sent: Vec<AtomicU64>,
+}
+
+impl Board {
+    /// A board for as many receiving threads and as many that count what they send.
+    pub(super) fn new(receivers: usize, senders: usize) -> Self {
+        let counters = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            received: counters(receivers),
+            receives: counters(receivers),
+            sent: counters(senders),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    pub(super) fn is_at_least(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Acquire) >= phase as u8
+    }
+
+    pub(super) fn is(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        sum(&self.received)
+    }
+
+    pub(super) fn receives(&self) -> u64 {
+        sum(&self.receives)
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        sum(&self.sent)
+    }
+}
+
+fn sum(counters: &[AtomicU64]) -> u64 {
+    let counts = counters.iter().map(|count| count.load(Ordering::SeqCst));
+    counts.sum()
+}
+
+/// What one thread found.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) latency_ns: Histogram<u64>,
+    pub(super) duplicates: u64,
+    pub(super) late: u64,
+    pub(super) misdirected: u64,
+    pub(super) not_sent: u64,
+    pub(super) problems: Vec<String>,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self {
+            latency_ns: report::histogram(),
+            duplicates: 0,
+            late: 0,
+            misdirected: 0,
+            not_sent: 0,
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// How long nothing may happen before a phase is given up.
+const STALL: Duration = if cfg!(test) {
+    Duration::from_millis(300)
+} else {
+    Duration::from_secs(10)
+};
+
+/// What was counted between the two ends of the measurement.
+struct Measured {
+    received: u64,
+    receives: u64,
+    sent: u64,
+    usage: Usage,
+}
+
+/// What the conductor of a run has to know of its plan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Members of all topics together.
+    pub(super) members: usize,
+    /// Members that get each message.
+    pub(super) copies: u64,
+    /// Messages, counted at each member, that have to arrive before the load is warming up.
+    pub(super) first: u64,
+    /// Messages per second that are offered, in an open loop.
+    pub(super) rate: Option<f64>,
+    /// How long the load runs before it is measured.
+    pub(super) warm_up_seconds: f64,
+    /// How long it is measured.
+    pub(super) seconds: f64,
+}
+
+/// Conducts one run whose threads have been started, and reports it.
+///
+/// # Errors
+///
+/// When the harness itself cannot run: no such core, no such process.
+pub(super) fn run(
+    load: &Load,
+    bench: &Bench,
+    board: &Board,
+    threads: Vec<JoinHandle<io::Result<Findings>>>,
+) -> io::Result<Run> {
+    let mut run = Run::default();
+    let measured = conduct(load, bench, board);
+    board.enter(Phase::Done);
+    let mut findings = Vec::new();
+    for thread in threads {
+        let found = thread
+            .join()
+            .map_err(|_| io::Error::other("a harness thread panicked"))?;
+        findings.push(found?);
+    }
+    match measured? {
+        Ok(measured) => describe(load.rate, bench, &measured, &mut run),
+        Err(problem) => run.problems.push(problem),
+    }
+    judge(load.copies, board, findings, &mut run);
+    Ok(run)
+}
+
+/// Moves the threads through the phases. The outer error is the harness's, the inner one the
+/// server's.
+fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measured, String>> {
+    let members = load.members;
+    let everyone = || {
+        board.joined.load(Ordering::Acquire) as u64 + board.refused.load(Ordering::Acquire) as u64
+    };
+    if !wait_until(everyone, members as u64) {
+        return Ok(Err(format!(
+            "only {} of {members} members got an answer",
+            everyone()
+        )));
+    }
+    let refused = board.refused.load(Ordering::Acquire);
+    if refused > 0 {
+        return Ok(Err(format!("{refused} of {members} members were refused")));
+    }
+    board.enter(Phase::WarmUp);
+    if !wait_until(|| board.received(), load.first) {
+        let received = board.received();
+        return Ok(Err(format!(
+            "only {received} of the first {} messages arrived",
+            load.first
+        )));
+    }
+    std::thread::sleep(Duration::from_secs_f64(load.warm_up_seconds));
+    board.enter(Phase::Measure);
+    let (received, receives, sent) = (board.received(), board.receives(), board.sent());
+    let meter = Meter::start(bench)?;
+    std::thread::sleep(Duration::from_secs_f64(load.seconds));
+    let measured = Measured {
+        received: board.received() - received,
+        receives: board.receives() - receives,
+        sent: board.sent() - sent,
+        usage: meter.stop()?,
+    };
+    board.enter(Phase::Drain);
+    wait_until(|| board.received(), board.sent() * load.copies);
+    // A message may have been on its way out when the first sum was taken.
+    wait_until(|| board.received(), board.sent() * load.copies);
+    Ok(Ok(measured))
+}
+
+/// Waits until `value` reaches `goal`, or stands still for [`STALL`].
+fn wait_until(value: impl Fn() -> u64, goal: u64) -> bool {
+    const LOOK: Duration = Duration::from_millis(5);
+    let mut best = value();
+    let mut still = Duration::ZERO;
+    while best < goal {
+        std::thread::sleep(LOOK);
+        let now = value();
+        still = if now > best {
+            Duration::ZERO
+        } else {
+            still + LOOK
+        };
+        if still >= STALL {
+            return false;
+        }
+        best = now;
+    }
+    true
+}
+
+/// Puts the measurement into figures.
+fn describe(rate: Option<f64>, bench: &Bench, measured: &Measured, run: &mut Run) {
+    let usage = &measured.usage;
+    let seconds = usage.wall_ns as f64 / 1e9;
+    run.push(DELIVERED, "frames/s", measured.received as f64 / seconds);
+    run.push("sent", "messages/s", measured.sent as f64 / seconds);
+    let batch = measured.received as f64 / measured.receives.max(1) as f64;
+    run.push(BATCH, "", batch);
+    if let Some(rate) = rate {
+        run.push("offered", "messages/s", rate);
+    }
+    if let Some(server) = &bench.server {
+        let frames = measured.received.max(1) as f64;
+        let per_frame = |ns: u64| ns as f64 / 1e3 / frames;
+        let with_ksoftirqd = usage.server_ns + usage.ksoftirqd_ns;
+        run.push(CPU_PER_FRAME, "us", per_frame(with_ksoftirqd));
+        run.push("  of which ksoftirqd", "us", per_frame(usage.ksoftirqd_ns));
+        let system = usage.server_system_ns as f64 / usage.server_ns.max(1) as f64;
+        run.push("  of which in the kernel", "%", system * 100.0);
+        for (name, ns) in usage.server.iter().take(8) {
+            run.push(format!("  thread {name}"), "us", per_frame(*ns));
+        }
+        let share = usage.server_ns as f64 / usage.wall_ns as f64;
+        run.push("server cpu", "%", share * 100.0);
+        if let Ok(memory) = ProcessMemory::read(server.pid) {
+            run.push("server resident", "MB", memory.resident as f64 / 1e6);
+        }
+    }
+    usage.push_harness(run);
+}
+
+/// The figure that ratios are made of.
+pub const CPU_PER_FRAME: &str = "server cpu per delivered frame";
+
+/// How many frames a member got at once; ratios mean something only when it is the same on both
+/// sides.
+pub const BATCH: &str = "frames per receive";
+
+/// Delivered frames.
+pub const DELIVERED: &str = "delivered";
+
+/// Adds latency and everything that went wrong.
+fn judge(copies: u64, board: &Board, findings: Vec<Findings>, run: &mut Run) {
+    let mut latency_ns = report::histogram();
+    let (mut duplicates, mut late, mut misdirected, mut not_sent) = (0, 0, 0, 0);
+    for found in findings {
+        latency_ns
+            .add(&found.latency_ns)
+            .expect("both histograms have the same bounds");
+        duplicates += found.duplicates;
+        late += found.late;
+        misdirected += found.misdirected;
+        not_sent += found.not_sent;
+        run.problems.extend(found.problems);
+    }
+    run.push_percentiles("latency", &latency_ns, "us", 1e3);
+    let expected = board.sent() * copies;
+    let lost = expected.saturating_sub(board.received());
+    for (count, what) in [
+        (lost, "messages were lost"),
+        (duplicates, "messages came twice"),
+        (late, "messages came out of order"),
+        (misdirected, "messages came to a member of another topic"),
+        (
+            not_sent,
+            "messages could not be sent in time: less is taken than is offered",
+        ),
+    ] {
+        if count > 0 {
+            run.problems.push(format!("{count} {what}"));
+        }
+    }
+}

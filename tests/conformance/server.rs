@@ -74,24 +74,6 @@ impl Server {
         server
     }
 
-    /// Starts `realtime dev` with a tenant and a database of its own in `data`, which outlives it.
-    pub fn start_dev(data: &Path) -> Result<Self, String> {
-        let setup = Setup {
-            driver: "auto",
-            shards: 1,
-        };
-        let binary = env!("CARGO_BIN_EXE_realtime").as_ref();
-        let data = data.to_str().expect("temporary folders have plain names");
-        let env = [("DATA_DIR", data)];
-        let server = Self::try_start(binary, &["dev"], setup, &[], &env, free_port())?;
-        // It listens before it takes signals, and it takes them before it answers.
-        if server.is_healthy() {
-            Ok(server)
-        } else {
-            Err(server.log_end())
-        }
-    }
-
     /// Starts the echo example on `driver`: the same frame code, strict about UTF-8, and no protocol on top.
     pub fn start_echo(driver: &'static str) -> Self {
         let product = Path::new(env!("CARGO_BIN_EXE_realtime"));
@@ -116,7 +98,8 @@ impl Server {
         panic!("the server does not start:\n{last}");
     }
 
-    fn try_start(
+    /// Starts a binary once, on this port; the error is the end of what it printed.
+    pub fn try_start(
         binary: &Path,
         arguments: &[&str],
         setup: Setup,
@@ -266,7 +249,7 @@ fn copy_lines(output: impl std::io::Read, mut file: File, listening: &Sender<()>
 }
 
 /// A free port below the range that the kernel gives to outgoing connections: one of those could take it before the server.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let random = RandomState::new().build_hasher().finish();
         let port = 20_000 + u16::try_from(random % 12_000).expect("it is below 12,000");

@@ -8,9 +8,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::faults::peer::Peer;
 use crate::postgres::Cluster;
-use crate::server::Server;
+use crate::server::{Server, Setup, free_port};
 use crate::token;
 
 tests![
@@ -40,8 +42,27 @@ impl Data {
         self.0.join("postgres").join(name)
     }
 
+    /// Starts `realtime dev`; the error is the end of what it printed.
+    fn try_start(&self) -> Result<Server, String> {
+        let binary = Path::new(env!("CARGO_BIN_EXE_realtime"));
+        let data = self.0.to_str().expect("temporary folders have plain names");
+        let setup = Setup {
+            driver: "auto",
+            shards: 1,
+        };
+        let env = [("DATA_DIR", data)];
+        let server = Server::try_start(binary, &["dev"], setup, &[], &env, free_port())?;
+        // It listens before it takes signals, and it takes them before it answers.
+        if server.is_healthy() {
+            Ok(server)
+        } else {
+            Err(server.log_end())
+        }
+    }
+
     fn start(&self) -> Server {
-        Server::start_dev(&self.0).unwrap_or_else(|log| panic!("it does not start:\n{log}"))
+        self.try_start()
+            .unwrap_or_else(|log| panic!("it does not start:\n{log}"))
     }
 
     /// Whether PostgreSQL is there, by what it leaves on the disk, and by its port.
@@ -125,8 +146,21 @@ async fn what_is_printed_works_and_ends_with_the_server(_: Arc<Cluster>) {
     let refusal = peer.join("realtime:room1").expect_err("there is no policy");
     assert!(refusal.starts_with("Unauthorized"), "{refusal}");
     psql(&server, &example(&server, "create policy"));
-    peer.join_at_last("realtime:room1", PATIENCE);
-    psql(&server, &example(&server, "select realtime.send"));
+    peer.join_streamed("realtime:room1");
+    psql(
+        &server,
+        &example(
+            &server,
+            "select realtime.send('{\"hello\": \"world\"}', 'greeting', 'room1')",
+        ),
+    );
+    let heard = peer
+        .broadcast("realtime:room1", PATIENCE)
+        .expect("the row is a broadcast");
+    assert_eq!(
+        (&heard["event"], &heard["payload"]["hello"]),
+        (&json!("greeting"), &json!("world"))
+    );
     assert_eq!(
         psql(
             &server,
@@ -166,9 +200,7 @@ async fn a_killed_server_leaves_a_database_that_the_next_one_takes_over(_: Arc<C
 async fn a_second_server_leaves_the_first_ones_database_alone(_: Arc<Cluster>) {
     let data = Data::new("second");
     let server = data.start();
-    let refusal = Server::start_dev(&data.0)
-        .err()
-        .expect("the folder is in use");
+    let refusal = data.try_start().err().expect("the folder is in use");
     assert!(
         refusal.contains("in use") || refusal.contains("another"),
         "{refusal}"

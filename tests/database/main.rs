@@ -37,8 +37,6 @@ mod connect;
 #[path = "../conformance/clock.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod clock;
-#[path = "../conformance/clock.rs"]
-#[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod faults;
 mod harness;
 mod janitor;

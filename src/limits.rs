@@ -311,6 +311,10 @@ pub const POLICY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long anybody waits for a check that the database has begun with, all its statements together. Above: as if it were canceled.
 pub const POLICY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long after the database has begun with a check another one that asks the same may share its verdict (spec: authorization-rls 5,
+/// "a few hundred milliseconds"). Later ones are evaluated anew.
+pub const POLICY_SHARED_WITHIN: Duration = Duration::from_millis(200);
+
 /// How long the database may take at least to begin with a check, whatever `db_queue_target` is: a round trip is no queue. Above:
 /// the pool counts as exhausted.
 pub const POLICY_BEGIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);

@@ -354,6 +354,9 @@ pub const REPLICATION_SLOT_RELEASE_INTERVAL: Duration = Duration::from_millis(50
 /// Messages of one stream that wait to be decoded. Above: the rest waits in the database.
 pub const REPLICATION_EVENTS_WAITING_MAX: usize = 64;
 
+/// Messages of a polled slot that are read at once.
+pub const REPLICATION_POLL_ROWS: usize = 64;
+
 /// Largest message of a stream in bytes. Above: the stream starts over behind it, and its row is judged by what the table says.
 pub const REPLICATION_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 

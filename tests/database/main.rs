@@ -34,19 +34,22 @@ macro_rules! tests {
 
 mod asking;
 mod connect;
-#[path = "../conformance/clock.rs"]
-#[expect(dead_code, reason = "what only tests/conformance needs of it")]
-mod clock;
 mod faults;
 mod harness;
 mod janitor;
 mod policies;
 mod postgres;
+mod replay;
 mod schema;
 mod send;
-mod replay;
 mod session;
+mod stream;
 mod world;
+
+// A client and a server of the conformance tests.
+#[path = "../conformance/clock.rs"]
+#[expect(dead_code, reason = "what only tests/conformance needs of it")]
+mod clock;
 #[path = "../conformance/server.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod server;
@@ -56,22 +59,22 @@ mod socket;
 #[path = "../conformance/token.rs"]
 #[expect(dead_code, reason = "what only tests/conformance needs of it")]
 mod token;
-mod stream;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
-    ("harness", harness::TESTS),
-    ("schema", schema::TESTS),
-    ("janitor", janitor::TESTS),
-    ("send", send::TESTS),
     ("connect", connect::TESTS),
-    ("session", session::TESTS),
-    ("policies", policies::TESTS),
-    ("replay", replay::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
-    ("stream", stream::rows::TESTS),
+    ("harness", harness::TESTS),
+    ("janitor", janitor::TESTS),
+    ("policies", policies::TESTS),
+    ("replay", replay::TESTS),
+    ("schema", schema::TESTS),
+    ("send", send::TESTS),
+    ("session", session::TESTS),
+    ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
+    ("stream", stream::rows::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

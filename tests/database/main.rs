@@ -74,6 +74,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("schema", schema::TESTS),
     ("send", send::TESTS),
     ("session", session::TESTS),
+    ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
 ];

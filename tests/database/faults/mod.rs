@@ -17,7 +17,7 @@ use crate::token;
 use peer::Peer;
 
 pub mod joins;
-mod peer;
+pub mod peer;
 pub mod stream;
 
 /// The tenant whose database fails.

@@ -215,7 +215,7 @@ async fn a_database_without_room_is_left_alone(cluster: Arc<Cluster>) {
 }
 
 async fn a_database_that_comes_back_is_connected_without_being_asked(_: Arc<Cluster>) {
-    let mut cluster = Cluster::start_with(ADMIN, &[]);
+    let cluster = Cluster::start_with(ADMIN, &[]);
     let world = World::new();
     let port = json!({"db_port": cluster.port().to_string()});
     cluster.stop();
@@ -287,7 +287,7 @@ async fn a_killed_backend_is_replaced_under_the_session(cluster: Arc<Cluster>) {
 }
 
 async fn a_database_that_stays_away_ends_the_session_after_ten_minutes(_: Arc<Cluster>) {
-    let mut cluster = Cluster::start_with(ADMIN, &[]);
+    let cluster = Cluster::start_with(ADMIN, &[]);
     let world = World::new();
     let tenant = {
         let settings = json!({

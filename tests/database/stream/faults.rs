@@ -3,6 +3,7 @@
 use super::station::{PATIENCE, Station, prepare, prepared, until};
 use crate::postgres::{ADMIN, Cluster};
 use realtime::control::clock;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,15 +214,19 @@ async fn restarted_database_goes_on(_: Arc<Cluster>) {
     station.send("before").await;
     assert_eq!(station.flush().await, ["before"]);
     // As the postmaster does it when a process crashes: every connection is lost.
-    let postmaster = format!("{}/data/postmaster.pid", cluster.folder().display());
     let victim = station.database.sql(
         "select pid from pg_stat_activity where application_name = 'realtime_replication_connection' and datname = current_database()",
     );
-    assert!(std::path::Path::new(&postmaster).exists(), "{postmaster}");
     let status = std::process::Command::new("kill")
         .args(["-KILL", &victim])
         .status();
     assert!(status.expect("kill is there").success());
+    until("the database restarts", || async {
+        cluster
+            .log()
+            .contains("all server processes terminated; reinitializing")
+    })
+    .await;
     station.state_is(false).await;
     until("the database is back", || async {
         let mut config = tokio_postgres::Config::new();
@@ -249,7 +254,7 @@ async fn user_without_replication_reads_the_table(cluster: Arc<Cluster>) {
         "create role {user} login bypassrls password 'postgres'; grant usage on schema realtime to {user}; \
          grant select on all tables in schema realtime to {user}"
     ));
-    let mut station = Station::start_as(database, &user, &[]).await;
+    let mut station = Station::start_with(database, &json!({"db_user": user}), &[]).await;
     station.streams().await;
     assert_eq!(
         station.count_logged("StartReplicationFailed: Error starting replication: "),

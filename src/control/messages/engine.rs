@@ -58,6 +58,8 @@ pub struct Engine {
     is_back: Notify,
     /// That the table is missing has been said.
     misses_table: Cell<bool>,
+    /// What a new stream's start has left to count: with what, and which rows.
+    late: RefCell<Option<(Reader, String)>>,
     /// When rows could last be delivered, by whatever way.
     served_at: Cell<Instant>,
 }
@@ -84,6 +86,7 @@ impl Engine {
             is_away: Cell::default(),
             is_back: Notify::new(),
             misses_table: Cell::default(),
+            late: RefCell::default(),
             served_at: Cell::new(clock::now()),
             measures,
             publisher,
@@ -131,9 +134,21 @@ impl Engine {
     /// Runs a stream to its end.
     async fn stream(&self, changes: Changes) -> Fault {
         let pid = changes.pid();
+        let late = self.late.take();
+        let count = async {
+            if let Some((reader, missed)) = late
+                && let Err(error) = self.count_too_old(&reader, &missed).await
+            {
+                let text =
+                    format!("rows that are too old to be broadcast were not counted: {error}");
+                self.say(Level::Debug, &text);
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             fault = self.pump(changes) => fault,
             fault = self.watch(pid) => fault,
+            fault = count => fault,
         }
     }
 
@@ -191,10 +206,11 @@ impl Engine {
                 Some(open) => (open, false),
                 None => (Reader::open(&self.source.settings).await?, true),
             };
-            if is_first {
-                self.count_too_old(&open).await?;
-            }
+            let missed = is_first.then(|| self.ledger.borrow().since().missed_rows());
             open.read(&self.ledger, &self.publisher).await?;
+            if let Some(missed) = missed {
+                self.count_too_old(&open, &missed).await?;
+            }
             Ok::<_, ReadError>(open)
         };
         match outcome.await {
@@ -221,9 +237,10 @@ impl Engine {
         }
     }
 
-    async fn count_too_old(&self, reader: &Reader) -> Result<(), ReadError> {
+    /// Says how many rows come too late. After the others: nobody waits for it.
+    async fn count_too_old(&self, reader: &Reader, missed: &str) -> Result<(), ReadError> {
         let hours = limits::BROADCAST_CATCH_UP_AGE_MAX.as_secs() / 3600;
-        match reader.count_too_old(&self.ledger).await? {
+        match reader.count_too_old(missed).await? {
             Some(0) => {}
             Some(count) => {
                 self.measures
@@ -361,9 +378,7 @@ impl Engine {
             other => Fault::Broken(other.to_string()),
         };
         let reader = Reader::open(&self.source.settings).await.map_err(broken)?;
-        if self.has_streamed.get() {
-            self.count_too_old(&reader).await.map_err(broken)?;
-        }
+        let missed = self.ledger.borrow().since().missed_rows();
         let found = match snapshot {
             Some(snapshot) => {
                 let read = reader.read_snapshot(&self.ledger, &self.publisher, snapshot);
@@ -381,7 +396,9 @@ impl Engine {
             );
             self.say(Level::Info, &text);
         }
-        session.start().await
+        let changes = session.start().await?;
+        self.late.replace(Some((reader, missed)));
+        Ok(changes)
     }
 
     async fn open_session(&self, way: Way) -> Result<Session, Fault> {

@@ -21,6 +21,7 @@ tests![
     user_without_replication_reads_the_table,
     log_beyond_the_bound_gives_the_slot_up,
     stream_that_says_nothing_is_given_up,
+    rows_that_are_too_old_are_counted,
     end_of_the_session_ends_the_slot,
 ];
 
@@ -326,6 +327,29 @@ async fn stream_that_says_nothing_is_given_up(cluster: Arc<Cluster>) {
     signal("-CONT");
     station.streams().await;
     assert!(station.flush().await.is_empty());
+}
+
+async fn rows_that_are_too_old_are_counted(cluster: Arc<Cluster>) {
+    let mut station = Station::streaming(&cluster).await;
+    // Both are committed while there is no stream.
+    let client = station.client().await;
+    client
+        .batch_execute(
+            "begin; select pg_terminate_backend(pid) from pg_stat_activity \
+               where application_name = 'realtime_replication_connection' and datname = current_database(); \
+             insert into realtime.messages (topic, extension, payload, event, private, inserted_at) values \
+               ('room', 'broadcast', '{}', 'old', false, now() - interval '4 hours'), \
+               ('room', 'broadcast', '{}', 'new', false, now() - interval '2 hours')",
+        )
+        .await
+        .expect("the statements are right");
+    station.state_is(false).await;
+    client.batch_execute("commit").await.expect("it is open");
+    assert_eq!(station.flush().await, ["new"]);
+    station
+        .logged("1 rows of realtime.messages that no stream has said are older than 3 h")
+        .await;
+    assert_eq!(station.measures.too_old.get(), 1);
 }
 
 async fn end_of_the_session_ends_the_slot(cluster: Arc<Cluster>) {

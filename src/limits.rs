@@ -50,9 +50,9 @@ pub const REPLAY_MESSAGES_MAX: u32 = 25;
 /// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
 pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a shard waits for an answer about a tenant's database: connecting (15 s), waiting in its pool and two statements. Above: as
-/// if the database could not be reached.
-pub const QUESTION_TIMEOUT_SECONDS: u32 = 45;
+/// How long a shard waits for an answer about a tenant's database: longer than [`DATABASE_CONNECT_TIMEOUT`],
+/// [`DATABASE_QUEUE_TARGET_MAX`] and [`POLICY_TIMEOUT`] together. Above: as if the database could not be reached.
+pub const QUESTION_TIMEOUT_SECONDS: u32 = 60;
 
 // -- fan-out --
 
@@ -312,6 +312,10 @@ pub const POLICY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long anybody waits for a check that the database has begun with, all its statements together. Above: as if it were canceled.
 pub const POLICY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long after the database has begun with a check another one that asks the same may share its verdict (spec: authorization-rls 5,
+/// "a few hundred milliseconds"). Later ones are evaluated anew.
+pub const POLICY_SHARED_WITHIN: Duration = Duration::from_millis(200);
+
 /// How long the database may take at least to begin with a check, whatever `db_queue_target` is: a round trip is no queue. Above:
 /// the pool counts as exhausted.
 pub const POLICY_BEGIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -350,6 +354,9 @@ pub const REPLICATION_SLOT_RELEASE_INTERVAL: Duration = Duration::from_millis(50
 
 /// Messages of one stream that wait to be decoded. Above: the rest waits in the database.
 pub const REPLICATION_EVENTS_WAITING_MAX: usize = 64;
+
+/// Messages of a polled slot that are read at once.
+pub const REPLICATION_POLL_ROWS: usize = 64;
 
 /// Largest message of a stream in bytes. Above: the stream starts over behind it, and its row is judged by what the table says.
 pub const REPLICATION_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;

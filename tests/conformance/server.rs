@@ -90,7 +90,7 @@ impl Server {
         let mut last = String::new();
         for _ in 0..3 {
             let port = free_port();
-            match Self::try_start(binary, setup, tenants, env, port) {
+            match Self::try_start(binary, &[], setup, tenants, env, port) {
                 Ok(server) => return server,
                 Err(log) => last = log,
             }
@@ -98,8 +98,10 @@ impl Server {
         panic!("the server does not start:\n{last}");
     }
 
-    fn try_start(
+    /// Starts a binary once, on this port; the error is the end of what it printed.
+    pub fn try_start(
         binary: &Path,
+        arguments: &[&str],
         setup: Setup,
         tenants: &[Value],
         env: &[(&str, &str)],
@@ -110,6 +112,7 @@ impl Server {
         fs::write(&list, json!(tenants).to_string()).expect("a temporary file can be written");
         let mut command = Command::new(binary);
         command
+            .args(arguments)
             .env_clear()
             .envs(std::env::vars().filter(|(name, _)| KEPT.contains(&name.as_str())))
             .env("PORT", port.to_string())
@@ -186,11 +189,13 @@ impl Server {
         false
     }
 
-    /// Memory that the process holds (`VmRSS` of proc_pid_status(5)).
-    pub fn memory_kib(&self) -> u64 {
+    /// A size of proc_pid_status(5): `VmRSS` is the memory that the process holds, `VmHWM` the most that it ever held.
+    pub fn memory_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .expect("the server runs, on Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = line
             .and_then(|line| line.split_whitespace().next())
             .and_then(|number| number.parse().ok());
@@ -246,7 +251,7 @@ fn copy_lines(output: impl std::io::Read, mut file: File, listening: &Sender<()>
 }
 
 /// A free port below the range that the kernel gives to outgoing connections: one of those could take it before the server.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let random = RandomState::new().build_hasher().finish();
         let port = 20_000 + u16::try_from(random % 12_000).expect("it is below 12,000");

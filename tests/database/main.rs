@@ -34,6 +34,7 @@ macro_rules! tests {
 
 mod asking;
 mod connect;
+mod dev;
 mod faults;
 mod harness;
 mod janitor;
@@ -63,6 +64,7 @@ mod token;
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("connect", connect::TESTS),
+    ("dev", dev::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
     ("harness", harness::TESTS),
@@ -72,6 +74,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("schema", schema::TESTS),
     ("send", send::TESTS),
     ("session", session::TESTS),
+    ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
 ];

@@ -30,6 +30,8 @@ struct Silence {
     since: Instant,
     /// The end of the log at that moment: the stream should get there.
     end: Lsn,
+    /// How long it may last.
+    max: Duration,
 }
 
 impl Engine {
@@ -48,6 +50,7 @@ impl Engine {
             events: self.events.get(),
             since: now,
             end: self.position.get(),
+            max: limits::REPLICATION_SILENCE_MAX.min(interval * 2),
         };
         loop {
             tokio::time::sleep_until(check_at.min(snapshot_at)).await;
@@ -147,10 +150,11 @@ impl Engine {
                 events,
                 since: now,
                 end: sight.end,
+                max: silence.max,
             };
             return None;
         }
-        (now.duration_since(silence.since) >= limits::REPLICATION_SILENCE_MAX).then(|| {
+        (now.duration_since(silence.since) >= silence.max).then(|| {
             (
                 ErrorCode::ReplicationConnectionWatchdogTimeout,
                 "ReplicationConnection is not responding".to_owned(),

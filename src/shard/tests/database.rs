@@ -255,7 +255,7 @@ fn an_answer_that_does_not_come_is_a_no() {
     let mut world = world(2);
     let client = world.connect(1, 2);
     world.join(client, "1", TOPIC, &private(&json!({})));
-    for n in 0..9 {
+    for n in 0..11 {
         world.advance(Duration::from_secs(6));
         world.send(client, &heartbeat(&n.to_string()));
     }

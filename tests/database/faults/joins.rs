@@ -43,7 +43,8 @@ fn assert_unreachable(outcome: Result<(), String>) {
 }
 
 async fn a_database_that_is_down_is_found_again(cluster: Arc<Cluster>) {
-    let own = Arc::new(Cluster::start_with(ADMIN, &[]));
+    // What was committed shall be there after the power cut.
+    let own = Arc::new(Cluster::start_with(ADMIN, &["synchronous_commit = on"]));
     let database = own.database(Kind::Supabase);
     database.cluster.stop();
     let fixture = Fixture::cold(&cluster, database, &json!({}));

@@ -33,6 +33,7 @@ macro_rules! tests {
 }
 
 mod asking;
+mod changes;
 mod connect;
 mod dev;
 mod faults;
@@ -63,6 +64,7 @@ mod token;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
     ("faults", faults::joins::TESTS),

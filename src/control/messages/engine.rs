@@ -261,6 +261,10 @@ impl Engine {
                 Ok(changes) => return changes,
                 Err(fault) => {
                     self.log_failure(&fault);
+                    // The database may be restarting: when it can be read again, it may be streamed from as well.
+                    if matches!(fault, Fault::Broken(_)) && backoff.may_hurry() {
+                        self.is_away.set(true);
+                    }
                     match fault {
                         Fault::TableMissing => limits::REPLICATION_TABLE_PAUSE,
                         _ => backoff.failed(),

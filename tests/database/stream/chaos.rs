@@ -17,6 +17,9 @@ tests![
 const WRITERS: u64 = 6;
 const TRANSACTIONS: usize = 60;
 
+/// Snapshots are taken as often as the watchdog looks: several times during a long transaction.
+const VARIABLES: [(&str, &str); 1] = [("REPLICATION_WATCHDOG_INTERVAL_MS", "500")];
+
 /// Numbers that look random, the same each time.
 struct Dice(u64);
 
@@ -144,7 +147,8 @@ async fn compare(station: &mut Station) -> u32 {
 }
 
 async fn every_committed_row_comes_once_whatever_dies(cluster: Arc<Cluster>) {
-    let mut station = Station::streaming(&cluster).await;
+    let mut station = Station::start(prepared(&cluster).await, &VARIABLES).await;
+    station.streams().await;
     let kills = compare(&mut station).await;
     assert!(kills >= 3, "{kills} streams were killed");
     assert!(station.measures.read_from_table.get() > 0);
@@ -154,7 +158,7 @@ async fn every_committed_row_comes_once_from_a_polled_slot(cluster: Arc<Cluster>
     let mut database = prepared(&cluster).await;
     let statements = database.port;
     database.port = pooler::start(statements).await;
-    let mut station = Station::start(database, &[]).await;
+    let mut station = Station::start(database, &VARIABLES).await;
     station.streams().await;
     station.database.port = statements;
     assert_eq!(

@@ -24,13 +24,20 @@ tests![
 ];
 
 async fn long_transaction_across_a_break_arrives_once(cluster: Arc<Cluster>) {
-    let mut station = Station::streaming(&cluster).await;
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "300")];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
     let long = station.client().await;
     long.batch_execute("begin; select realtime.send('{}', 'long 1', 'room', false)")
         .await
         .expect("it is a statement");
-    station.send("before").await;
-    assert_eq!(station.next().await.event, "before");
+    // Long enough for several snapshots, each of which has to know what the one before knew.
+    for n in 0..20 {
+        station.send(&format!("before {n}")).await;
+        assert_eq!(station.next().await.event, format!("before {n}"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(station.kill().await);
     station.state_is(false).await;
     // The new slot waits for the long transaction; nobody else does.

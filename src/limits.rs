@@ -234,7 +234,7 @@ pub const DATABASE_FAILURES_WINDOW_SECONDS: usize = 5;
 /// this one alone [`DATABASE_FAILURES_MAX`] is never met.
 pub const DATABASE_RETRY_PAUSE: Duration = Duration::from_secs(4);
 
-/// Longest such pause.
+/// Longest such pause. After a session that lasted longer than this the next pause is the first one again.
 pub const DATABASE_RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long the pool of a session may be without any connection (spec: tenant-database 2.1). Above: the session ends.
@@ -258,10 +258,11 @@ pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// Longest such pause. Twice as long without a look: the next pause is the first one again.
 pub const DATABASE_DOUBT_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
+/// Pause before a connection of a pool is tried again that failed, or was lost soon after it had been opened. Half of it is random, and
+/// it is doubled with each time.
 pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Longest such pause.
+/// Longest such pause. A connection that lasted longer than this is opened again at once when it is lost.
 pub const DATABASE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 // -- tenants' databases: schema and partitions --

@@ -101,3 +101,17 @@ begin
   return new;
 end
 $$;
+
+do $$
+declare
+  grantee text;
+begin
+  for grantee in
+    select rolname from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'postgres', 'dashboard_user')
+  loop
+    execute format('grant execute on function realtime.to_regrole(text) to %I', grantee);
+    execute format('grant execute on function realtime."cast"(text, regtype) to %I', grantee);
+    execute format('grant execute on function realtime.subscription_check_filters() to %I', grantee);
+  end loop;
+end
+$$;

@@ -103,7 +103,11 @@ async fn supabase_database_gets_everything_once(cluster: Arc<Cluster>) {
     assert_eq!(first.notes, [""; 0]);
     assert!(!is_needed(&database).await);
     let before = database.sql(EVERYTHING);
-    assert_eq!(migrated(&database).await, Migrated::default());
+    let again = Migrated {
+        upstream_versions: 81,
+        ..Migrated::default()
+    };
+    assert_eq!(migrated(&database).await, again);
     assert_eq!(database.sql(EVERYTHING), before);
 
     let check = |question: &str, expected: &str| {
@@ -127,13 +131,23 @@ async fn supabase_database_gets_everything_once(cluster: Arc<Cluster>) {
         "select has_table_privilege('dashboard_user', 'realtime.subscription', 'delete')",
         "t",
     );
+    // Upstream can take it over at any time.
     check(
-        "select to_regclass('realtime.schema_migrations') is null",
+        "select count(*), min(version), max(version), count(inserted_at) from realtime.schema_migrations",
+        "81|20211116024918|20260709120000|81",
+    );
+    check(
+        "select to_regclass('realtime.rs_schema_migrations') is null",
         "t",
     );
     check(
-        "select count(*) > 10 from realtime.rs_schema_migrations",
-        "t",
+        "select has_table_privilege('postgres', 'realtime.schema_migrations', 'insert'),
+           has_table_privilege('anon', 'realtime.schema_migrations', 'select')",
+        "f|f",
+    );
+    check(
+        "select proconfig from pg_proc where proname = 'list_changes'",
+        "{log_min_messages=fatal}",
     );
     // Today has a place from the first moment on.
     check(
@@ -154,6 +168,16 @@ async fn plain_database_gets_roles_and_publication(cluster: Arc<Cluster>) {
     assert_eq!(first.applied.first(), Some(&"roles"));
     assert_eq!(first.applied.last(), Some(&"publication"));
     assert_eq!(migrated(&database).await, Migrated::default());
+    // Grants to the dashboard are missing, so it is not as upstream leaves it.
+    assert_eq!(
+        database.sql(
+            "select to_regclass('realtime.schema_migrations') is null,
+               (select count(*) > 10 from realtime.rs_schema_migrations)"
+        ),
+        "t|t"
+    );
+    database.sql("drop function realtime.send_binary");
+    assert_eq!(migrated(&database).await.applied, ["send_binary"]);
     assert_eq!(
         database.sql("select string_agg(rolname || rolcanlogin || rolbypassrls || rolinherit, ' ' order by rolname) from pg_roles
             where rolname !~ '^pg_' and rolname <> 'postgres'"),
@@ -180,10 +204,9 @@ async fn database_that_was_reset_is_set_up_again(cluster: Arc<Cluster>) {
     assert!(is_needed(&database).await);
     assert_eq!(migrated(&database).await.applied.first(), Some(&"schema"));
     assert_eq!(lost(&before, &database.sql(EVERYTHING)), [""; 0]);
+    assert!(!is_needed(&database).await);
     database.sql("drop schema realtime cascade");
-    migrated(&database).await;
-    database.sql("drop function realtime.send_binary");
-    assert_eq!(migrated(&database).await.applied, ["send_binary"]);
+    assert_eq!(migrated(&database).await.upstream_versions, 81);
 }
 
 async fn servers_at_the_same_time_do_not_collide(cluster: Arc<Cluster>) {

@@ -4,12 +4,13 @@
 //! that gives it. What always holds: everything is done in one transaction under an advisory lock, so two servers do not collide and a
 //! failure leaves nothing half done; what exists is never dropped nor rewritten, except `realtime.send` of an old upstream; where
 //! nothing is missing, nothing is written. (`plan`'s tests and `tests/database/schema.rs` hold all of that.) Deliberately absent:
-//! upstream's version numbers for a schema that we set up (`migrations/README.md` says why).
+//! undoing.
 
 mod error;
 mod plan;
 mod steps;
 mod survey;
+mod versions;
 
 pub use error::{MigrationError, Privilege, said};
 pub use survey::Survey;
@@ -21,6 +22,7 @@ use plan::{Plan, plan};
 use steps::Step;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Transaction};
+use versions::UPSTREAM_VERSIONS;
 
 /// What was done.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -62,7 +64,7 @@ pub async fn migrate(client: &mut Client) -> Result<Migrated, MigrationError> {
 
 async fn attempt_once(client: &mut Client) -> Result<Migrated, MigrationError> {
     let survey = Survey::take(client).await?;
-    let Plan { steps, notes } = plan(&survey)?;
+    let Plan { steps, notes, .. } = plan(&survey)?;
     if steps.is_empty() {
         return Ok(Migrated {
             applied: Vec::new(),
@@ -74,7 +76,11 @@ async fn attempt_once(client: &mut Client) -> Result<Migrated, MigrationError> {
     transaction.batch_execute(&preamble()).await?;
     // Another server may have had the lock, and done everything.
     let survey = Survey::take(&transaction).await?;
-    let Plan { steps, notes } = plan(&survey)?;
+    let Plan {
+        steps,
+        equals_upstreams,
+        notes,
+    } = plan(&survey)?;
     for step in &steps {
         let outcome = transaction.batch_execute(step.sql).await;
         outcome.map_err(|error| MigrationError::Step {
@@ -92,7 +98,11 @@ async fn attempt_once(client: &mut Client) -> Result<Migrated, MigrationError> {
             error,
         })?;
     }
-    let recorded = record(&transaction, &steps, &survey).await?;
+    let recorded = if equals_upstreams {
+        record_all(&transaction).await?
+    } else {
+        record(&transaction, &steps, &survey).await?
+    };
     transaction.commit().await?;
     Ok(Migrated {
         applied: steps.iter().map(|step| step.name).collect(),
@@ -113,6 +123,27 @@ fn preamble() -> String {
 
 /// The lock that servers take in a tenant's database while they migrate it: the ASCII codes of "realtime".
 const ADVISORY_LOCK: i64 = 0x7265_616c_7469_6d65;
+
+/// Leaves upstream's bookkeeping as its migrations would have: it can take this database over at any time.
+async fn record_all(transaction: &Transaction<'_>) -> Result<usize, MigrationError> {
+    transaction.batch_execute(UPSTREAMS_BOOKKEEPING).await?;
+    transaction
+        .execute_typed(
+            "insert into realtime.schema_migrations (version, inserted_at) select version, now() from unnest($1) as version",
+            &[(&UPSTREAM_VERSIONS.as_slice(), Type::INT8_ARRAY)],
+        )
+        .await?;
+    Ok(UPSTREAM_VERSIONS.len())
+}
+
+/// Nobody of the project may read it: what the default privileges gave is taken back.
+const UPSTREAMS_BOOKKEEPING: &str = "create table if not exists realtime.schema_migrations \
+    (version bigint primary key, inserted_at timestamp(0) without time zone); \
+    do $$ declare grantee text; begin \
+      for grantee in select rolname from pg_roles where rolname in ('postgres', 'dashboard_user') and rolname <> current_user loop \
+        execute format('revoke all on realtime.schema_migrations from %I', grantee); \
+      end loop; \
+    end $$";
 
 /// Notes the steps in our own bookkeeping, and in upstream's those that upstream could not execute a second time.
 async fn record(

@@ -6,14 +6,17 @@
 //! (`of_upstreams_database_only_additions_are_planned`). Deliberately absent: waiting; everything here is a function of values.
 
 use super::error::{MigrationError, Privilege};
-use super::steps::{NEWEST_UPSTREAM, Needs, SEND_ADDS_ID, SEND_IS_CURRENT, STEPS, Step};
+use super::steps::{Needs, SEND_IS_CURRENT, STEPS, Step};
 use super::survey::Survey;
+use super::versions::{NEWEST_UPSTREAM, SEND_ADDS_ID};
 
 /// What is to be done.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// The steps, in their order.
     pub(super) steps: Vec<&'static Step>,
+    /// Afterwards the schema is as upstream's migrations leave it, and may be recorded as theirs.
+    pub(super) equals_upstreams: bool,
     /// What works without us but not as it could, in sentences for the operator.
     pub(super) notes: Vec<String>,
 }
@@ -50,7 +53,11 @@ pub(super) fn plan(survey: &Survey) -> Result<Plan, MigrationError> {
     }
     let missing = missing_privileges(&steps, survey);
     if missing.is_empty() {
-        Ok(Plan { steps, notes })
+        Ok(Plan {
+            equals_upstreams: equals_upstreams(survey),
+            steps,
+            notes,
+        })
     } else {
         Err(MigrationError::Privileges {
             user: survey.user.clone(),
@@ -58,6 +65,22 @@ pub(super) fn plan(survey: &Survey) -> Result<Plan, MigrationError> {
             missing,
         })
     }
+}
+
+/// Whether the schema will be as upstream's migrations leave it: nothing of it is there yet, we may do everything, and everybody exists
+/// who gets a grant (spec: tenant-database 5.4).
+fn equals_upstreams(survey: &Survey) -> bool {
+    let is_of_schema = |object: &String| {
+        ["type ", "relation ", "column ", "function ", "current "]
+            .iter()
+            .any(|kind| object.starts_with(kind) && object != "relation schema_migrations")
+    };
+    survey.is_superuser
+        && !survey.is_upstreams()
+        && !survey.present.iter().any(is_of_schema)
+        && ["postgres", "dashboard_user"]
+            .iter()
+            .all(|role| survey.has(&format!("role {role}")))
 }
 
 /// Whether what is there can be built upon.
@@ -450,6 +473,46 @@ mod tests {
             plan.notes[0].contains("create publication supabase_realtime;"),
             "{:?}",
             plan.notes
+        );
+    }
+
+    #[test]
+    fn only_a_schema_that_is_all_ours_equals_upstreams() {
+        let check = |change: fn(&mut Survey), expected: bool| {
+            let mut survey = complete();
+            survey.is_superuser = true;
+            survey
+                .present
+                .retain(|object| object.starts_with("role ") || object == "schema");
+            for role in ["role postgres", "role dashboard_user"] {
+                survey.present.insert(role.to_owned());
+            }
+            change(&mut survey);
+            assert_eq!(plan(&survey).unwrap().equals_upstreams, expected);
+        };
+        check(|_| {}, true);
+        check(|survey| survey.is_superuser = false, false);
+        check(
+            |survey| assert!(survey.present.remove("role dashboard_user")),
+            false,
+        );
+        check(
+            |survey| assert!(survey.present.insert("function topic/0".to_owned())),
+            false,
+        );
+        check(
+            |survey| assert!(survey.present.insert("type action".to_owned())),
+            false,
+        );
+        // An empty table of versions, as upstream's migrations begin.
+        check(
+            |survey| {
+                survey
+                    .present
+                    .insert("relation schema_migrations".to_owned());
+                survey.may_read_upstream = true;
+            },
+            true,
         );
     }
 

@@ -155,6 +155,41 @@ pub(super) const STEPS: &[Step] = &[
         None
     ),
     step!(
+        70,
+        "change_filters",
+        Nothing,
+        [
+            "function check_equality_op/4",
+            "function check_equality_op/5",
+            "function is_visible_through_filters/2"
+        ],
+        false,
+        None
+    ),
+    step!(
+        71,
+        "apply_rls",
+        Nothing,
+        [
+            "function build_prepared_statement_sql/3",
+            "function apply_rls/2"
+        ],
+        false,
+        None
+    ),
+    step!(
+        72,
+        "list_changes",
+        Nothing,
+        [
+            "function wal2json_escape_identifier/1",
+            "function quote_wal2json/1",
+            "function list_changes/4"
+        ],
+        false,
+        None
+    ),
+    step!(
         80,
         "publication",
         Publication,
@@ -163,12 +198,6 @@ pub(super) const STEPS: &[Step] = &[
         None
     ),
 ];
-
-/// Upstream's version from which on `realtime.send` puts an id into the payload, and what it is called in a survey.
-pub(super) const SEND_ADDS_ID: i64 = 20_251_103_001_201;
-
-/// Upstream's last version that we know.
-pub(super) const NEWEST_UPSTREAM: i64 = 20_260_709_120_000;
 
 /// In a survey: `realtime.send` is ours, or upstream's of 2026.
 pub(super) const SEND_IS_CURRENT: &str = "current function send/4";

@@ -20,6 +20,7 @@ tests![
     restarted_database_goes_on,
     user_without_replication_reads_the_table,
     log_beyond_the_bound_gives_the_slot_up,
+    log_beyond_the_bound_gives_up_a_slot_that_is_being_made,
     stream_that_says_nothing_is_given_up,
     rows_that_are_too_old_are_counted,
     end_of_the_session_ends_the_slot,
@@ -325,6 +326,44 @@ async fn stream_that_says_nothing_is_given_up(cluster: Arc<Cluster>) {
     // The slot is taken as long as its process is there; rows come all the same.
     assert_eq!(station.next().await.event, "silent");
     signal("-CONT");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn log_beyond_the_bound_gives_up_a_slot_that_is_being_made(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [
+        ("REPLICATION_WATCHDOG_INTERVAL_MS", "200"),
+        ("REPLICATION_SLOT_WAL_BYTES_MAX", "2000000"),
+    ];
+    // The slot waits for this transaction.
+    let long = database.client(ADMIN).await;
+    long.batch_execute("begin; select realtime.send('{}', 'long', 'room', false)")
+        .await
+        .expect("it is a statement");
+    let mut station = Station::start(database, &variables).await;
+    let slots = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{}'",
+        station.slot
+    );
+    until("the slot is being made", || async {
+        station.database.sql(&slots) == "1"
+    })
+    .await;
+    station
+        .sql(
+            "create table public.large as select repeat('x', 1000) from generate_series(1, 4000); \
+             select realtime.send('{}', 'meanwhile', 'room', false)",
+        )
+        .await;
+    station.logged("ReplicationSlotLagTooHigh: ").await;
+    until("the slot is given up", || async {
+        station.database.sql(&slots) == "0"
+    })
+    .await;
+    assert_eq!(station.next().await.event, "meanwhile");
+    long.batch_execute("commit").await.expect("it is open");
+    assert_eq!(station.next().await.event, "long");
     station.streams().await;
     assert!(station.flush().await.is_empty());
 }

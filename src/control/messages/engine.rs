@@ -1,8 +1,9 @@
 //! The life of one tenant's broadcasting: a stream while there can be one, the table while there is none.
 //!
-//! What comes in: a [`Source`](super::Source). What goes out: rows, through the publisher. What always holds: a row that was committed after
-//! `Source::since` is delivered once, or counted; rows of one transaction keep their order (`every_committed_row_comes_once_whatever_dies`, in tests/database); while no stream
-//! runs the table is read, so that a stream that cannot be had delays rows and loses none. Deliberately absent: what a row becomes.
+//! What comes in: a [`Source`]. What goes out: rows, through the publisher. What always holds: a row that was committed after
+//! `Source::since` is delivered once, or counted; rows of one transaction keep their order
+//! (`every_committed_row_comes_once_whatever_dies`, in tests/database); while no stream runs the table is read, so that a stream that
+//! cannot be had delays rows and loses none. Deliberately absent: what a row becomes.
 //!
 //! A slot exports a snapshot that shows everything before its first position. So starting a stream is: make the slot, deliver what
 //! that snapshot shows and the ledger does not know, begin to stream.

@@ -50,9 +50,9 @@ pub const REPLAY_MESSAGES_MAX: u32 = 25;
 /// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
 pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a shard waits for an answer about a tenant's database: connecting (15 s), waiting in its pool and two statements. Above: as
-/// if the database could not be reached.
-pub const QUESTION_TIMEOUT_SECONDS: u32 = 45;
+/// How long a shard waits for an answer about a tenant's database: longer than [`DATABASE_CONNECT_TIMEOUT`],
+/// [`DATABASE_QUEUE_TARGET_MAX`] and [`POLICY_TIMEOUT`] together. Above: as if the database could not be reached.
+pub const QUESTION_TIMEOUT_SECONDS: u32 = 60;
 
 // -- fan-out --
 
@@ -234,7 +234,7 @@ pub const DATABASE_FAILURES_WINDOW_SECONDS: usize = 5;
 /// this one alone [`DATABASE_FAILURES_MAX`] is never met.
 pub const DATABASE_RETRY_PAUSE: Duration = Duration::from_secs(4);
 
-/// Longest such pause.
+/// Longest such pause. After a session that lasted longer than this the next pause is the first one again.
 pub const DATABASE_RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long the pool of a session may be without any connection (spec: tenant-database 2.1). Above: the session ends.
@@ -258,10 +258,11 @@ pub const DATABASE_DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// Longest such pause. Twice as long without a look: the next pause is the first one again.
 pub const DATABASE_DOUBT_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Pause before a lost connection of a pool is tried again, half of it random; doubled with each failure.
+/// Pause before a connection of a pool is tried again that failed, or was lost soon after it had been opened. Half of it is random, and
+/// it is doubled with each time.
 pub const DATABASE_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Longest such pause.
+/// Longest such pause. A connection that lasted longer than this is opened again at once when it is lost.
 pub const DATABASE_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 // -- tenants' databases: schema and partitions --
@@ -311,6 +312,10 @@ pub const POLICY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long anybody waits for a check that the database has begun with, all its statements together. Above: as if it were canceled.
 pub const POLICY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long after the database has begun with a check another one that asks the same may share its verdict (spec: authorization-rls 5,
+/// "a few hundred milliseconds"). Later ones are evaluated anew.
+pub const POLICY_SHARED_WITHIN: Duration = Duration::from_millis(200);
+
 /// How long the database may take at least to begin with a check, whatever `db_queue_target` is: a round trip is no queue. Above:
 /// the pool counts as exhausted.
 pub const POLICY_BEGIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -349,6 +354,9 @@ pub const REPLICATION_SLOT_RELEASE_INTERVAL: Duration = Duration::from_millis(50
 
 /// Messages of one stream that wait to be decoded. Above: the rest waits in the database.
 pub const REPLICATION_EVENTS_WAITING_MAX: usize = 64;
+
+/// Messages of a polled slot that are read at once.
+pub const REPLICATION_POLL_ROWS: usize = 64;
 
 /// Largest message of a stream in bytes. Above: the stream starts over behind it, and its row is judged by what the table says.
 pub const REPLICATION_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -393,10 +401,10 @@ pub const REPLICATION_RECOVERY_WINDOW: Duration = Duration::from_secs(2 * 60 * 6
 
 // -- broadcast from the database --
 
-/// Transaction ids below the newest one that are asked for being in progress, when a snapshot is taken. Above: of older ones only
-/// top-level transactions are seen; rows that an older transaction writes in a subtransaction may be lost if the stream breaks just
-/// then.
-pub const BROADCAST_TRANSACTIONS_MAX: i64 = 50_000;
+/// Transaction ids that are asked for being in progress when a snapshot is taken, some 0.3 µs each: those given out since the one before,
+/// or since the oldest transaction in progress began. Above: the older ones are taken for over unless they are top-level transactions,
+/// so rows that a transaction which is still open has written long ago in subtransactions are lost if the stream breaks before its end.
+pub const BROADCAST_TRANSACTIONS_MAX: i64 = 500_000;
 
 /// Rows that are remembered as delivered, some 30 bytes each. Above: all are forgotten, which is logged; if the stream breaks before
 /// the next snapshot, they are delivered twice.

@@ -364,11 +364,11 @@ impl Channels {
             .map(|exp| Self::next_visit(socket.last_seen, idle_timeout, exp))
             .min();
         let visit = first.unwrap_or(socket.last_seen.saturating_add(idle_timeout));
-        let question_due = socket
+        let question = socket
             .waiting
             .as_ref()
-            .and_then(|waiting| waiting.question_due());
-        let visit = visit.min(question_due.unwrap_or(visit));
+            .and_then(|waiting| waiting.first_question());
+        let visit = question.map_or(visit, |question| visit.min(question.due));
         io.visit_at(
             id,
             visit.max(

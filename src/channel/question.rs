@@ -38,6 +38,11 @@ impl Channels {
         }
     }
 
+    /// There is no such tenant any more.
+    pub fn forget_database(&mut self, tenant: TenantId) {
+        self.databases.remove(&tenant);
+    }
+
     /// Asks what this join needs to know, or goes on with it.
     pub(super) fn ask_for_join(&mut self, io: &mut Io<'_>, id: ConnectionId, join: PendingJoin) {
         let Some(socket) = self.sockets.get(id) else {
@@ -238,15 +243,8 @@ impl Channels {
         while let Some(number) = self
             .sockets
             .get(id)
-            .and_then(|socket| socket.waiting.as_ref())
-            .and_then(|waiting| {
-                let of_join = waiting.joining.as_ref()?.stage.question();
-                let of_channel = waiting.asked.as_ref().map(|asked| asked.question);
-                [of_join, of_channel]
-                    .into_iter()
-                    .flatten()
-                    .find(|question| question.due <= now)
-            })
+            .and_then(|socket| socket.waiting.as_ref()?.first_question())
+            .filter(|question| question.due <= now)
             .map(|question| question.number)
         {
             let answer = Answer {
@@ -389,7 +387,11 @@ impl Channels {
                     None
                 }
             }
-            Err(error) => Some(shutdown_text(&error, &name)),
+            Err(error) => {
+                let refusal = Refusal::of_ask(&error, &name);
+                self.report(io, id, refusal.code, &refusal.log);
+                Some(shutdown_text(&error, &name))
+            }
         };
         if let Some(text) = lost {
             self.shut_down(io, id, place, &text);

@@ -215,9 +215,9 @@ impl Waiting {
         self.by_topic.contains_key(topic)
     }
 
-    /// When the first of the open questions is given up, in seconds of unix time.
+    /// The open question that is given up first.
     #[must_use]
-    pub fn question_due(&self) -> Option<u32> {
+    pub fn first_question(&self) -> Option<QuestionRef> {
         let of_join = self
             .joining
             .as_ref()
@@ -226,8 +226,7 @@ impl Waiting {
         [of_join, of_channel]
             .into_iter()
             .flatten()
-            .map(|question| question.due)
-            .min()
+            .min_by_key(|question| question.due)
     }
 
     /// The topic of a join that was refused and whose reply is not due yet.

@@ -138,6 +138,7 @@ impl Shard {
             Mail::TenantGone(tenant) => {
                 self.channels.tokens.forget(tenant);
                 self.channels.tenants.remove(tenant);
+                self.channels.forget_database(tenant);
             }
             Mail::Answer(answer) => self.channels.on_answer(io, *answer),
             Mail::Database { tenant, state } => self.channels.on_database(io, tenant, state),

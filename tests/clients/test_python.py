@@ -36,11 +36,11 @@ def binary() -> str:
     raise RuntimeError("no server to test: run `cargo build`, or set REALTIME_BIN")
 
 
-def token(role: str = "authenticated", seconds: int = 3600) -> str:
+def token(role: str = "authenticated", seconds: int = 3600, **more: str) -> str:
     def part(value: object) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
-    claims = {"role": role, "exp": int(time.time()) + seconds}
+    claims = {"role": role, "exp": int(time.time()) + seconds, **more}
     message = f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(claims)}"
     signature = hmac.new(SECRET.encode(), message.encode(), hashlib.sha256).digest()
     return f"{message}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
@@ -60,7 +60,8 @@ def free_port() -> int:
 class Server:
     """A server on a port of its own; `restart` keeps the port."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: dict[str, str] | None = None) -> None:
+        self.env = env or {}
         self.folder = tempfile.TemporaryDirectory(prefix="realtime-python-")
         # The port was free a moment ago; another process may take it before the server does.
         for last in (False, False, True):
@@ -80,7 +81,7 @@ class Server:
             "SELF_HOST_TENANT_NAME": "realtime-dev",
         }
         self.log = open(os.path.join(self.folder.name, "log"), "ab")
-        env = {"PATH": os.environ["PATH"], **own}
+        env = {"PATH": os.environ["PATH"], **own, **self.env}
         self.child = subprocess.Popen([binary()], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log)
         # Ends with the line, or with the process.
         if not any(b"listening on" in line for line in self.child.stdout):

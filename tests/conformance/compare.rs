@@ -81,20 +81,26 @@ pub fn events(recorded: &Event, actual: &Event, pairs: &mut Pairs) -> Result<(),
 
 /// A broadcast of kind 4 is compared part by part, because its metadata and its payload may hold ids; anything else as bytes.
 fn binaries(recorded: &[u8], actual: &[u8], pairs: &mut Pairs) -> Result<(), String> {
-    match (broadcast_parts(recorded), broadcast_parts(actual)) {
-        (Some((head, metadata, payload)), Some((actual_head, actual_metadata, actual_payload)))
-            if head == actual_head =>
-        {
-            texts(metadata, actual_metadata, pairs)?;
-            match (payload, actual_payload) {
+    match (Broadcast::parse(recorded), Broadcast::parse(actual)) {
+        (Some(recorded), Some(actual)) if recorded.head == actual.head => {
+            texts(recorded.metadata, actual.metadata, pairs)?;
+            match (recorded.payload, actual.payload) {
                 (Payload::Json(recorded), Payload::Json(actual)) => texts(recorded, actual, pairs),
-                _ if payload == actual_payload => Ok(()),
-                _ => Err(format!("{actual_payload:?} instead of {payload:?}")),
+                (recorded, actual) if recorded == actual => Ok(()),
+                (recorded, actual) => Err(format!("{actual:?} instead of {recorded:?}")),
             }
         }
         _ if recorded == actual => Ok(()),
         _ => Err(format!("{actual:?} instead of {recorded:?}")),
     }
+}
+
+/// A broadcast of kind 4.
+struct Broadcast<'a> {
+    /// Topic and event.
+    head: [&'a [u8]; 2],
+    metadata: &'a str,
+    payload: Payload<'a>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,20 +109,27 @@ enum Payload<'a> {
     Json(&'a str),
 }
 
-/// Topic and event, metadata and payload of a broadcast of kind 4: the sizes of the three and the encoding stand before them.
-fn broadcast_parts(bytes: &[u8]) -> Option<((&[u8], &[u8]), &str, Payload<'_>)> {
-    let [4, topic, event, metadata, encoding, rest @ ..] = bytes else {
-        return None;
-    };
-    let (topic, rest) = rest.split_at_checked((*topic).into())?;
-    let (event, rest) = rest.split_at_checked((*event).into())?;
-    let (metadata, payload) = rest.split_at_checked((*metadata).into())?;
-    let text = std::str::from_utf8;
-    let payload = match encoding {
-        0 => Payload::Bytes(payload),
-        _ => Payload::Json(text(payload).ok()?),
-    };
-    Some(((topic, event), text(metadata).ok()?, payload))
+impl<'a> Broadcast<'a> {
+    /// The sizes of topic, event and metadata, and the encoding stand before them.
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let [4, topic, event, metadata, encoding, rest @ ..] = bytes else {
+            return None;
+        };
+        let (topic, rest) = rest.split_at_checked((*topic).into())?;
+        let (event, rest) = rest.split_at_checked((*event).into())?;
+        let (metadata, payload) = rest.split_at_checked((*metadata).into())?;
+        let metadata = std::str::from_utf8(metadata).ok()?;
+        let payload = match encoding {
+            0 => Payload::Bytes(payload),
+            _ => Payload::Json(std::str::from_utf8(payload).ok()?),
+        };
+        let head = [topic, event];
+        Some(Self {
+            head,
+            metadata,
+            payload,
+        })
+    }
 }
 
 /// Headers whose presence and value are part of the contract.

@@ -189,11 +189,13 @@ impl Server {
         false
     }
 
-    /// Memory that the process holds (`VmRSS` of proc_pid_status(5)).
-    pub fn memory_kib(&self) -> u64 {
+    /// A size of proc_pid_status(5): `VmRSS` is the memory that the process holds, `VmHWM` the most that it ever held.
+    pub fn memory_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .expect("the server runs, on Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = line
             .and_then(|line| line.split_whitespace().next())
             .and_then(|number| number.parse().ok());

@@ -2,6 +2,7 @@
 
 use crate::postgres::{ADMIN, Cluster, Kind, PASSWORD};
 use crate::world::{PATIENCE, advance, until};
+use realtime::control::clock;
 use realtime::control::database::{ConnectError, Lease, Pool, PoolError, Settings, connect};
 use realtime::limits;
 use serde_json::json;
@@ -25,6 +26,7 @@ tests![
     leases_are_given_in_the_order_they_were_asked_for,
     a_connection_that_does_not_answer_is_replaced,
     a_pool_of_several_spreads_its_leases,
+    a_database_that_hangs_up_at_once_is_not_hammered,
 ];
 
 async fn show(settings: &Settings, name: &str) -> String {
@@ -76,7 +78,7 @@ async fn a_name_with_two_families_leads_to_the_one_that_answers(cluster: Arc<Clu
 
 /// A cluster that speaks TLS, with a certificate that nobody has signed.
 fn cluster_with_tls() -> Cluster {
-    let mut cluster = Cluster::start_with(ADMIN, &[]);
+    let cluster = Cluster::start_with(ADMIN, &[]);
     let data = cluster.folder().join("data");
     cluster.stop();
     let owner = std::fs::metadata(&data).expect("it has data");
@@ -296,4 +298,23 @@ async fn a_connection_that_does_not_answer_is_replaced(cluster: Arc<Cluster>) {
         .expect("it is replaced");
     let rows = lease.query_typed("select 1", &[]).await;
     assert_eq!(rows.expect("the new one answers").len(), 1);
+}
+
+async fn a_database_that_hangs_up_at_once_is_not_hammered(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    database.sql(&format!(
+        "alter database {} set idle_session_timeout = '100ms'",
+        database.name
+    ));
+    // It lets everybody in, and soon out again.
+    let pool = pool(database.settings()).await;
+    let mut down = pool.down_since();
+    let begin = clock::now();
+    let mut losses = 0;
+    while begin.elapsed() < Duration::from_secs(2) {
+        let next = timeout(Duration::from_secs(2), down.changed()).await;
+        losses += usize::from(next.is_ok() && down.borrow_and_update().is_some());
+    }
+    // 0.1, 0.2, 0.4 and 0.8 s are the shortest pauses.
+    assert!((1..=6).contains(&losses), "{losses}");
 }

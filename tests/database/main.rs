@@ -9,6 +9,7 @@
     reason = "a test binary exports nothing; `pub` marks what other files of it use"
 )]
 
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -76,6 +77,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("schema", schema::TESTS),
     ("send", send::TESTS),
     ("session", session::TESTS),
+    ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
 ];
@@ -83,9 +85,18 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
 /// How many tests run at once; most of them wait for a database.
 const THREADS: usize = 8;
 
+thread_local! {
+    /// Where this thread panicked last.
+    static PLACE: Cell<Option<String>> = const { Cell::new(None) };
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
+    // A failure says what it has to say in its own message, and where; backtraces of async functions say nothing.
+    panic::set_hook(Box::new(|panic| {
+        PLACE.set(panic.location().map(ToString::to_string));
+    }));
     let cluster: Arc<OnceLock<Arc<Cluster>>> = Arc::default();
     let rows = TABLES
         .iter()
@@ -113,7 +124,8 @@ fn run(test: Test, cluster: Arc<Cluster>) -> Result<(), Failed> {
     panic::catch_unwind(AssertUnwindSafe(all)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or(panic.downcast_ref::<&str>().copied());
-        Failed::from(text.unwrap_or("it panicked").to_owned())
+        let place = PLACE.take().unwrap_or_default();
+        Failed::from(format!("{} ({place})", text.unwrap_or("it panicked")))
     })
 }
 

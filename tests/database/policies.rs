@@ -18,6 +18,7 @@ use crate::asking::{
     vectors,
 };
 use crate::postgres::{ADMIN, Cluster, Database, Kind};
+use crate::world::until;
 
 tests![
     policies_say_what_they_said_to_the_original,
@@ -26,6 +27,7 @@ tests![
     a_role_that_the_user_is_no_member_of_is_refused,
     nothing_is_left_behind,
     equal_checks_in_flight_share_one_evaluation,
+    slow_evaluations_are_not_joined_late,
     a_check_that_is_given_up_goes_on_for_the_others,
     a_pool_that_is_not_free_is_protected,
     a_connection_that_is_killed_is_no_verdict,
@@ -361,6 +363,42 @@ async fn equal_checks_in_flight_share_one_evaluation(cluster: Arc<Cluster>) {
     assert_eq!(evaluations(), 2 + 7);
 }
 
+async fn slow_evaluations_are_not_joined_late(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(
+        "create sequence evaluations; grant usage on sequence evaluations to public;
+         create policy r on realtime.messages for select to public
+            using (nextval('evaluations') > 0 and pg_sleep(3) is not null)",
+    );
+    let asked = context("room", "anon");
+    let broadcast = Checks {
+        presence_read: false,
+        ..READS
+    };
+    let early = world.check(&asked, broadcast);
+    let late = async {
+        // A sequence shows its value before the statement that took it is through.
+        until("it has begun", async || {
+            world.database.sql("select is_called from evaluations") == "t"
+        })
+        .await;
+        tokio::time::sleep(limits::POLICY_SHARED_WITHIN * 2).await;
+        tokio::join!(
+            world.check(&asked, broadcast),
+            world.check(&asked, broadcast)
+        )
+    };
+    let (early, (one, other)) = tokio::join!(early, late);
+    for verdict in [early, one, other] {
+        assert_eq!(
+            verdict.map(|verdict| verdict.broadcast_read),
+            Ok(Some(true))
+        );
+    }
+    let count = world.database.sql("select last_value from evaluations");
+    assert_eq!(count, "2", "those who came late share one of their own");
+}
+
 async fn a_check_that_is_given_up_goes_on_for_the_others(cluster: Arc<Cluster>) {
     let world = World::new(&cluster).await;
     world.database.sql(OPEN);
@@ -439,24 +477,15 @@ async fn a_connection_that_is_killed_is_no_verdict(cluster: Arc<Cluster>) {
     let check = world.check(&asked, ALL);
     let name = &world.database.name;
     let other = world.database.client(ADMIN).await;
-    let kill = async {
-        // There is no event for a statement that has begun in another process.
-        for _ in 0..500 {
-            let kill = format!(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}' and query like 'select id from realtime.messages%' and wait_event = 'PgSleep'"
-            );
-            if !other
-                .query(&kill, &[])
-                .await
-                .expect("it is a statement")
-                .is_empty()
-            {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the check does not sleep");
-    };
+    let kill = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}' \
+         and query like 'select id from realtime.messages%' and wait_event = 'PgSleep'"
+    );
+    // There is no event for a statement that has begun in another process.
+    let kill = until("the check sleeps", async || {
+        let killed = other.query(&kill, &[]).await.expect("it is a statement");
+        !killed.is_empty()
+    });
     let (verdict, ()) = tokio::join!(check, kill);
     assert_eq!(verdict, Err(AskError::Unreachable));
     world.database.sql("drop policy r on realtime.messages; create policy r on realtime.messages for select to public using (true)");
@@ -502,15 +531,10 @@ async fn the_desk_asks_through_a_session_and_has_a_lost_schema_made_again(cluste
     database.sql("drop schema realtime cascade");
     let lost = desk.ask(TENANT, policies()).await;
     assert!(matches!(lost, Err(AskError::Other(_))), "{lost:?}");
-    let back = async {
-        // The session tells nobody when it is through.
-        while desk.ask(TENANT, policies()).await != granted {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), back)
-        .await
-        .expect("the schema comes back");
+    until("the schema comes back", async || {
+        desk.ask(TENANT, policies()).await == granted
+    })
+    .await;
 }
 
 /// Hundreds of checks of different people at the same time on one connection: each gets the verdict of its own claims.

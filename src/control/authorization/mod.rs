@@ -5,6 +5,7 @@
 //! - A verdict that cannot be had is an error. (`every_failure_has_its_reason`)
 //! - Equal questions that are in flight at the same time share one evaluation, and nothing of it is kept after it has ended.
 //!   (`equal_checks_in_flight_share_one_evaluation`)
+//! - Nobody gets a verdict of which the database had begun to think long before he asked. (`slow_evaluations_are_not_joined_late`)
 //! - Nothing of a check is left in the database or on its connection. (`nothing_is_left_behind`)
 //! - Nobody waits for a connection longer than `db_queue_target`, and who waited in vain too often does not wait at all.
 //!   (`a_pool_that_is_not_free_is_protected`)
@@ -24,9 +25,10 @@ use crate::logging::{Identity, Line};
 use crate::mail::{AskError, Checks, Context, Verdict};
 use crate::tenant::TenantId;
 use asker::Asker;
+use foldhash::quality::RandomState;
 use guard::Timeouts;
 use rustc_hash::FxHashMap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -45,9 +47,25 @@ pub struct Authorizer(Rc<Shared>);
 struct Shared {
     environment: Rc<Environment>,
     /// Its keys are chosen by clients.
-    in_flight:
-        RefCell<HashMap<Key, watch::Receiver<Option<Outcome>>, foldhash::quality::RandomState>>,
+    in_flight: RefCell<HashMap<Key, Rc<Progress>, RandomState>>,
     timeouts: RefCell<FxHashMap<TenantId, Timeouts>>,
+}
+
+/// How far an evaluation is.
+#[derive(Default)]
+struct Progress {
+    /// When the database came to it.
+    begun: Cell<Option<Instant>>,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+impl Progress {
+    /// Whether one who asks now may share it: until the database comes to it, its verdict is as fresh as any.
+    fn is_fresh(&self) -> bool {
+        let age = |begun| clock::now().duration_since(begun);
+        let begun = self.begun.get();
+        begun.is_none_or(|begun| age(begun) < limits::POLICY_SHARED_WITHIN)
+    }
 }
 
 /// What makes two questions one.
@@ -121,16 +139,17 @@ impl Authorizer {
 
     /// The evaluation that is under way, or a new one.
     fn evaluation(&self, key: Key, pool: &Pool) -> watch::Receiver<Option<Outcome>> {
-        if let Some(outcome) = self.0.in_flight.borrow().get(&key) {
-            return outcome.clone();
+        let mut in_flight = self.0.in_flight.borrow_mut();
+        if let Some(progress) = in_flight.get(&key).filter(|progress| progress.is_fresh()) {
+            return progress.outcome.subscribe();
         }
-        let (answer, outcome) = watch::channel(None);
-        let flights = &self.0.in_flight;
-        flights.borrow_mut().insert(key.clone(), outcome.clone());
+        let progress = Rc::new(Progress::default());
+        let outcome = progress.outcome.subscribe();
+        in_flight.insert(key.clone(), Rc::clone(&progress));
         let flight = Flight {
             shared: Rc::clone(&self.0),
             key,
-            answer,
+            progress,
         };
         tokio::task::spawn_local(evaluate(flight, pool.clone()));
         outcome
@@ -141,12 +160,17 @@ impl Authorizer {
 struct Flight {
     shared: Rc<Shared>,
     key: Key,
-    answer: watch::Sender<Option<Outcome>>,
+    progress: Rc<Progress>,
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.shared.in_flight.borrow_mut().remove(&self.key);
+        let mut in_flight = self.shared.in_flight.borrow_mut();
+        // A later one may have taken its place.
+        let is_ours = |progress: &Rc<Progress>| Rc::ptr_eq(progress, &self.progress);
+        if in_flight.get(&self.key).is_some_and(is_ours) {
+            in_flight.remove(&self.key);
+        }
     }
 }
 
@@ -156,26 +180,33 @@ impl Flight {
         if let Err(reason) = &outcome {
             self.shared.log(&self.key, reason);
         }
-        let answer = self.answer.clone();
+        let progress = Rc::clone(&self.progress);
         drop(self);
-        answer.send_replace(Some(outcome));
+        progress.outcome.send_replace(Some(outcome));
+    }
+
+    /// The same when it has waited for a connection in vain.
+    fn land_exhausted(self, pool: &Pool) {
+        let pool_size = pool.settings().pool_size;
+        self.shared.note_timeout(&self.key, pool_size);
+        self.land(Err(AskError::PoolExhausted));
     }
 }
 
 /// Evaluates and answers. Those who wait may be answered before the database is through with it; the lease is kept until it is.
 async fn evaluate(flight: Flight, pool: Pool) {
-    let shared = Rc::clone(&flight.shared);
     let Key {
-        tenant,
-        context,
-        checks,
+        context, checks, ..
     } = flight.key.clone();
     let asker = match Asker::of(&context) {
         Ok(asker) => asker,
         Err(reason) => return flight.land(Err(reason)),
     };
     let settings = pool.settings();
-    if shared.is_protected(tenant, settings.pool_size) {
+    if flight
+        .shared
+        .is_protected(flight.key.tenant, settings.pool_size)
+    {
         return flight.land(Err(AskError::PoolExhausted));
     }
     let patience = settings.queue_target.max(limits::POLICY_BEGIN_TIMEOUT_MIN);
@@ -183,22 +214,26 @@ async fn evaluate(flight: Flight, pool: Pool) {
     let lease = match pool.lease().await {
         Ok(lease) => lease,
         Err(PoolError::Gone) => return flight.land(Err(AskError::Unreachable)),
-        Err(PoolError::TimedOut) => {
-            shared.note_timeout(tenant, settings.pool_size);
-            return flight.land(Err(AskError::PoolExhausted));
-        }
+        Err(PoolError::TimedOut) => return flight.land_exhausted(&pool),
     };
     let (begun, has_begun) = oneshot::channel();
-    let begun = move || _ = begun.send(());
+    let progress = Rc::clone(&flight.progress);
+    let begun = move || {
+        progress.begun.set(Some(clock::now()));
+        let _ = begun.send(());
+    };
     let mut check = pin!(check::evaluate(&lease, &asker, checks, begun));
     let outcome = tokio::select! {
         biased;
         outcome = check.as_mut() => outcome.map_err(|failure| outcome::reason_of(&failure, asker.role)),
         late = too_late(deadline, has_begun) => {
-            if late == AskError::PoolExhausted {
-                shared.note_timeout(tenant, settings.pool_size);
+            match late {
+                Late::Queued => flight.land_exhausted(&pool),
+                Late::Slow => {
+                    let text = "the policies were not evaluated in time".to_owned();
+                    flight.land(Err(AskError::Canceled(text)));
+                }
             }
-            flight.land(Err(late));
             // Its end is bounded by the time of its statements, or by that of its connection.
             let _ = check.await;
             return;
@@ -207,14 +242,20 @@ async fn evaluate(flight: Flight, pool: Pool) {
     flight.land(outcome);
 }
 
-/// Returns when nobody is to wait any longer: the database has not come to the check in time, for it is busy with those in front, or
-/// is not through with it in time.
-async fn too_late(deadline: Instant, has_begun: oneshot::Receiver<()>) -> AskError {
+/// Why nobody is to wait any longer.
+enum Late {
+    /// The database has not come to the check in time, for it is busy with those in front.
+    Queued,
+    /// It has, and is not through with it in time.
+    Slow,
+}
+
+async fn too_late(deadline: Instant, has_begun: oneshot::Receiver<()>) -> Late {
     if tokio::time::timeout_at(deadline, has_begun).await.is_err() {
-        return AskError::PoolExhausted;
+        return Late::Queued;
     }
     tokio::time::sleep(limits::POLICY_TIMEOUT).await;
-    AskError::Canceled("the policies were not evaluated in time".to_owned())
+    Late::Slow
 }
 
 impl Shared {
@@ -230,37 +271,38 @@ impl Shared {
         is_protected
     }
 
-    fn note_timeout(&self, tenant: TenantId, pool_size: usize) {
+    fn note_timeout(&self, key: &Key, pool_size: usize) {
+        let text = "no connection of the pool got free in time";
+        self.write(key, ErrorCode::ErrorExecutingTransaction, text);
         let mut timeouts = self.timeouts.borrow_mut();
-        let of_tenant = timeouts.entry(tenant).or_default();
+        let of_tenant = timeouts.entry(key.tenant).or_default();
         if of_tenant.note(clock::now(), pool_size) {
             let code = ErrorCode::IncreaseConnectionPool;
             let line = Line::trip(clock::unix_ms(), code, text::TOO_MANY_DATABASE_TIMEOUTS);
-            self.write(tenant, line);
+            self.hand_in(key.tenant, line);
         }
     }
 
     /// What an operator has to know of it, once for all who asked the same. A join that is refused is logged by its shard, with what
     /// the database said; a write that is refused by its code alone.
     fn log(&self, key: &Key, reason: &AskError) {
-        let writes = key.checks.writes;
-        let (code, text) = match reason {
-            AskError::Policy(text) if writes => (ErrorCode::RlsPolicyError, text.as_str()),
-            AskError::Other(text) if writes => (ErrorCode::UnableToSetPolicies, text.as_str()),
-            AskError::PoolExhausted => (
-                ErrorCode::ErrorExecutingTransaction,
-                "no connection of the pool got free in time",
-            ),
-            _ => return,
-        };
+        match reason {
+            _ if !key.checks.writes => {}
+            AskError::Policy(text) => self.write(key, ErrorCode::RlsPolicyError, text),
+            AskError::Other(text) => self.write(key, ErrorCode::UnableToSetPolicies, text),
+            _ => {}
+        }
+    }
+
+    fn write(&self, key: &Key, code: ErrorCode, text: &str) {
         let claims = &key.context.claims;
         let exp = claims.exp.map(|exp| exp.to_string());
         let whose = Identity::new(claims.sub.as_deref(), claims.iss.as_deref(), exp.as_deref());
         let line = Line::coded(clock::unix_ms(), code, text).on_behalf_of(whose);
-        self.write(key.tenant, line);
+        self.hand_in(key.tenant, line);
     }
 
-    fn write(&self, tenant: TenantId, line: Line) {
+    fn hand_in(&self, tenant: TenantId, line: Line) {
         let line = match self.environment.tenants.borrow().directory.get(tenant) {
             Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
             None => line,

@@ -5,8 +5,8 @@
 //! - A connection is leased to at most [`limits::DATABASE_LEASES_PER_CONNECTION`] at the same time, the longest waiting first
 //!   (`leases_are_given_in_the_order_they_were_asked_for`).
 //! - Nobody waits longer than `db_queue_target`, and nobody waits while all connections have been lost for longer than that.
-//! - A lost connection is opened again after a pause that is half random and doubles up to
-//!   [`limits::DATABASE_RECONNECT_PAUSE_MAX`].
+//! - A lost connection is opened again at once where it has served for a while, else after a pause that is half random and doubles up
+//!   to [`limits::DATABASE_RECONNECT_PAUSE_MAX`] (`a_database_that_hangs_up_at_once_is_not_hammered`).
 //!
 //! Leases share connections: whoever opens a transaction enqueues all of it, from its begin to its end, in one poll, so that those of
 //! others stand before or behind it, never in between.
@@ -24,6 +24,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -309,26 +310,39 @@ impl Inner {
 
 /// Keeps a slot filled as long as there is a pool.
 async fn keep(pool: Weak<Inner>, slot: usize, mut shared: Option<Rc<Shared>>) {
+    let mut pause = limits::DATABASE_RECONNECT_PAUSE;
     loop {
         if let Some(shared) = shared.take() {
+            let opened = clock::now();
             shared.connection.closed().await;
             let Some(pool) = pool.upgrade() else { return };
             pool.empty(slot);
+            if opened.elapsed() >= limits::DATABASE_RECONNECT_PAUSE_MAX {
+                // It has served: the next one is opened at once.
+                pause = limits::DATABASE_RECONNECT_PAUSE;
+            } else {
+                drop(pool);
+                wait(&mut pause).await;
+            }
         }
-        let mut pause = limits::DATABASE_RECONNECT_PAUSE;
-        shared = loop {
-            let Some(settings) = pool.upgrade().map(|pool| Rc::clone(&pool.settings)) else {
-                return;
-            };
-            let outcome = connect(&settings, APPLICATION_NAME).await;
-            let Some(pool) = pool.upgrade() else { return };
-            match outcome {
-                Ok(connection) => break Some(pool.fill(slot, connection)),
-                Err(error) => pool.failure.replace(Some(error)),
-            };
-            drop(pool);
-            tokio::time::sleep(jittered(pause)).await;
-            pause = (pause * 2).min(limits::DATABASE_RECONNECT_PAUSE_MAX);
+        let Some(settings) = pool.upgrade().map(|pool| Rc::clone(&pool.settings)) else {
+            return;
         };
+        let outcome = connect(&settings, APPLICATION_NAME).await;
+        let Some(pool) = pool.upgrade() else { return };
+        match outcome {
+            Ok(connection) => shared = Some(pool.fill(slot, connection)),
+            Err(error) => {
+                pool.failure.replace(Some(error));
+                drop(pool);
+                wait(&mut pause).await;
+            }
+        }
     }
+}
+
+/// Waits, and makes the next pause longer.
+async fn wait(pause: &mut Duration) {
+    tokio::time::sleep(jittered(*pause)).await;
+    *pause = (*pause * 2).min(limits::DATABASE_RECONNECT_PAUSE_MAX);
 }

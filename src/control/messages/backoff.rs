@@ -32,11 +32,18 @@ impl Backoff {
         if ran >= limits::REPLICATION_STABLE_AFTER {
             *self = Self::default();
         }
-        if self.quick_left == 0 {
-            return self.failed();
+        if self.may_hurry() {
+            Duration::ZERO
+        } else {
+            self.failed()
         }
-        self.quick_left -= 1;
-        Duration::ZERO
+    }
+
+    /// Whether something may be tried at once; that is used up then.
+    pub fn may_hurry(&mut self) -> bool {
+        let may = self.quick_left > 0;
+        self.quick_left -= u32::from(may);
+        may
     }
 
     /// An attempt has failed. Returns the pause before the next one.

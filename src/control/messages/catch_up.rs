@@ -8,7 +8,6 @@
 use super::ledger::{Ledger, Novelty};
 use super::publish::Publisher;
 use super::row::{Dropped, Key, Row};
-use super::snapshot::Snapshot;
 use crate::control::database::connect::describe;
 use crate::control::database::{ConnectError, Connection, Settings, connect};
 use crate::limits;
@@ -94,7 +93,8 @@ impl Reader {
         publisher: &Publisher,
     ) -> Result<Found, ReadError> {
         // Taken first: whatever is over in it is visible to the reading.
-        let snapshot = Snapshot::take(&self.connection.client).await?;
+        let since = ledger.borrow().since().clone();
+        let snapshot = since.take_next(&self.connection.client).await?;
         let found = self.deliver(ledger, publisher, None).await?;
         ledger.borrow_mut().was_read(snapshot);
         Ok(found)

@@ -15,8 +15,8 @@ use super::publication::{self, Publication};
 use super::publish::Publisher;
 use super::{Source, WindowExceeded};
 use crate::control::clock;
-use crate::control::replication::stream::{Session, Target};
-use crate::control::replication::{Fault, Lsn, Stream};
+use crate::control::replication::stream::{Created, Target};
+use crate::control::replication::{Changes, Fault, Lsn, Session, Way};
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::logging::Line;
@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// What the names of all slots for `realtime.messages` begin with; `SLOT_NAME_SUFFIX` follows.
@@ -52,6 +53,11 @@ pub struct Engine {
     is_refused: Cell<bool>,
     /// Some stream has run.
     has_streamed: Cell<bool>,
+    /// The database could not be reached; when it can, the next attempt is due.
+    is_away: Cell<bool>,
+    is_back: Notify,
+    /// That the table is missing has been said.
+    misses_table: Cell<bool>,
     /// When rows could last be delivered, by whatever way.
     served_at: Cell<Instant>,
 }
@@ -75,6 +81,9 @@ impl Engine {
             is_catching_up: Cell::default(),
             is_refused: Cell::default(),
             has_streamed: Cell::default(),
+            is_away: Cell::default(),
+            is_back: Notify::new(),
+            misses_table: Cell::default(),
             served_at: Cell::new(clock::now()),
             measures,
             publisher,
@@ -97,12 +106,14 @@ impl Engine {
             let started = clock::now();
             self.is_refused.set(false);
             self.has_streamed.set(true);
+            self.misses_table.set(false);
             self.measures.streams.set(self.measures.streams.get() + 1);
             self.source.state.send_replace(true);
-            self.say(
-                Level::Info,
-                "rows of realtime.messages are streamed (engine: pgoutput)",
+            let text = format!(
+                "rows of realtime.messages are read from a slot (engine: {})",
+                stream.way()
             );
+            self.say(Level::Info, &text);
             let fault = self.stream(stream).await;
             self.source.state.send_replace(false);
             self.ledger.borrow_mut().stream_ended();
@@ -118,10 +129,10 @@ impl Engine {
     }
 
     /// Runs a stream to its end.
-    async fn stream(&self, stream: Stream) -> Fault {
-        let pid = stream.pid;
+    async fn stream(&self, changes: Changes) -> Fault {
+        let pid = changes.pid();
         tokio::select! {
-            fault = self.pump(stream) => fault,
+            fault = self.pump(changes) => fault,
             fault = self.watch(pid) => fault,
         }
     }
@@ -131,7 +142,7 @@ impl Engine {
         &self,
         backoff: &mut Backoff,
         pause: Duration,
-    ) -> Result<Stream, WindowExceeded> {
+    ) -> Result<Changes, WindowExceeded> {
         let mut attempts = std::pin::pin!(self.attempts(backoff, pause));
         let mut reader = None;
         let mut due = clock::now() + limits::BROADCAST_READ_INTERVAL;
@@ -143,7 +154,11 @@ impl Engine {
             }
             // The attempt waits while the table is read: rows come from one place at a time.
             let began = clock::now();
-            if !self.is_catching_up.get() {
+            if self.source.pool.down_since().borrow().is_some() {
+                // The pool comes back by itself, with pauses of its own.
+                self.is_away.set(true);
+                reader = None;
+            } else if !self.is_catching_up.get() {
                 self.read_table(&mut reader).await;
             }
             let now = clock::now();
@@ -187,6 +202,9 @@ impl Engine {
                 *reader = Some(open);
                 self.served_at.set(clock::now());
                 self.limit_ledger();
+                if self.is_away.replace(false) {
+                    self.is_back.notify_one();
+                }
                 if self.is_refused.get() {
                     self.source.state.send_replace(true);
                 }
@@ -225,39 +243,55 @@ impl Engine {
     }
 
     /// Tries until it works.
-    async fn attempts(&self, backoff: &mut Backoff, mut pause: Duration) -> Stream {
+    async fn attempts(&self, backoff: &mut Backoff, mut pause: Duration) -> Changes {
         loop {
-            tokio::time::sleep(pause).await;
-            let outcome = self.attempt().await;
-            self.ledger.borrow_mut().hold(false);
-            self.is_catching_up.set(false);
-            pause = match outcome {
-                Ok(stream) => return stream,
-                Err(Fault::TableMissing) => {
-                    self.log(
-                        ErrorCode::StartReplicationFailed,
-                        &Fault::TableMissing.to_string(),
-                    );
-                    limits::REPLICATION_TABLE_PAUSE
+            // A database that is back need not wait for the rest of a pause.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.is_back.notified() => {}
+            }
+            let mut outcome = self.attempt_once(Way::Stream).await;
+            if let Err(fault @ Fault::Refused(_)) = &outcome {
+                if !self.is_refused.get() {
+                    self.log(fault.code(), &fault.to_string());
                 }
+                outcome = self.attempt_once(Way::Poll).await;
+            }
+            pause = match outcome {
+                Ok(changes) => return changes,
                 Err(fault) => {
                     self.log_failure(&fault);
-                    backoff.failed()
+                    // The database may be restarting: when it can be read again, it may be streamed from as well.
+                    if matches!(fault, Fault::Broken(_)) && backoff.may_hurry() {
+                        self.is_away.set(true);
+                    }
+                    match fault {
+                        Fault::TableMissing => limits::REPLICATION_TABLE_PAUSE,
+                        _ => backoff.failed(),
+                    }
                 }
             };
         }
     }
 
+    async fn attempt_once(&self, way: Way) -> Result<Changes, Fault> {
+        let outcome = self.attempt(way).await;
+        self.ledger.borrow_mut().hold(false);
+        self.is_catching_up.set(false);
+        outcome
+    }
+
     fn log_failure(&self, fault: &Fault) {
-        let is_new = !self.is_refused.get();
         match fault {
-            Fault::Refused(_) => {
-                self.is_refused.set(true);
-                if is_new {
+            Fault::Refused(text) | Fault::PublicationRefused(text) => {
+                // Said once: it stays so until somebody gives the privilege.
+                if !self.is_refused.replace(true) {
                     self.log(fault.code(), &fault.to_string());
                     let text = format!(
-                        "rows of realtime.messages are read from the table every {} ms (engine: poll)",
-                        limits::BROADCAST_POLL_INTERVAL.as_millis()
+                        "rows of realtime.messages are read from the table every {} ms or less often (engine: table), \
+                         since neither a stream nor a slot can be had as user {}: {text}",
+                        limits::BROADCAST_POLL_INTERVAL.as_millis(),
+                        self.source.settings.user,
                     );
                     self.say(Level::Warning, &text);
                 }
@@ -272,13 +306,19 @@ impl Engine {
                 );
                 self.log(fault.code(), &text);
             }
+            Fault::TableMissing => {
+                // Said once: it is looked for every second.
+                if !self.misses_table.replace(true) {
+                    self.log(fault.code(), &fault.to_string());
+                }
+            }
             other => self.log(other.code(), &other.to_string()),
         }
     }
 
     /// One attempt to start a stream.
-    async fn attempt(&self) -> Result<Stream, Fault> {
-        let mut session = self.open_session().await?;
+    async fn attempt(&self, way: Way) -> Result<Changes, Fault> {
+        let mut session = self.open_session(way).await?;
         if publication::ensure(&mut session).await? == Publication::Wrong {
             let text = format!(
                 "Publication {} contains unexpected tables. Recreating...",
@@ -299,7 +339,7 @@ impl Engine {
                 let oid = row.first().and_then(|row| row.first()?.clone());
                 let own = format!("{slot}{}", oid.unwrap_or_default());
                 *self.slot.borrow_mut() = own.clone();
-                session = self.open_session().await?;
+                session = self.open_session(way).await?;
                 self.make_slot(&mut session, &own).await?
             }
             outcome => outcome?,
@@ -307,15 +347,15 @@ impl Engine {
         self.position.set(created.consistent);
         self.is_catching_up.set(true);
         // The slot keeps the log from now on, however long the rest takes.
-        let pid = session.pid;
+        let pid = session.pid();
         tokio::select! {
-            stream = self.catch_up(session, &created.snapshot) => stream,
+            stream = self.catch_up(session, created.snapshot.as_deref()) => stream,
             fault = self.watch(pid) => Err(fault),
         }
     }
 
     /// Delivers what the stream of a new slot will not say, and starts the stream.
-    async fn catch_up(&self, session: Session, snapshot: &str) -> Result<Stream, Fault> {
+    async fn catch_up(&self, session: Session, snapshot: Option<&str>) -> Result<Changes, Fault> {
         let broken = |error: ReadError| match error {
             ReadError::TableMissing => Fault::TableMissing,
             other => Fault::Broken(other.to_string()),
@@ -324,10 +364,15 @@ impl Engine {
         if self.has_streamed.get() {
             self.count_too_old(&reader).await.map_err(broken)?;
         }
-        let found = reader
-            .read_snapshot(&self.ledger, &self.publisher, snapshot)
-            .await
-            .map_err(broken)?;
+        let found = match snapshot {
+            Some(snapshot) => {
+                let read = reader.read_snapshot(&self.ledger, &self.publisher, snapshot);
+                read.await
+            }
+            // What the slot is going to say as well is in the ledger then.
+            None => reader.read(&self.ledger, &self.publisher).await,
+        };
+        let found = found.map_err(broken)?;
         self.limit_ledger();
         if found.rows > 0 {
             let text = format!(
@@ -339,24 +384,20 @@ impl Engine {
         session.start().await
     }
 
-    async fn open_session(&self) -> Result<Session, Fault> {
+    async fn open_session(&self, way: Way) -> Result<Session, Fault> {
         let slot = self.slot.borrow().clone();
-        Session::open(Target {
+        let target = Target {
             settings: &self.source.settings,
             address: self.source.pool.address(),
             application_name: APPLICATION_NAME,
             slot: &slot,
             publication: publication::NAME,
-        })
-        .await
+        };
+        Session::open(way, target).await
     }
 
     /// Makes the slot. A process that is just ending gets a moment to give the name back; what nobody uses is dropped.
-    async fn make_slot(
-        &self,
-        session: &mut Session,
-        slot: &str,
-    ) -> Result<crate::control::replication::stream::Created, Fault> {
+    async fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Created, Fault> {
         let deadline = clock::now() + limits::REPLICATION_SLOT_RELEASE_TIMEOUT;
         loop {
             let fault = match session.create_slot(slot).await {

@@ -4,8 +4,7 @@
 //! that does. What always holds: it exists before the slot does, or the slot could not read what was written in between.
 //! Deliberately absent: publications of the tenant.
 
-use crate::control::replication::Fault;
-use crate::control::replication::stream::Session;
+use crate::control::replication::{Fault, Session};
 use tokio_postgres::Client;
 
 /// Its name.
@@ -76,7 +75,7 @@ pub async fn ensure(session: &mut Session) -> Result<Publication, Fault> {
     match session.query(&sql).await {
         Ok(_) => Ok(found),
         // Somebody else has made it at the same time.
-        Err(Fault::Broken(text)) if text.contains("SQLSTATE 42710") => Ok(found),
+        Err(Fault::Broken(text)) if text.contains("42710") => Ok(found),
         Err(Fault::Broken(text) | Fault::Refused(text)) => Err(Fault::PublicationRefused(text)),
         Err(other) => Err(other),
     }

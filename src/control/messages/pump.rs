@@ -10,7 +10,7 @@ use super::measures::Lag;
 use super::row::Layout;
 use crate::control::clock;
 use crate::control::replication::pgoutput::{Commit, Message, Relation, Tuple, decode};
-use crate::control::replication::{Event, Fault, Lsn, POSTGRES_EPOCH_US, Stream};
+use crate::control::replication::{Changes, Event, Fault, Lsn, POSTGRES_EPOCH_US};
 use crate::error::{ErrorCode, Level};
 use rustc_hash::FxHashMap;
 
@@ -19,10 +19,10 @@ type Layouts = FxHashMap<u32, Option<Layout>>;
 
 impl Engine {
     /// Delivers what the stream says, until it ends.
-    pub(super) async fn pump(&self, mut stream: Stream) -> Fault {
+    pub(super) async fn pump(&self, mut changes: Changes) -> Fault {
         let mut layouts = Layouts::default();
         loop {
-            let event = match stream.next().await {
+            let event = match changes.next().await {
                 Ok(event) => event,
                 Err(fault) => return fault,
             };
@@ -32,17 +32,17 @@ impl Engine {
                 Event::Message(bytes) => self.deliver(&mut layouts, &bytes).await,
                 Event::Commit(commit) => {
                     self.measure(commit);
-                    self.passed(&stream, commit.end);
+                    self.passed(&changes, commit.end);
                 }
-                Event::Passed(position) => self.passed(&stream, position),
+                Event::Passed(position) => self.passed(&changes, position),
             }
         }
     }
 
-    fn passed(&self, stream: &Stream, position: Lsn) {
+    fn passed(&self, changes: &Changes, position: Lsn) {
         self.position.set(self.position.get().max(position));
         self.ledger.borrow_mut().passed(position);
-        stream.confirm(position);
+        changes.confirm(position);
     }
 
     fn measure(&self, commit: Commit) {

@@ -9,7 +9,7 @@ use crate::control::replication::Lsn;
 use crate::limits;
 use rustc_hash::FxHashSet;
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 /// Ids 0 to 2 have a meaning of their own and are never given to a transaction.
 const FIRST_XID: u32 = 3;
@@ -19,8 +19,8 @@ const FIRST_XID: u32 = 3;
 pub struct Snapshot {
     /// The first id that had not been given out, with its epoch.
     next: u64,
-    /// Ids below that are in progress, without their epochs.
-    running: FxHashSet<u32>,
+    /// Ids below that are in progress, with their epochs.
+    running: FxHashSet<u64>,
     /// Whatever is called over was committed before this position.
     position: Lsn,
 }
@@ -32,21 +32,37 @@ impl Snapshot {
     ///
     /// What the database said.
     pub async fn take(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        Self::default().take_next(client).await
+    }
+
+    /// Takes the next one: what this one knows need not be asked again.
+    ///
+    /// # Errors
+    ///
+    /// What the database said.
+    pub async fn take_next(&self, client: &Client) -> Result<Self, tokio_postgres::Error> {
         // The snapshot is that of the statement's begin; what is in progress is looked at after it. Ids of subtransactions are found
-        // by asking for every id in between.
+        // by asking for every id that is new, and for those that were in progress.
         const TRANSACTIONS: &str = "with moment as materialized (select pg_catalog.pg_current_snapshot() as snapshot), \
              bounds as materialized (select snapshot, pg_catalog.pg_snapshot_xmin(snapshot)::text::bigint as low, \
                pg_catalog.pg_snapshot_xmax(snapshot)::text::bigint as high from moment) \
              select high, \
                array(select id::text::bigint from pg_catalog.pg_snapshot_xip(snapshot) id), \
-               array(select id from pg_catalog.generate_series(greatest(low, high - $1), high - 1) id \
-                 where pg_catalog.pg_xact_status(id::text::xid8) = 'in progress') \
+               array(select id from (select pg_catalog.generate_series(greatest(low, high - $1, \
+                   case when $2 <= high then $2 end), high - 1) union all select pg_catalog.unnest($3::bigint[])) as ids(id) \
+                 where id >= low and id < high and pg_catalog.pg_xact_status(id::text::xid8) = 'in progress') \
              from bounds";
         const POSITION: &str = "select pg_catalog.pg_current_wal_insert_lsn()::text";
         let depth = limits::BROADCAST_TRANSACTIONS_MAX;
-        let transactions = client
-            .query_typed(TRANSACTIONS, &[(&depth, Type::INT8)])
-            .await?;
+        let known = i64::try_from(self.next).unwrap_or(i64::MAX);
+        let ids = self.running.iter().filter_map(|id| i64::try_from(*id).ok());
+        let running: Vec<i64> = ids.collect();
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
+            (&depth, Type::INT8),
+            (&known, Type::INT8),
+            (&running, Type::INT8_ARRAY),
+        ];
+        let transactions = client.query_typed(TRANSACTIONS, &parameters).await?;
         // A statement of its own: it has to be read after the states of the transactions.
         let position = client.query_typed(POSITION, &[]).await?;
         let mut snapshot = Self::default();
@@ -54,8 +70,9 @@ impl Snapshot {
             let high: i64 = row.try_get(0)?;
             let top: Vec<i64> = row.try_get(1)?;
             let all: Vec<i64> = row.try_get(2)?;
+            let ids = |ids: Vec<i64>| ids.into_iter().filter_map(|id| u64::try_from(id).ok());
             snapshot.next = u64::try_from(high).unwrap_or(0);
-            snapshot.running = top.into_iter().chain(all).map(without_epoch).collect();
+            snapshot.running = ids(top).chain(ids(all)).collect();
         }
         if let Some(row) = position.first() {
             snapshot.position = row.try_get::<_, &str>(0)?.parse().unwrap_or_default();
@@ -66,7 +83,13 @@ impl Snapshot {
     /// Whether a transaction was over, by its id without epoch.
     #[must_use]
     pub fn is_over(&self, xid: u32) -> bool {
-        xid_is_before(xid, self.next_xid()) && !self.running.contains(&xid)
+        // As PostgreSQL compares them: modulo 2^32.
+        let before = low_half(self.next).wrapping_sub(xid);
+        let is_before = (1..=1 << 31).contains(&before);
+        is_before
+            && !self
+                .running
+                .contains(&self.next.wrapping_sub(u64::from(before)))
     }
 
     /// Whether `later` was taken of the same history. It was not when a backup was restored in between.
@@ -87,7 +110,8 @@ impl Snapshot {
         let next = self.next_xid();
         let mut sql = format!("(pg_catalog.age(xmin) <= pg_catalog.age('{next}'::xid)");
         if !self.running.is_empty() {
-            let ids: Vec<String> = self.running.iter().map(u32::to_string).collect();
+            let ids = self.running.iter().map(|id| low_half(*id).to_string());
+            let ids: Vec<String> = ids.collect();
             sql.push_str(&format!(" or xmin = any ('{{{}}}'::xid[])", ids.join(",")));
         }
         sql.push(')');
@@ -95,26 +119,20 @@ impl Snapshot {
     }
 
     fn next_xid(&self) -> u32 {
-        let low = u32::try_from(self.next & u64::from(u32::MAX)).unwrap_or(0);
-        low.max(FIRST_XID)
+        low_half(self.next).max(FIRST_XID)
     }
 }
 
-/// The lower half of an id.
-fn without_epoch(xid: i64) -> u32 {
-    u32::try_from(xid & i64::from(u32::MAX)).unwrap_or(0)
-}
-
-/// Whether an id was given out before another, as PostgreSQL compares them: modulo 2^32.
-fn xid_is_before(xid: u32, other: u32) -> bool {
-    xid.wrapping_sub(other) >= 1 << 31
+/// An id without its epoch.
+fn low_half(id: u64) -> u32 {
+    u32::try_from(id & u64::from(u32::MAX)).unwrap_or(0)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
-    pub(in super::super) fn snapshot(next: u64, running: &[u32], position: u64) -> Snapshot {
+    pub(in super::super) fn snapshot(next: u64, running: &[u64], position: u64) -> Snapshot {
         Snapshot {
             next,
             running: running.iter().copied().collect(),
@@ -137,7 +155,7 @@ pub(super) mod tests {
 
     #[test]
     fn ids_are_compared_around_the_end_of_their_range() {
-        let seen = snapshot(0x2_0000_0010, &[u32::MAX], 0);
+        let seen = snapshot(0x2_0000_0010, &[0x1_ffff_ffff], 0);
         let check = |xid, expected| assert_eq!(seen.is_over(xid), expected, "{xid}");
         check(0x0f, true);
         check(0x10, false);

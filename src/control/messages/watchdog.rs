@@ -8,7 +8,6 @@
 use super::engine::Engine;
 use super::measures::Lag;
 use super::publication::{self, Publication};
-use super::snapshot::Snapshot;
 use crate::control::clock;
 use crate::control::database::connect::describe;
 use crate::control::replication::slot::{self, Sight, SlotState};
@@ -30,6 +29,8 @@ struct Silence {
     since: Instant,
     /// The end of the log at that moment: the stream should get there.
     end: Lsn,
+    /// How long it may last.
+    max: Duration,
 }
 
 impl Engine {
@@ -38,22 +39,21 @@ impl Engine {
         let config = &self.source.environment.config;
         let interval = Duration::from_millis(config.replication_watchdog_interval_ms);
         let check_interval = interval.min(limits::REPLICATION_CHECK_INTERVAL);
+        let snapshot_interval = interval.min(limits::BROADCAST_SNAPSHOT_INTERVAL);
         let now = clock::now();
-        let (mut check_at, mut snapshot_at) = (
-            now + check_interval,
-            now + limits::BROADCAST_SNAPSHOT_INTERVAL,
-        );
+        let (mut check_at, mut snapshot_at) = (now + check_interval, now + snapshot_interval);
         let mut report_at = now + interval;
         let mut silence = Silence {
             events: self.events.get(),
             since: now,
             end: self.position.get(),
+            max: limits::REPLICATION_SILENCE_MAX.min(interval * 2),
         };
         loop {
             tokio::time::sleep_until(check_at.min(snapshot_at)).await;
             if clock::now() >= snapshot_at {
                 self.take_snapshot().await;
-                snapshot_at = clock::now() + limits::BROADCAST_SNAPSHOT_INTERVAL;
+                snapshot_at = clock::now() + snapshot_interval;
             }
             if clock::now() < check_at {
                 continue;
@@ -147,10 +147,11 @@ impl Engine {
                 events,
                 since: now,
                 end: sight.end,
+                max: silence.max,
             };
             return None;
         }
-        (now.duration_since(silence.since) >= limits::REPLICATION_SILENCE_MAX).then(|| {
+        (now.duration_since(silence.since) >= silence.max).then(|| {
             (
                 ErrorCode::ReplicationConnectionWatchdogTimeout,
                 "ReplicationConnection is not responding".to_owned(),
@@ -174,16 +175,17 @@ impl Engine {
 
     /// Moves the ledger on, so that it forgets what was delivered.
     async fn take_snapshot(&self) {
-        {
+        let since = {
             let mut ledger = self.ledger.borrow_mut();
             if self.is_catching_up.get() || ledger.is_empty() || ledger.is_moving() {
                 return;
             }
             ledger.rotate();
-        }
+            ledger.since().clone()
+        };
         let take = async {
             let lease = self.source.pool.lease().await.ok()?;
-            Snapshot::take(&lease).await.ok()
+            since.take_next(&lease).await.ok()
         };
         let taken = tokio::time::timeout(limits::REPLICATION_CHECK_TIMEOUT, take).await;
         // Without one the ledger stays where it is, and grows up to its bound.

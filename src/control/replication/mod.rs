@@ -17,7 +17,10 @@
 pub mod pgoutput;
 pub mod slot;
 pub mod stream;
+pub mod poll;
+pub mod session;
 
+pub use session::{Changes, Session, Way};
 pub use slot::Fault;
 pub use stream::Stream;
 

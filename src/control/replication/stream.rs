@@ -63,8 +63,8 @@ impl fmt::Debug for Session {
 pub struct Created {
     /// Everything committed behind this position will be streamed.
     pub consistent: Lsn,
-    /// Names the snapshot that shows everything before it, until the session says something else.
-    pub snapshot: String,
+    /// Names the snapshot that shows everything before it, until the session says something else. None where a slot exports none.
+    pub snapshot: Option<String>,
 }
 
 /// What values look like in text, where a type has no binary form; and no timeout of a role may end the session.
@@ -151,7 +151,7 @@ impl Session {
         match (text(1).and_then(|text| text.parse().ok()), text(2)) {
             (Some(consistent), Some(snapshot)) => Ok(Created {
                 consistent,
-                snapshot: snapshot.to_owned(),
+                snapshot: Some(snapshot.to_owned()),
             }),
             _ => Err(Fault::Garbled("a slot without a position".to_owned())),
         }

@@ -235,6 +235,7 @@ impl Sessions {
     async fn keep(&self, seat: &Rc<Seat>) {
         let mut pause = limits::DATABASE_RETRY_PAUSE;
         loop {
+            let begun = clock::now();
             let end = match supervise::caught(self.session(seat)).await {
                 Ok(end) => end,
                 Err(panic) => {
@@ -246,7 +247,9 @@ impl Sessions {
             // Before anything is awaited: nobody may get a pool that is closed.
             seat.phase.send_replace(end.phase());
             if !matches!(end, End::NotStarted(_)) {
-                pause = limits::DATABASE_RETRY_PAUSE;
+                if begun.elapsed() > limits::DATABASE_RETRY_PAUSE_MAX {
+                    pause = limits::DATABASE_RETRY_PAUSE;
+                }
                 self.tell(seat.tenant, DatabaseState::default()).await;
             }
             // Somebody may have asked meanwhile, and waits for a keeper that he believes to be there.

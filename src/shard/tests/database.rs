@@ -255,7 +255,7 @@ fn an_answer_that_does_not_come_is_a_no() {
     let mut world = world(2);
     let client = world.connect(1, 2);
     world.join(client, "1", TOPIC, &private(&json!({})));
-    for n in 0..9 {
+    for n in 0..11 {
         world.advance(Duration::from_secs(6));
         world.send(client, &heartbeat(&n.to_string()));
     }
@@ -269,6 +269,23 @@ fn an_answer_that_does_not_come_is_a_no() {
         Vec::<Value>::new(),
         "the late answer finds nobody"
     );
+}
+
+#[test]
+fn a_write_that_is_not_answered_is_dropped_and_the_next_asks_again() {
+    let mut world = world(1);
+    let client = world.private_member(0, &json!({}));
+    world.broadcast(client, "2", TOPIC, &json!({"event": "x"}));
+    for n in 0..11 {
+        world.advance(Duration::from_secs(6));
+        world.send(client, &heartbeat(&n.to_string()));
+    }
+    world.run();
+    world.read(client);
+    world.questions.clear();
+    world.broadcast(client, "3", TOPIC, &json!({"event": "x"}));
+    world.verdict(writes(true));
+    assert_eq!(world.reads(client), [ok("1", "3", TOPIC)]);
 }
 
 #[test]

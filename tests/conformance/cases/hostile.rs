@@ -207,7 +207,7 @@ pub const CASES: &[Case] = &[
                     .expect("the server reads");
             }
             context.connect(V2).expect_alive();
-            let kib = context.server.memory_kib();
+            let kib = context.server.memory_kib("VmRSS");
             assert!(kib < 700 * 1024, "the server takes {kib} KiB");
         },
     },
@@ -259,7 +259,7 @@ pub const CASES: &[Case] = &[
                     "message {n}"
                 );
             }
-            let kib = context.server.memory_kib();
+            let kib = context.server.memory_kib("VmRSS");
             assert!(kib < 1_000_000, "the server takes {kib} KiB");
             // What was queued may still come; then the connection ends.
             read_to_end(&mut stuck);

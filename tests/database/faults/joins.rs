@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Fixture, PROMPTLY, RECOVERY, TENANT, eventually, kill, tenant_of};
 use crate::clock;
 use crate::faults::peer::Peer;
-use crate::postgres::{ADMIN, Cluster, Kind};
+use crate::postgres::{ADMIN, Cluster, Database, Kind};
 use crate::server::Server;
 use crate::token;
 
@@ -43,7 +43,8 @@ fn assert_unreachable(outcome: Result<(), String>) {
 }
 
 async fn a_database_that_is_down_is_found_again(cluster: Arc<Cluster>) {
-    let own = Arc::new(Cluster::start_with(ADMIN, &[]));
+    // What was committed shall be there after the power cut.
+    let own = Arc::new(Cluster::start_with(ADMIN, &["synchronous_commit = on"]));
     let database = own.database(Kind::Supabase);
     database.cluster.stop();
     let fixture = Fixture::cold(&cluster, database, &json!({}));
@@ -322,14 +323,15 @@ async fn changed_credentials_lock_out_until_they_are_right(cluster: Arc<Cluster>
 }
 
 async fn a_thousand_joins_are_one_attempt_to_connect(cluster: Arc<Cluster>) {
-    let fixture = Fixture::warm(&cluster);
-    // Another server, to which the prepared database is new.
+    // Another server instead of the first one, to which the prepared database is new.
+    let Fixture { server, faulty, .. } = Fixture::warm(&cluster);
+    drop(server);
     let server = Server::start(
         super::SETUP,
-        &[tenant_of(TENANT, &fixture.faulty)],
+        &[tenant_of(TENANT, &faulty)],
         super::ENVIRONMENT,
     );
-    let before = attempts(&fixture);
+    let before = attempts(&faulty);
     let mut peers: Vec<Peer> = (0..50)
         .map(|_| Peer::connect(&server, TENANT, &token::good()))
         .collect();
@@ -347,7 +349,7 @@ async fn a_thousand_joins_are_one_attempt_to_connect(cluster: Arc<Cluster>) {
         );
     }
     assert!(start.elapsed() < RECOVERY, "{:?}", start.elapsed());
-    let after = attempts(&fixture);
+    let after = attempts(&faulty);
     for ((name, before), (_, after)) in before.iter().zip(&after) {
         // `db_pool` is one, and nothing was lost meanwhile.
         assert!(
@@ -360,13 +362,13 @@ async fn a_thousand_joins_are_one_attempt_to_connect(cluster: Arc<Cluster>) {
 }
 
 /// How often the database was connected to, by purpose.
-fn attempts(fixture: &Fixture) -> Vec<(&'static str, usize)> {
-    let log = fixture.faulty.cluster.log();
+fn attempts(database: &Database) -> Vec<(&'static str, usize)> {
+    let log = database.cluster.log();
     let count = |name: &str| {
         let end = format!("application_name={name}");
-        let database = format!("database={} ", fixture.faulty.name);
+        let name_of_database = format!("database={} ", database.name);
         log.lines()
-            .filter(|line| line.contains(&database) && line.ends_with(&end))
+            .filter(|line| line.contains(&name_of_database) && line.ends_with(&end))
             .count()
     };
     [

@@ -120,8 +120,11 @@ const SETUP: Setup = Setup {
     shards: 2,
 };
 
-/// Refusals come at once.
-const ENVIRONMENT: &[(&str, &str)] = &[("CHANNEL_ERROR_BACKOFF_MS", "50")];
+/// Refusals come at once, and sockets that say nothing stay.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("CHANNEL_ERROR_BACKOFF_MS", "50"),
+    ("IDLE_TIMEOUT_MS", "3600000"),
+];
 
 /// No query, no connection and no refusal in between: a debug build on a busy machine.
 const PROMPTLY: Duration = Duration::from_secs(5);

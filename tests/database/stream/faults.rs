@@ -3,12 +3,10 @@
 use super::station::{PATIENCE, Station, prepare, prepared, until};
 use crate::postgres::{ADMIN, Cluster};
 use realtime::control::clock;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 tests![
-    killed_streams_cost_no_row_of_concurrent_writers,
     long_transaction_across_a_break_arrives_once,
     dropped_publication_is_made_again,
     changed_publication_is_made_again,
@@ -21,87 +19,25 @@ tests![
     restarted_database_goes_on,
     user_without_replication_reads_the_table,
     log_beyond_the_bound_gives_the_slot_up,
+    stream_that_says_nothing_is_given_up,
     end_of_the_session_ends_the_slot,
 ];
 
-/// Writers that number their rows, in transactions of several kinds.
-async fn write(
-    station: &Station,
-    writer: usize,
-    transactions: usize,
-) -> tokio::task::JoinHandle<()> {
-    let connection = station.connection().await;
-    tokio::task::spawn_local(async move {
-        let mut n = 0;
-        for transaction in 0..transactions {
-            let mut sql = "begin;".to_owned();
-            for kind in 0..=(transaction % 4) {
-                let event = format!("{writer} {n}");
-                n += 1;
-                sql.push_str(&match kind {
-                    // In a subtransaction, and in the transaction itself.
-                    0 | 2 => format!("select realtime.send('{{}}', '{event}', 'room', false);"),
-                    _ => format!(
-                        "insert into realtime.messages (topic, extension, payload, event, private) \
-                         values ('room', 'broadcast', '{{}}', '{event}', false);"
-                    ),
-                });
-            }
-            sql.push_str("commit");
-            connection
-                .client
-                .batch_execute(&sql)
-                .await
-                .expect("the statements are right");
-        }
-    })
-}
-
-async fn killed_streams_cost_no_row_of_concurrent_writers(cluster: Arc<Cluster>) {
-    const WRITERS: usize = 4;
-    const TRANSACTIONS: usize = 400;
-    // 0 to 3 rows more than one, by turns.
-    const ROWS: usize = TRANSACTIONS / 4 * (1 + 2 + 3 + 4);
-    let mut station = Station::streaming(&cluster).await;
-    let mut writers = Vec::new();
-    for writer in 0..WRITERS {
-        writers.push(write(&station, writer, TRANSACTIONS).await);
-    }
-    let mut next: HashMap<String, usize> = HashMap::new();
-    let all = WRITERS * ROWS;
-    let mut kills = 0;
-    for seen in 0..all {
-        let event = station.next().await.event;
-        let (writer, n) = event.split_once(' ').expect("a writer's row");
-        let expected = next.entry(writer.to_owned()).or_default();
-        assert_eq!(
-            n.parse(),
-            Ok(*expected),
-            "of writer {writer}; {:#?}",
-            station.log()
-        );
-        *expected += 1;
-        if seen % (all / 12) == all / 24 {
-            kills += usize::from(station.kill().await);
-        }
-    }
-    for writer in writers {
-        writer.await.expect("writers do not fail");
-    }
-    assert!(kills >= 3, "{kills}");
-    station.streams().await;
-    assert!(station.flush().await.is_empty());
-    assert!(station.count_logged("ReplicationConnectionDown") >= kills);
-}
-
 async fn long_transaction_across_a_break_arrives_once(cluster: Arc<Cluster>) {
-    let mut station = Station::streaming(&cluster).await;
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "300")];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
     let long = station.client().await;
     long.batch_execute("begin; select realtime.send('{}', 'long 1', 'room', false)")
         .await
         .expect("it is a statement");
-    station.send("before").await;
-    assert_eq!(station.next().await.event, "before");
+    // Long enough for several snapshots, each of which has to know what the one before knew.
+    for n in 0..20 {
+        station.send(&format!("before {n}")).await;
+        assert_eq!(station.next().await.event, format!("before {n}"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert!(station.kill().await);
     station.state_is(false).await;
     // The new slot waits for the long transaction; nobody else does.
@@ -299,7 +235,10 @@ async fn restarted_database_goes_on(_: Arc<Cluster>) {
     .await;
     station.send("after").await;
     assert_eq!(station.next().await.event, "after");
+    let start = clock::now();
     station.streams().await;
+    // Pauses between attempts have grown meanwhile; nobody waits for the rest of one.
+    assert!(clock::now().duration_since(start) < Duration::from_secs(5));
     assert!(station.flush().await.is_empty());
 }
 
@@ -350,6 +289,36 @@ async fn log_beyond_the_bound_gives_the_slot_up(cluster: Arc<Cluster>) {
     for n in 1..=ROWS {
         assert_eq!(station.next().await.event, n.to_string());
     }
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+/// A walsender that is stopped neither speaks nor dies.
+async fn stream_that_says_nothing_is_given_up(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "700")];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
+    station.send("before").await;
+    assert_eq!(station.flush().await, ["before"]);
+    let pid = station.database.sql(
+        "select pid from pg_stat_activity where application_name = 'realtime_replication_connection' and datname = current_database()",
+    );
+    let signal = |name: &str| {
+        let status = std::process::Command::new("kill")
+            .args([name, &pid])
+            .status();
+        assert!(status.expect("kill is there").success());
+    };
+    signal("-STOP");
+    station
+        .sql("select realtime.send(jsonb_build_object('a', repeat('x', 20000)), 'silent', 'room', false)")
+        .await;
+    let line = "ReplicationConnectionWatchdogTimeout: ReplicationConnection is not responding";
+    station.logged(line).await;
+    // The slot is taken as long as its process is there; rows come all the same.
+    assert_eq!(station.next().await.event, "silent");
+    signal("-CONT");
     station.streams().await;
     assert!(station.flush().await.is_empty());
 }

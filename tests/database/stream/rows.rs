@@ -171,6 +171,7 @@ async fn transaction_that_was_open_at_the_snapshot_is_broadcast(cluster: Arc<Clu
     assert!(station.flush().await.is_empty());
 }
 
+#[expect(clippy::print_stdout, reason = "a figure, for whoever runs it")]
 async fn hundred_thousand_rows_of_one_transaction_arrive_in_order(cluster: Arc<Cluster>) {
     const ROWS: usize = 100_000;
     let mut station = Station::streaming(&cluster).await;

@@ -6,7 +6,7 @@ use realtime::config::{Config, TenantDefaults};
 use realtime::control::clock;
 use realtime::control::database::migrate::migrate;
 use realtime::control::database::partitions::ensure_partitions;
-use realtime::control::database::{Environment, Pool, Settings, connect};
+use realtime::control::database::{Environment, Pool};
 use realtime::control::log::Log;
 use realtime::control::messages::{Measures, Snapshot, Source, broadcast};
 use realtime::control::outgoing::{Outgoing, Parcel};
@@ -42,7 +42,6 @@ pub struct Seen {
 /// See the file's documentation.
 pub struct Station {
     pub database: Database,
-    pub settings: Rc<Settings>,
     pub tenant: Arc<Tenant>,
     pub measures: Rc<Measures>,
     pub slot: String,
@@ -124,7 +123,7 @@ impl Station {
         let slot_suffix = config.slot_name_suffix.clone().unwrap_or_default();
         let source = Source {
             tenant: Arc::clone(&tenant),
-            settings: Rc::clone(&settings),
+            settings,
             pool,
             since,
             state: state_sender,
@@ -142,7 +141,6 @@ impl Station {
         Self {
             slot: format!("supabase_realtime_messages_replication_slot_{slot_suffix}"),
             database,
-            settings,
             tenant,
             measures,
             state,
@@ -179,6 +177,15 @@ impl Station {
             Ok(Some(Parcel::Publish(publish))) => seen(*publish),
             Ok(_) => panic!("nothing else is sent"),
             Err(_) => panic!("nothing comes; the log: {:#?}", self.log()),
+        }
+    }
+
+    /// The next broadcast, if it comes soon.
+    pub async fn next_within(&mut self, time: Duration) -> Option<Seen> {
+        match timeout(time, self.parcels.recv()).await {
+            Ok(Some(Parcel::Publish(publish))) => Some(seen(*publish)),
+            Ok(_) => panic!("nothing else is sent"),
+            Err(_) => None,
         }
     }
 
@@ -222,25 +229,14 @@ impl Station {
         self.database.client(&self.database.user).await
     }
 
-    /// Another one for long work.
-    pub async fn connection(&self) -> realtime::control::database::Connection {
-        connect(&self.settings, "test")
-            .await
-            .expect("the database runs")
-    }
-
     /// Kills the server's end of the stream; true when there was one.
     pub async fn kill(&self) -> bool {
-        let client = self.client().await;
-        let rows = client
-            .query(
-                "select pg_terminate_backend(pid) from pg_stat_activity \
-                 where application_name = 'realtime_replication_connection' and datname = current_database()",
-                &[],
-            )
-            .await
-            .expect("it is a statement");
-        !rows.is_empty()
+        self.killer().await.kill().await > 0
+    }
+
+    /// A connection that kills streams.
+    pub async fn killer(&self) -> Killer {
+        Killer(self.client().await)
     }
 
     /// Waits until a line begins so, and counts those that do.
@@ -269,6 +265,25 @@ impl Station {
         let mut written = self.written.borrow_mut();
         written.extend(lines.iter().map(|line| line.message.to_string()));
         written.clone()
+    }
+}
+
+/// See [`Station::killer`].
+pub struct Killer(tokio_postgres::Client);
+
+impl Killer {
+    /// Kills the server's end of the stream, if there is one. Returns how many there were.
+    pub async fn kill(&self) -> u32 {
+        let rows = self
+            .0
+            .query(
+                "select pg_terminate_backend(pid) from pg_stat_activity \
+                 where application_name = 'realtime_replication_connection' and datname = current_database()",
+                &[],
+            )
+            .await
+            .expect("it is a statement");
+        u32::try_from(rows.len()).unwrap_or(u32::MAX)
     }
 }
 

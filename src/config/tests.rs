@@ -74,6 +74,8 @@ fn an_empty_environment_serves_on_port_4000() {
     );
     assert_eq!(config.tenant_defaults.users_max, 200);
     assert_eq!(config.janitor.period_ms, 14_400_000);
+    assert_eq!(config.replication_watchdog_interval_ms, 300_000);
+    assert_eq!(config.replication_slot_wal_bytes_max, 1 << 30);
     assert!(config.metrics.pusher.is_none());
     assert_eq!(config.request_id_baggage_key, "request-id");
 }

@@ -77,7 +77,7 @@ async fn a_name_with_two_families_leads_to_the_one_that_answers(cluster: Arc<Clu
 }
 
 /// A cluster that speaks TLS, with a certificate that nobody has signed.
-fn cluster_with_tls() -> Cluster {
+pub fn cluster_with_tls() -> Cluster {
     let cluster = Cluster::start_with(ADMIN, &[]);
     let data = cluster.folder().join("data");
     cluster.stop();

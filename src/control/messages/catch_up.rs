@@ -114,13 +114,13 @@ impl Reader {
         self.deliver(ledger, publisher, Some(snapshot)).await
     }
 
-    /// Rows that were committed since the ledger's snapshot and are too old to be broadcast. None when counting takes too long.
+    /// Rows that were missed (a condition of [`Snapshot::missed_rows`](super::Snapshot::missed_rows)) and are too old to be broadcast.
+    /// None when counting takes too long.
     ///
     /// # Errors
     ///
     /// [`ReadError`]. The reader is to be dropped.
-    pub async fn count_too_old(&self, ledger: &RefCell<Ledger>) -> Result<Option<u64>, ReadError> {
-        let missed = ledger.borrow().since().missed_rows();
+    pub async fn count_too_old(&self, missed: &str) -> Result<Option<u64>, ReadError> {
         let sql = format!(
             "set statement_timeout = {}; select pg_catalog.count(*) from realtime.messages where inserted_at <= {} and {missed}",
             limits::BROADCAST_COUNT_TIMEOUT.as_millis(),

@@ -1,7 +1,7 @@
 //! The life of one tenant's broadcasting: a stream while there can be one, the table while there is none.
 //!
 //! What comes in: a [`Source`](super::Source). What goes out: rows, through the publisher. What always holds: a row that was committed after
-//! `Source::since` is delivered once, or counted; rows of one transaction keep their order (tests/database/stream.rs); while no stream
+//! `Source::since` is delivered once, or counted; rows of one transaction keep their order (`every_committed_row_comes_once_whatever_dies`, in tests/database); while no stream
 //! runs the table is read, so that a stream that cannot be had delays rows and loses none. Deliberately absent: what a row becomes.
 //!
 //! A slot exports a snapshot that shows everything before its first position. So starting a stream is: make the slot, deliver what
@@ -33,6 +33,20 @@ const SLOT_PREFIX: &str = "supabase_realtime_messages_replication_slot_";
 /// How replication connections show in the database.
 const APPLICATION_NAME: &str = "realtime_replication_connection";
 
+/// How far a slot has come.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// There is none.
+    #[default]
+    Idle,
+    /// It is being made, which may take as long as the longest transaction.
+    Making,
+    /// It is there, and what it is not going to say is being delivered: nobody else reads the table.
+    CatchingUp,
+    /// It is being read.
+    Streaming,
+}
+
 /// See the room's documentation.
 pub struct Engine {
     pub(super) source: Source,
@@ -47,8 +61,7 @@ pub struct Engine {
     pub(super) events: Cell<u64>,
     /// A row is being handed over, which may take as long as the shards need.
     pub(super) is_publishing: Cell<bool>,
-    /// An attempt delivers the snapshot of its slot: nobody else reads the table.
-    pub(super) is_catching_up: Cell<bool>,
+    pub(super) phase: Cell<Phase>,
     /// Streaming is refused: the table is all there is.
     is_refused: Cell<bool>,
     /// Some stream has run.
@@ -58,6 +71,8 @@ pub struct Engine {
     is_back: Notify,
     /// That the table is missing has been said.
     misses_table: Cell<bool>,
+    /// What a new stream's start has left to count: with what, and which rows.
+    late: RefCell<Option<(Reader, String)>>,
     /// When rows could last be delivered, by whatever way.
     served_at: Cell<Instant>,
 }
@@ -78,12 +93,13 @@ impl Engine {
             position: Cell::default(),
             events: Cell::default(),
             is_publishing: Cell::default(),
-            is_catching_up: Cell::default(),
+            phase: Cell::default(),
             is_refused: Cell::default(),
             has_streamed: Cell::default(),
             is_away: Cell::default(),
             is_back: Notify::new(),
             misses_table: Cell::default(),
+            late: RefCell::default(),
             served_at: Cell::new(clock::now()),
             measures,
             publisher,
@@ -108,6 +124,7 @@ impl Engine {
             self.has_streamed.set(true);
             self.misses_table.set(false);
             self.measures.streams.set(self.measures.streams.get() + 1);
+            self.phase.set(Phase::Streaming);
             self.source.state.send_replace(true);
             let text = format!(
                 "rows of realtime.messages are read from a slot (engine: {})",
@@ -115,6 +132,7 @@ impl Engine {
             );
             self.say(Level::Info, &text);
             let fault = self.stream(stream).await;
+            self.phase.set(Phase::Idle);
             self.source.state.send_replace(false);
             self.ledger.borrow_mut().stream_ended();
             self.served_at.set(clock::now());
@@ -131,9 +149,21 @@ impl Engine {
     /// Runs a stream to its end.
     async fn stream(&self, changes: Changes) -> Fault {
         let pid = changes.pid();
+        let late = self.late.take();
+        let count = async {
+            if let Some((reader, missed)) = late
+                && let Err(error) = self.count_too_old(&reader, &missed).await
+            {
+                let text =
+                    format!("rows that are too old to be broadcast were not counted: {error}");
+                self.say(Level::Debug, &text);
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             fault = self.pump(changes) => fault,
             fault = self.watch(pid) => fault,
+            fault = count => fault,
         }
     }
 
@@ -158,7 +188,7 @@ impl Engine {
                 // The pool comes back by itself, with pauses of its own.
                 self.is_away.set(true);
                 reader = None;
-            } else if !self.is_catching_up.get() {
+            } else if self.phase.get() != Phase::CatchingUp {
                 self.read_table(&mut reader).await;
             }
             let now = clock::now();
@@ -191,10 +221,11 @@ impl Engine {
                 Some(open) => (open, false),
                 None => (Reader::open(&self.source.settings).await?, true),
             };
-            if is_first {
-                self.count_too_old(&open).await?;
-            }
+            let missed = is_first.then(|| self.ledger.borrow().since().missed_rows());
             open.read(&self.ledger, &self.publisher).await?;
+            if let Some(missed) = missed {
+                self.count_too_old(&open, &missed).await?;
+            }
             Ok::<_, ReadError>(open)
         };
         match outcome.await {
@@ -221,9 +252,10 @@ impl Engine {
         }
     }
 
-    async fn count_too_old(&self, reader: &Reader) -> Result<(), ReadError> {
+    /// Says how many rows come too late. After the others: nobody waits for it.
+    async fn count_too_old(&self, reader: &Reader, missed: &str) -> Result<(), ReadError> {
         let hours = limits::BROADCAST_CATCH_UP_AGE_MAX.as_secs() / 3600;
-        match reader.count_too_old(&self.ledger).await? {
+        match reader.count_too_old(missed).await? {
             Some(0) => {}
             Some(count) => {
                 self.measures
@@ -253,7 +285,7 @@ impl Engine {
             let mut outcome = self.attempt_once(Way::Stream).await;
             if let Err(fault @ Fault::Refused(_)) = &outcome {
                 if !self.is_refused.get() {
-                    self.log(fault.code(), &fault.to_string());
+                    self.log(fault.code(), &fault.start_text());
                 }
                 outcome = self.attempt_once(Way::Poll).await;
             }
@@ -277,7 +309,7 @@ impl Engine {
     async fn attempt_once(&self, way: Way) -> Result<Changes, Fault> {
         let outcome = self.attempt(way).await;
         self.ledger.borrow_mut().hold(false);
-        self.is_catching_up.set(false);
+        self.phase.set(Phase::Idle);
         outcome
     }
 
@@ -286,7 +318,7 @@ impl Engine {
             Fault::Refused(text) | Fault::PublicationRefused(text) => {
                 // Said once: it stays so until somebody gives the privilege.
                 if !self.is_refused.replace(true) {
-                    self.log(fault.code(), &fault.to_string());
+                    self.log(fault.code(), &fault.start_text());
                     let text = format!(
                         "rows of realtime.messages are read from the table every {} ms or less often (engine: table), \
                          since neither a stream nor a slot can be had as user {}: {text}",
@@ -300,19 +332,13 @@ impl Engine {
                 let text = format!("DB check failed during recovery: {text}");
                 self.log(ErrorCode::ReplicationConnectionRecoveryFailed, &text);
             }
-            Fault::TooMany(text) => {
-                let text = format!(
-                    "Tenant database has reached the maximum number of WAL senders: {text}"
-                );
-                self.log(fault.code(), &text);
-            }
             Fault::TableMissing => {
                 // Said once: it is looked for every second.
                 if !self.misses_table.replace(true) {
-                    self.log(fault.code(), &fault.to_string());
+                    self.log(fault.code(), &fault.start_text());
                 }
             }
-            other => self.log(other.code(), &other.to_string()),
+            other => self.log(other.code(), &other.start_text()),
         }
     }
 
@@ -328,7 +354,7 @@ impl Engine {
         }
         self.ledger.borrow_mut().hold(true);
         let slot = self.slot.borrow().clone();
-        let created = match self.make_slot(&mut session, &slot).await {
+        let created = match self.make_watched(&mut session, &slot).await {
             Err(Fault::SlotInUse {
                 is_elsewhere: true, ..
             }) => {
@@ -340,16 +366,25 @@ impl Engine {
                 let own = format!("{slot}{}", oid.unwrap_or_default());
                 *self.slot.borrow_mut() = own.clone();
                 session = self.open_session(way).await?;
-                self.make_slot(&mut session, &own).await?
+                self.make_watched(&mut session, &own).await?
             }
             outcome => outcome?,
         };
         self.position.set(created.consistent);
-        self.is_catching_up.set(true);
-        // The slot keeps the log from now on, however long the rest takes.
+        self.phase.set(Phase::CatchingUp);
         let pid = session.pid();
         tokio::select! {
             stream = self.catch_up(session, created.snapshot.as_deref()) => stream,
+            fault = self.watch(pid) => Err(fault),
+        }
+    }
+
+    /// Makes the slot. The database keeps its log from the first moment on, so it is watched from then on.
+    async fn make_watched(&self, session: &mut Session, slot: &str) -> Result<Created, Fault> {
+        self.phase.set(Phase::Making);
+        let pid = session.pid();
+        tokio::select! {
+            created = self.make_slot(session, slot) => created,
             fault = self.watch(pid) => Err(fault),
         }
     }
@@ -361,9 +396,7 @@ impl Engine {
             other => Fault::Broken(other.to_string()),
         };
         let reader = Reader::open(&self.source.settings).await.map_err(broken)?;
-        if self.has_streamed.get() {
-            self.count_too_old(&reader).await.map_err(broken)?;
-        }
+        let missed = self.ledger.borrow().since().missed_rows();
         let found = match snapshot {
             Some(snapshot) => {
                 let read = reader.read_snapshot(&self.ledger, &self.publisher, snapshot);
@@ -381,7 +414,9 @@ impl Engine {
             );
             self.say(Level::Info, &text);
         }
-        session.start().await
+        let changes = session.start().await?;
+        self.late.replace(Some((reader, missed)));
+        Ok(changes)
     }
 
     async fn open_session(&self, way: Way) -> Result<Session, Fault> {

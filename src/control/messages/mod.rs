@@ -3,7 +3,7 @@
 //!
 //! What comes in: a [`Source`], the rows of its database. What goes out: messages for the shards that own their topics. What always holds:
 //! a row that is committed after [`Snapshot::take`] returned is broadcast once, whatever breaks in between, or counted
-//! ([`Measures`]); rows of one transaction keep their order; one tenant's database delays only its own rows. Deliberately absent:
+//! ([`Measures`]; `every_committed_row_comes_once_whatever_dies`, in tests/database); rows of one transaction keep their order; one tenant's database delays only its own rows. Deliberately absent:
 //! policies; inserting the row was the permission.
 
 pub mod measures;

@@ -2,7 +2,7 @@
 //!
 //! What comes in: rows, from the stream or from the table. What goes out: a parcel each, counted as one event of the tenant; or a line
 //! that says why it was dropped. What always holds: rows go out in the order they come in, and every one that does not is counted
-//! (`each_row_is_sent_or_counted`); while the shards do not take them, the caller waits. Deliberately absent: policies, which were asked
+//! (`rows_that_are_none_are_logged_and_counted`, in tests/database); while the shards do not take them, the caller waits. Deliberately absent: policies, which were asked
 //! when the row was inserted.
 
 use super::measures::Measures;

@@ -5,7 +5,7 @@
 //! below the operator's bound and below half of its own, or the slot is given up; what a publication does not publish any more is
 //! noticed. Deliberately absent: starting anew.
 
-use super::engine::Engine;
+use super::engine::{Engine, Phase};
 use super::measures::Lag;
 use super::publication::{self, Publication};
 use crate::control::clock;
@@ -123,7 +123,12 @@ impl Engine {
             .environment
             .config
             .replication_slot_wal_bytes_max;
-        judge_slot(sight.slot.as_ref(), &self.slot.borrow(), bytes_max).or_else(|| {
+        let slot = sight.slot.as_ref();
+        // One that is being made need not be there yet, nor be anybody's.
+        if self.phase.get() == Phase::Making && !slot.is_some_and(|slot| slot.is_active) {
+            return None;
+        }
+        judge_slot(slot, &self.slot.borrow(), bytes_max).or_else(|| {
             (publication != Publication::Right).then(|| {
                 let text = format!(
                     "the publication {} does not publish realtime.messages any more",
@@ -140,7 +145,7 @@ impl Engine {
         let events = self.events.get();
         if events != silence.events
             || self.is_publishing.get()
-            || self.is_catching_up.get()
+            || self.phase.get() != Phase::Streaming
             || grew <= limits::REPLICATION_SILENCE_BYTES
         {
             *silence = Silence {
@@ -177,7 +182,7 @@ impl Engine {
     async fn take_snapshot(&self) {
         let since = {
             let mut ledger = self.ledger.borrow_mut();
-            if self.is_catching_up.get() || ledger.is_empty() || ledger.is_moving() {
+            if self.phase.get() != Phase::Streaming || ledger.is_empty() || ledger.is_moving() {
                 return;
             }
             ledger.rotate();

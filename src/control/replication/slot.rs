@@ -48,7 +48,7 @@ impl fmt::Display for Fault {
             Self::TooMany(text)
             | Self::PublicationMissing(text)
             | Self::Garbled(text)
-            | Self::Broken(text) => write!(f, "Error starting replication: {text}"),
+            | Self::Broken(text) => f.write_str(text),
             Self::TimedOut => f.write_str("Replication connection timed out during initialization"),
             Self::SlotInUse { slot, is_elsewhere } => {
                 let place = if *is_elsewhere {
@@ -67,7 +67,7 @@ impl fmt::Display for Fault {
             ),
             Self::Refused(text) => write!(
                 f,
-                "Error starting replication: {text}. Streaming needs a user with the REPLICATION attribute and a direct connection"
+                "{text}. Streaming needs a user with the REPLICATION attribute and a direct connection"
             ),
             Self::MessageTooLarge(bytes) => {
                 write!(f, "a row of {bytes} bytes is more than is read from a replication stream")
@@ -86,6 +86,25 @@ impl Fault {
             Self::TooMany(_) => ErrorCode::ReplicationMaxWalSendersReached,
             Self::TimedOut => ErrorCode::ReplicationConnectionTimeout,
             _ => ErrorCode::StartReplicationFailed,
+        }
+    }
+
+    /// The text of that line.
+    #[must_use]
+    pub fn start_text(&self) -> String {
+        match self {
+            Self::PublicationMissing(_)
+            | Self::Refused(_)
+            | Self::MessageTooLarge(_)
+            | Self::Garbled(_)
+            | Self::Broken(_) => format!("Error starting replication: {self}"),
+            Self::TooMany(text) => {
+                format!("Tenant database has reached the maximum number of WAL senders: {text}")
+            }
+            Self::TimedOut
+            | Self::SlotInUse { .. }
+            | Self::PublicationRefused(_)
+            | Self::TableMissing => self.to_string(),
         }
     }
 
@@ -230,7 +249,10 @@ mod tests {
             slot: "s".to_owned(),
             is_elsewhere: false,
         };
-        assert!(in_use.to_string().contains("already exists and in use"));
+        assert!(in_use.start_text().contains("already exists and in use"));
+        let broken = Fault::Broken("no".to_owned());
+        assert_eq!(broken.start_text(), "Error starting replication: no");
+        assert_eq!(broken.to_string(), "no");
         check(in_use, ErrorCode::StartReplicationFailed);
     }
 }

@@ -3,6 +3,7 @@
 use super::station::{PATIENCE, Station, prepare, prepared, until};
 use crate::postgres::{ADMIN, Cluster};
 use realtime::control::clock;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ tests![
     restarted_database_goes_on,
     user_without_replication_reads_the_table,
     log_beyond_the_bound_gives_the_slot_up,
+    log_beyond_the_bound_gives_up_a_slot_that_is_being_made,
     stream_that_says_nothing_is_given_up,
+    rows_that_are_too_old_are_counted,
     end_of_the_session_ends_the_slot,
 ];
 
@@ -213,15 +216,19 @@ async fn restarted_database_goes_on(_: Arc<Cluster>) {
     station.send("before").await;
     assert_eq!(station.flush().await, ["before"]);
     // As the postmaster does it when a process crashes: every connection is lost.
-    let postmaster = format!("{}/data/postmaster.pid", cluster.folder().display());
     let victim = station.database.sql(
         "select pid from pg_stat_activity where application_name = 'realtime_replication_connection' and datname = current_database()",
     );
-    assert!(std::path::Path::new(&postmaster).exists(), "{postmaster}");
     let status = std::process::Command::new("kill")
         .args(["-KILL", &victim])
         .status();
     assert!(status.expect("kill is there").success());
+    until("the database restarts", || async {
+        cluster
+            .log()
+            .contains("all server processes terminated; reinitializing")
+    })
+    .await;
     station.state_is(false).await;
     until("the database is back", || async {
         let mut config = tokio_postgres::Config::new();
@@ -249,7 +256,7 @@ async fn user_without_replication_reads_the_table(cluster: Arc<Cluster>) {
         "create role {user} login bypassrls password 'postgres'; grant usage on schema realtime to {user}; \
          grant select on all tables in schema realtime to {user}"
     ));
-    let mut station = Station::start_as(database, &user, &[]).await;
+    let mut station = Station::start_with(database, &json!({"db_user": user}), &[]).await;
     station.streams().await;
     assert_eq!(
         station.count_logged("StartReplicationFailed: Error starting replication: "),
@@ -321,6 +328,67 @@ async fn stream_that_says_nothing_is_given_up(cluster: Arc<Cluster>) {
     signal("-CONT");
     station.streams().await;
     assert!(station.flush().await.is_empty());
+}
+
+async fn log_beyond_the_bound_gives_up_a_slot_that_is_being_made(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [
+        ("REPLICATION_WATCHDOG_INTERVAL_MS", "200"),
+        ("REPLICATION_SLOT_WAL_BYTES_MAX", "2000000"),
+    ];
+    // The slot waits for this transaction.
+    let long = database.client(ADMIN).await;
+    long.batch_execute("begin; select realtime.send('{}', 'long', 'room', false)")
+        .await
+        .expect("it is a statement");
+    let mut station = Station::start(database, &variables).await;
+    let slots = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{}'",
+        station.slot
+    );
+    until("the slot is being made", || async {
+        station.database.sql(&slots) == "1"
+    })
+    .await;
+    station
+        .sql(
+            "create table public.large as select repeat('x', 1000) from generate_series(1, 4000); \
+             select realtime.send('{}', 'meanwhile', 'room', false)",
+        )
+        .await;
+    station.logged("ReplicationSlotLagTooHigh: ").await;
+    until("the slot is given up", || async {
+        station.database.sql(&slots) == "0"
+    })
+    .await;
+    assert_eq!(station.next().await.event, "meanwhile");
+    long.batch_execute("commit").await.expect("it is open");
+    assert_eq!(station.next().await.event, "long");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+async fn rows_that_are_too_old_are_counted(cluster: Arc<Cluster>) {
+    let mut station = Station::streaming(&cluster).await;
+    // Both are committed while there is no stream.
+    let client = station.client().await;
+    client
+        .batch_execute(
+            "begin; select pg_terminate_backend(pid) from pg_stat_activity \
+               where application_name = 'realtime_replication_connection' and datname = current_database(); \
+             insert into realtime.messages (topic, extension, payload, event, private, inserted_at) values \
+               ('room', 'broadcast', '{}', 'old', false, now() - interval '4 hours'), \
+               ('room', 'broadcast', '{}', 'new', false, now() - interval '2 hours')",
+        )
+        .await
+        .expect("the statements are right");
+    station.state_is(false).await;
+    client.batch_execute("commit").await.expect("it is open");
+    assert_eq!(station.flush().await, ["new"]);
+    station
+        .logged("1 rows of realtime.messages that no stream has said are older than 3 h")
+        .await;
+    assert_eq!(station.measures.too_old.get(), 1);
 }
 
 async fn end_of_the_session_ends_the_slot(cluster: Arc<Cluster>) {

@@ -1,11 +1,14 @@
 //! What becomes of a row, and of many.
 
 use super::station::{Station, prepared, until};
+use crate::connect::cluster_with_tls;
 use crate::postgres::Cluster;
 use realtime::control::clock;
 use realtime::control::messages::row::Dropped;
 use realtime::tenant::Counter;
+use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 tests![
     rows_become_broadcasts_with_their_ids,
@@ -15,6 +18,8 @@ tests![
     rows_over_the_limits_are_counted,
     rows_before_the_snapshot_are_history,
     transaction_that_was_open_at_the_snapshot_is_broadcast,
+    stream_is_encrypted_where_tls_is_enforced,
+    rows_take_milliseconds,
     hundred_thousand_rows_of_one_transaction_arrive_in_order,
 ];
 
@@ -169,6 +174,51 @@ async fn transaction_that_was_open_at_the_snapshot_is_broadcast(cluster: Arc<Clu
     assert_eq!(station.next().await.event, "late");
     station.streams().await;
     assert!(station.flush().await.is_empty());
+}
+
+async fn stream_is_encrypted_where_tls_is_enforced(_: Arc<Cluster>) {
+    let cluster = Arc::new(cluster_with_tls());
+    for (host, enforced) in [
+        ("127.0.0.1", true),
+        ("localhost", true),
+        ("localhost", false),
+    ] {
+        let more = json!({"ssl_enforced": enforced, "db_host": host});
+        let mut station = Station::start_with(prepared(&cluster).await, &more, &[]).await;
+        station.streams().await;
+        station.send("one").await;
+        assert_eq!(station.flush().await, ["one"]);
+        let encrypted = station.database.sql(
+            "select ssl from pg_stat_ssl join pg_stat_activity using (pid) \
+             where application_name = 'realtime_replication_connection' and datname = current_database()",
+        );
+        assert_eq!(encrypted == "t", enforced, "{host}");
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a figure, for whoever runs it")]
+async fn rows_take_milliseconds(cluster: Arc<Cluster>) {
+    let mut station = Station::streaming(&cluster).await;
+    let client = station.client().await;
+    // As a database is that keeps what it has confirmed; the tests' cluster is in a hurry otherwise.
+    let commit = "set synchronous_commit = on";
+    client.batch_execute(commit).await.expect("it is a setting");
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let start = clock::now();
+        client
+            .batch_execute("select realtime.send('{}', 'e', 'room', true)")
+            .await
+            .expect("it is a statement");
+        station.next().await;
+        times.push(clock::now().duration_since(start));
+    }
+    times.sort();
+    println!(
+        "from realtime.send to the shards: p50 {:?}, p99 {:?}",
+        times[100], times[198]
+    );
+    assert!(times[100] < Duration::from_millis(50), "{:?}", times[100]);
 }
 
 #[expect(clippy::print_stdout, reason = "a figure, for whoever runs it")]

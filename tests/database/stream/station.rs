@@ -16,7 +16,7 @@ use realtime::logging::Line;
 use realtime::mail::{Content, Publish, To, TopicHasher};
 use realtime::phoenix::Encoding;
 use realtime::tenant::Tenant;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -87,12 +87,11 @@ impl Station {
 
     /// Begins to broadcast; `variables` are the server's.
     pub async fn start(database: Database, variables: &[(&str, &str)]) -> Self {
-        let user = database.user.clone();
-        Self::start_as(database, &user, variables).await
+        Self::start_with(database, &json!({}), variables).await
     }
 
-    /// The same as another user.
-    pub async fn start_as(database: Database, user: &str, variables: &[(&str, &str)]) -> Self {
+    /// The same with other settings of the extension.
+    pub async fn start_with(database: Database, more: &Value, variables: &[(&str, &str)]) -> Self {
         let suffix = database.name.clone();
         let get = |name: &str| {
             let own = (name == "SLOT_NAME_SUFFIX").then(|| suffix.clone());
@@ -107,8 +106,7 @@ impl Station {
             client_presence_window_ms: 30_000,
         });
         let tenant = registry.apply(&record(&database)).0;
-        let settings = database.settings_with(&json!({"db_user": user}));
-        let settings = Rc::new(settings);
+        let settings = Rc::new(database.settings_with(more));
         let pool = Pool::open(Rc::clone(&settings))
             .await
             .expect("the database runs");

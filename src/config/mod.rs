@@ -138,8 +138,6 @@ pub struct Config {
     /// `REPLICATION_SLOT_WAL_BYTES_MAX`, ours: bytes of the write-ahead log that a tenant's database may keep for that slot. Above, the
     /// slot is given up and another one made.
     pub replication_slot_wal_bytes_max: u64,
-    /// `MIGRATION_PARTITION_SLOTS`: tenant databases that are migrated at the same time. None: twice the cores.
-    pub tenant_migrations_max: Option<u32>,
     /// Maintenance of tenant databases.
     pub janitor: Janitor,
 
@@ -234,7 +232,6 @@ impl Config {
                 .positive("REPLICATION_WATCHDOG_INTERVAL_MS", 300_000)?,
             replication_slot_wal_bytes_max: env
                 .positive("REPLICATION_SLOT_WAL_BYTES_MAX", 1 << 30)?,
-            tenant_migrations_max: env.optional_integer("MIGRATION_PARTITION_SLOTS")?,
             janitor: Janitor::from_env(&env)?,
 
             log_level: env.choice("LOG_LEVEL", &levels(), Level::Info)?,

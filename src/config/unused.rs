@@ -46,6 +46,10 @@ pub(super) const UNUSED: &[(&str, &str)] = &[
     ("DB_HOST_REPLICA_IAD", REPLICAS),
     ("DB_HOST_REPLICA_SIN", REPLICAS),
     ("DB_HOST_REPLICA_SJC", REPLICAS),
+    (
+        "MIGRATION_PARTITION_SLOTS",
+        "a migration waits for its own database only, so all may run at the same time",
+    ),
     ("CONNECT_PARTITION_SLOTS", PER_CORE),
     ("LOGS_ENGINE", STDOUT),
     ("LOGFLARE_API_KEY", STDOUT),

@@ -141,6 +141,25 @@ async fn what_is_printed_works_and_ends_with_the_server(_: Arc<Cluster>) {
         "UTC\nlogical\n127.0.0.1"
     );
 
+    // What a public channel hears needs no policy.
+    let mut peer = Peer::connect(&server, TENANT, &token::of_role("anon", 600));
+    let config = json!({"broadcast": {"replication_ready": true}});
+    peer.start_join("realtime:room1", &config);
+    peer.joined("realtime:room1").expect("it is public");
+    let ready = peer.wait_for(PATIENCE, |message| message.event == "system");
+    assert!(ready.is_some_and(|ready| ready.payload["status"] == "ok"));
+    psql(
+        &server,
+        &example(
+            &server,
+            "select realtime.send('{\"hello\": \"world\"}', 'greeting', 'room1', false)",
+        ),
+    );
+    let heard = peer
+        .broadcast("realtime:room1", PATIENCE)
+        .expect("the row is a broadcast");
+    assert_eq!(heard["payload"]["hello"], "world");
+
     // Private channels are closed until somebody opens them.
     let mut peer = Peer::connect(&server, TENANT, &token::of_role("anon", 600));
     let refusal = peer.join("realtime:room1").expect_err("there is no policy");
@@ -164,7 +183,7 @@ async fn what_is_printed_works_and_ends_with_the_server(_: Arc<Cluster>) {
     assert_eq!(
         psql(
             &server,
-            "select topic, event, payload ->> 'hello' from realtime.messages"
+            "select topic, event, payload ->> 'hello' from realtime.messages where private"
         ),
         "room1|greeting|world"
     );

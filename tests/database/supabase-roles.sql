@@ -27,7 +27,11 @@ grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
 -- A hosted project lets "postgres" write policies on realtime.messages through an extension that is
 -- not packaged here; membership in the owning role gives the same power.
 grant supabase_realtime_admin to postgres;
+-- PostgreSQL 14 has no such privilege.
+select current_setting('server_version_num')::int >= 150000 as knows_parameters \gset
+\if :knows_parameters
 grant set on parameter log_min_messages to supabase_realtime_admin;
+\endif
 
 alter role anon          set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';

@@ -74,7 +74,7 @@ impl Reader {
     ///
     /// [`ReadError::Connect`].
     pub async fn open(settings: &Settings) -> Result<Self, ReadError> {
-        let connection = connect(settings, "realtime_connect").await;
+        let connection = connect(settings, "realtime_messages_catch_up").await;
         let connection = connection.map_err(ReadError::Connect)?;
         // The rows of a reading are wanted whatever a role is allowed in time.
         let sql = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0";

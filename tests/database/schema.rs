@@ -16,6 +16,8 @@ tests![
     seed_gets_additions_only,
     seed_of_somebody_else_names_the_privileges,
     schema_without_bookkeeping_is_completed,
+    functions_that_exist_are_never_rewritten,
+    functions_of_other_arguments_are_others,
     unpartitioned_messages_are_refused,
     upstream_without_messages_is_refused,
     role_without_rights_is_told_which,
@@ -392,6 +394,72 @@ async fn schema_without_bookkeeping_is_completed(cluster: Arc<Cluster>) {
     assert_eq!(outcome.upstream_versions, 0);
     assert_eq!(database.sql("select polname from pg_policy"), "theirs");
     assert_eq!(migrated(&database).await, Migrated::default());
+}
+
+/// Makes every function of the schema somebody else's: another body, and nobody may execute it.
+const FUNCTIONS_OF_SOMEBODY_ELSE: &str = "do $$ declare one regprocedure; begin
+  for one in select oid from pg_proc where pronamespace = 'realtime'::regnamespace and prosrc not like ' -- theirs%' loop
+    execute replace(pg_get_functiondef(one), 'AS $function$', 'AS $function$ -- theirs');
+    execute 'revoke all on function ' || one || ' from public, anon, authenticated, service_role, postgres, dashboard_user';
+  end loop; end $$";
+
+async fn functions_that_exist_are_never_rewritten(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Supabase);
+    migrated(&database).await;
+    // Not as upstream leaves it: results and parameters that cannot be replaced, as an old upstream's `list_changes` has.
+    database.sql(
+        "drop table realtime.schema_migrations; drop table realtime.subscription;
+         drop function realtime.list_changes, realtime.apply_rls, realtime.wal2json_escape_identifier;
+         create function realtime.list_changes(name, name, int, int) returns setof realtime.wal_rls language sql
+           as $$\n select null::realtime.wal_rls $$;
+         create function realtime.apply_rls(change jsonb, int) returns setof realtime.wal_rls language sql
+           as $$\n select null::realtime.wal_rls $$;
+         create function realtime.wal2json_escape_identifier(text) returns varchar language sql as $$\n select $1::varchar $$;",
+    );
+    let functions = database.sql(
+        "select p.oid::regprocedure from pg_proc p where pronamespace = 'realtime'::regnamespace",
+    );
+    assert_eq!(functions.lines().count(), 15, "{functions}");
+    for function in functions.lines() {
+        database.sql(FUNCTIONS_OF_SOMEBODY_ELSE);
+        let before = database.sql(EVERYTHING);
+        // The table refers to some of them.
+        database.sql(&format!(
+            "drop table if exists realtime.subscription; drop function {function}"
+        ));
+        let mut applied = migrated(&database).await.applied;
+        applied.retain(|step| *step != "subscription");
+        assert_eq!(applied.len(), 1, "{function}: {applied:?}");
+        let lost = lost(&before, &database.sql(EVERYTHING));
+        let of_functions: Vec<&str> = lost
+            .into_iter()
+            .filter(|line| line.starts_with("function"))
+            .collect();
+        assert_eq!(of_functions.len(), 1, "{function}: {of_functions:?}");
+        assert!(
+            of_functions[0].starts_with(&format!("function {function} ")),
+            "{of_functions:?}"
+        );
+    }
+    assert_eq!(migrated(&database).await, Migrated::default());
+}
+
+async fn functions_of_other_arguments_are_others(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Supabase);
+    database.sql(
+        "create function realtime.quote_wal2json(text) returns text language sql as $$ select 'theirs' $$;
+         create function realtime.send(json, text, text, boolean) returns void language sql as $$ $$;",
+    );
+    let applied = migrated(&database).await.applied;
+    assert!(
+        applied.contains(&"quote_wal2json") && applied.contains(&"send"),
+        "{applied:?}"
+    );
+    assert_eq!(migrated(&database).await, Migrated::default());
+    assert_eq!(
+        database.sql("select realtime.quote_wal2json('a'::text), realtime.quote_wal2json('realtime.messages'::regclass)"),
+        "theirs|realtime.messages"
+    );
 }
 
 async fn unpartitioned_messages_are_refused(cluster: Arc<Cluster>) {

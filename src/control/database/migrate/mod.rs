@@ -157,7 +157,7 @@ async fn record(
     transaction
         .execute_typed(
             "insert into realtime.rs_schema_migrations (version, name) select * from unnest($1, $2) \
-             on conflict (version) do update set inserted_at = now()",
+             on conflict (version) do update set name = excluded.name, inserted_at = now()",
             &[(&numbers, Type::INT8_ARRAY), (&names, Type::TEXT_ARRAY)],
         )
         .await?;

@@ -6,7 +6,7 @@
 //! (`of_upstreams_database_only_additions_are_planned`). Deliberately absent: waiting; everything here is a function of values.
 
 use super::error::{MigrationError, Privilege};
-use super::steps::{Needs, SEND_IS_CURRENT, STEPS, Step};
+use super::steps::{Needs, SEND, SEND_IS_CURRENT, STEPS, Step};
 use super::survey::Survey;
 use super::versions::{NEWEST_UPSTREAM, SEND_ADDS_ID};
 
@@ -197,7 +197,7 @@ fn missing_privileges(steps: &[&'static Step], survey: &Survey) -> Vec<Privilege
                         format!("grant create, usage on schema realtime to {user}"),
                     );
                 }
-                if step.name == "send" && survey.has("function send/4") && !survey.owns_send {
+                if step.name == "send" && survey.has(SEND) && !survey.owns_send {
                     lack(
                         "only the owner of realtime.send may replace it",
                         format!(
@@ -362,7 +362,10 @@ mod tests {
         let check = |versions: &[i64], missing: &[&str], expected: &[&str]| {
             assert_eq!(names(&upstreams(versions, missing)), expected);
         };
-        let additions = ["column binary_payload", "function send_binary/4"];
+        let additions = [
+            "column binary_payload",
+            "function send_binary(bytea, text, text, bool)",
+        ];
         check(
             &[SEND_ADDS_ID],
             &additions,
@@ -440,7 +443,7 @@ mod tests {
         );
         check(
             |survey| survey.may_create_in_schema = false,
-            &["function topic/0"],
+            &["function topic()"],
             "grant create, usage on schema realtime to realtime;",
         );
         check(
@@ -497,7 +500,7 @@ mod tests {
             false,
         );
         check(
-            |survey| assert!(survey.present.insert("function topic/0".to_owned())),
+            |survey| assert!(survey.present.insert("function topic()".to_owned())),
             false,
         );
         check(

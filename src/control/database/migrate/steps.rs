@@ -116,13 +116,20 @@ pub(super) const STEPS: &[Step] = &[
         true,
         Some(20_250_905_041_441)
     ),
-    step!(50, "topic", Nothing, ["function topic/0"], true, None),
-    step!(51, "send", Nothing, ["function send/4"], true, None),
+    step!(50, "topic", Nothing, ["function topic()"], true, None),
+    step!(
+        51,
+        "send",
+        Nothing,
+        ["function send(jsonb, text, text, bool)"],
+        true,
+        None
+    ),
     step!(
         52,
         "send_binary",
         Nothing,
-        ["function send_binary/4"],
+        ["function send_binary(bytea, text, text, bool)"],
         true,
         None
     ),
@@ -130,24 +137,36 @@ pub(super) const STEPS: &[Step] = &[
         53,
         "broadcast_changes",
         Nothing,
-        ["function broadcast_changes/8"],
+        ["function broadcast_changes(text, text, text, text, text, record, record, text)"],
         true,
         None
     ),
     step!(
         60,
-        "subscription_functions",
+        "to_regrole",
         Nothing,
-        [
-            "function to_regrole/1",
-            "function cast/2",
-            "function subscription_check_filters/0"
-        ],
+        ["function to_regrole(text)"],
         false,
         None
     ),
     step!(
         61,
+        "cast",
+        Nothing,
+        ["function cast(text, regtype)"],
+        false,
+        None
+    ),
+    step!(
+        62,
+        "subscription_check_filters",
+        Nothing,
+        ["function subscription_check_filters()"],
+        false,
+        None
+    ),
+    step!(
+        63,
         "subscription",
         Nothing,
         ["relation subscription"],
@@ -156,36 +175,67 @@ pub(super) const STEPS: &[Step] = &[
     ),
     step!(
         70,
-        "change_filters",
+        "check_equality_op",
         Nothing,
-        [
-            "function check_equality_op/4",
-            "function check_equality_op/5",
-            "function is_visible_through_filters/2"
-        ],
+        ["function check_equality_op(realtime.equality_op, regtype, text, text)"],
         false,
         None
     ),
     step!(
         71,
-        "apply_rls",
+        "check_equality_op_negated",
         Nothing,
-        [
-            "function build_prepared_statement_sql/3",
-            "function apply_rls/2"
-        ],
+        ["function check_equality_op(realtime.equality_op, regtype, text, text, bool)"],
         false,
         None
     ),
     step!(
         72,
-        "list_changes",
+        "is_visible_through_filters",
         Nothing,
         [
-            "function wal2json_escape_identifier/1",
-            "function quote_wal2json/1",
-            "function list_changes/4"
+            "function is_visible_through_filters(realtime._wal_column, realtime._user_defined_filter)"
         ],
+        false,
+        None
+    ),
+    step!(
+        73,
+        "build_prepared_statement_sql",
+        Nothing,
+        ["function build_prepared_statement_sql(text, regclass, realtime._wal_column)"],
+        false,
+        None
+    ),
+    step!(
+        74,
+        "apply_rls",
+        Nothing,
+        ["function apply_rls(jsonb, int4)"],
+        false,
+        None
+    ),
+    step!(
+        75,
+        "wal2json_escape_identifier",
+        Nothing,
+        ["function wal2json_escape_identifier(text)"],
+        false,
+        None
+    ),
+    step!(
+        76,
+        "quote_wal2json",
+        Nothing,
+        ["function quote_wal2json(regclass)"],
+        false,
+        None
+    ),
+    step!(
+        77,
+        "list_changes",
+        Nothing,
+        ["function list_changes(name, name, int4, int4)"],
         false,
         None
     ),
@@ -199,5 +249,8 @@ pub(super) const STEPS: &[Step] = &[
     ),
 ];
 
+/// In a survey: there is a `realtime.send`.
+pub(super) const SEND: &str = "function send(jsonb, text, text, bool)";
+
 /// In a survey: `realtime.send` is ours, or upstream's of 2026.
-pub(super) const SEND_IS_CURRENT: &str = "current function send/4";
+pub(super) const SEND_IS_CURRENT: &str = "current function send";

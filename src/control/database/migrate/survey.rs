@@ -45,7 +45,8 @@ pub struct Survey {
     pub foreign_roles: Vec<String>,
     /// The zone of our sessions when nobody sets one.
     pub time_zone: String,
-    /// What exists of what the steps create, in their words: `function send/4`.
+    /// What exists of what the steps create, in their words: `function send(jsonb, text, text, bool)`, with types as `pg_type` names
+    /// them, those of other schemas than `pg_catalog` with their schema.
     pub present: BTreeSet<String>,
     /// The versions in it.
     pub upstream_versions: BTreeSet<i64>,
@@ -74,10 +75,15 @@ objects(name) as (
   union all select 'column ' || attname from pg_catalog.pg_attribute a join pg_catalog.pg_class c on c.oid = attrelid
     join pg_catalog.pg_namespace s on s.oid = relnamespace
     where s.nspname = 'realtime' and relname = 'messages' and attnum > 0 and not attisdropped
-  union all select 'function ' || proname || '/' || pronargs from pg_catalog.pg_proc p join pg_catalog.pg_namespace s on s.oid = pronamespace
-    where s.nspname = 'realtime'
-  union all select 'current function send/4' from pg_catalog.pg_proc p join pg_catalog.pg_namespace s on s.oid = pronamespace
-    where s.nspname = 'realtime' and proname = 'send' and pronargs = 4 and prosrc like '%WarnSendingBroadcastMessage%'
+  union all select 'function ' || proname || '(' || coalesce((
+      select pg_catalog.string_agg(case ts.nspname when 'pg_catalog' then '' else ts.nspname || '.' end || typname, ', ' order by position)
+      from pg_catalog.unnest(proargtypes) with ordinality as a (argument, position)
+      join pg_catalog.pg_type t on t.oid = argument join pg_catalog.pg_namespace ts on ts.oid = typnamespace
+    ), '') || ')'
+    from pg_catalog.pg_proc p join pg_catalog.pg_namespace s on s.oid = pronamespace where s.nspname = 'realtime'
+  union all select 'current function send' from pg_catalog.pg_proc p join pg_catalog.pg_namespace s on s.oid = pronamespace
+    where s.nspname = 'realtime' and proname = 'send' and pg_catalog.oidvectortypes(proargtypes) = 'jsonb, text, text, boolean'
+      and prosrc like '%WarnSendingBroadcastMessage%'
   union all select 'publication ' || pubname from pg_catalog.pg_publication where pubname = 'supabase_realtime'
 )
 select
@@ -95,8 +101,8 @@ select
   coalesce(pg_catalog.pg_has_role(m.relowner, 'usage'), false) as owns_messages,
   coalesce(m.relkind = 'p', false) as messages_are_partitioned,
   coalesce((
-    select bool_and(pg_catalog.pg_has_role(p.proowner, 'usage')) from pg_catalog.pg_proc p
-    where p.pronamespace = s.oid and p.proname = 'send' and p.pronargs = 4
+    select pg_catalog.pg_has_role(p.proowner, 'usage') from pg_catalog.pg_proc p
+    where p.pronamespace = s.oid and p.proname = 'send' and pg_catalog.oidvectortypes(p.proargtypes) = 'jsonb, text, text, boolean'
   ), false) as owns_send,
   coalesce(pg_catalog.has_table_privilege(v.oid, 'insert'), false) as may_record_upstream,
   coalesce(pg_catalog.has_table_privilege(v.oid, 'select') and s.oid is not null and pg_catalog.has_schema_privilege(s.oid, 'usage'), false)

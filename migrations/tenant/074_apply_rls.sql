@@ -1,24 +1,6 @@
--- Who may see a change (spec: postgres-changes 5.3, 5.4). This server decides that by itself; see 070.
-
--- The text of a PREPARE that asks whether there is a row with this key. None without a key.
-create or replace function realtime.build_prepared_statement_sql(
-  prepared_statement_name text, entity regclass, columns realtime.wal_column[]
-) returns text
-language sql
-as $$
-  select format(
-    'prepare %I as select exists (select from %s where %s)',
-    prepared_statement_name,
-    entity,
-    string_agg(format('%I = %L', c.name, c.value #>> '{}'), ' and ')
-  )
-  from unnest(columns) as c
-  where c.is_pkey
-  having count(*) > 0
-$$;
-
--- One change, in the words of wal2json: a row per role, and per list of columns that subscribers of that role chose.
-create or replace function realtime.apply_rls(wal jsonb, max_record_bytes int default 1048576) returns setof realtime.wal_rls
+-- Who may see a change, in the words of wal2json: a row per role, and per list of columns that subscribers of that role chose (spec:
+-- postgres-changes 5.3, 5.4). This server decides that by itself; see 070.
+create function realtime.apply_rls(wal jsonb, max_record_bytes int default 1048576) returns setof realtime.wal_rls
 language plpgsql
 as $$
 declare
@@ -165,9 +147,6 @@ begin
   for grantee in
     select rolname from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'postgres', 'dashboard_user')
   loop
-    execute format(
-      'grant execute on function realtime.build_prepared_statement_sql(text, regclass, realtime.wal_column[]) to %I', grantee
-    );
     execute format('grant execute on function realtime.apply_rls(jsonb, int) to %I', grantee);
   end loop;
 end

@@ -1,33 +1,6 @@
--- What the table of subscriptions is made of (spec: tenant-database 4.3, postgres-changes 3.3).
-
--- Immutable, as the generated column demands, though a role can be renamed: upstream declares it so.
-create or replace function realtime.to_regrole(role_name text) returns regrole
-language sql immutable
-as $$
-  select role_name::regrole
-$$;
-
--- The value as JSON. The type's name carries no length, which cuts char(n) and bit(n) to one: upstream's behaviour.
-create or replace function realtime."cast"(val text, type_ regtype) returns jsonb
-language plpgsql immutable
-as $$
-declare
-  result jsonb;
-begin
-  if val is null then
-    return null;
-  end if;
-  if type_ = 'bytea'::regtype then
-    return to_jsonb(val);
-  end if;
-  execute format('select to_jsonb(%L::%s)', val, type_::text) into result;
-  return result;
-end
-$$;
-
 -- Refuses filters and columns that the subscriber could not read or PostgreSQL could not compare, and puts both in one order, so that
--- the same subscription is the same row.
-create or replace function realtime.subscription_check_filters() returns trigger
+-- the same subscription is the same row (spec: postgres-changes 3.3).
+create function realtime.subscription_check_filters() returns trigger
 language plpgsql
 as $$
 declare
@@ -109,8 +82,6 @@ begin
   for grantee in
     select rolname from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'postgres', 'dashboard_user')
   loop
-    execute format('grant execute on function realtime.to_regrole(text) to %I', grantee);
-    execute format('grant execute on function realtime."cast"(text, regtype) to %I', grantee);
     execute format('grant execute on function realtime.subscription_check_filters() to %I', grantee);
   end loop;
 end

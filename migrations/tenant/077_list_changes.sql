@@ -1,23 +1,6 @@
--- The changes of a slot with who may see them (spec: postgres-changes 5.1). It needs the plugin wal2json; this server does without.
-
--- A name as wal2json wants it in a list of tables.
-create or replace function realtime.wal2json_escape_identifier(name text) returns text
-language sql immutable strict
-as $$
-  select regexp_replace(name, '([\\,.[:space:]])', '\\\1', 'g')
-$$;
-
-create or replace function realtime.quote_wal2json(entity regclass) returns text
-language sql immutable strict
-as $$
-  select realtime.wal2json_escape_identifier(n.nspname::text) || '.' || realtime.wal2json_escape_identifier(c.relname::text)
-  from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-  where c.oid = entity
-$$;
-
--- One row per change and audience; a single row of nulls where nobody is to hear anything. The last column counts what was taken from
--- the slot.
-create or replace function realtime.list_changes(publication name, slot_name name, max_changes int, max_record_bytes int)
+-- The changes of a slot with who may see them: one row per change and audience; a single row of nulls where nobody is to hear anything.
+-- The last column counts what was taken from the slot (spec: postgres-changes 5.1). It needs the plugin wal2json; this server does without.
+create function realtime.list_changes(publication name, slot_name name, max_changes int, max_record_bytes int)
 returns table (wal jsonb, is_rls_enabled boolean, subscription_ids uuid[], errors text[], slot_changes_count bigint)
 language sql
 as $$
@@ -73,17 +56,5 @@ begin
   alter function realtime.list_changes(name, name, int, int) set log_min_messages = 'fatal';
 exception when insufficient_privilege then
   null;
-end
-$$;
-
-do $$
-declare
-  grantee text;
-begin
-  for grantee in
-    select rolname from pg_roles where rolname in ('anon', 'authenticated', 'service_role', 'postgres', 'dashboard_user')
-  loop
-    execute format('grant execute on function realtime.quote_wal2json(regclass) to %I', grantee);
-  end loop;
 end
 $$;

@@ -10,9 +10,9 @@ begin
     return null;
   end if;
   if type_ = 'bytea'::regtype then
-    return to_jsonb(val);
+    return pg_catalog.to_jsonb(val);
   end if;
-  execute format('select to_jsonb(%L::%s)', val, type_::text) into result;
+  execute pg_catalog.format('select pg_catalog.to_jsonb(%L::%s)', val, type_::text) into result;
   return result;
 end
 $$;

@@ -11,12 +11,12 @@ declare
   wanted text;
   element_count int;
 begin
-  select coalesce(array_agg(attname::text), '{}') into readable
+  select coalesce(pg_catalog.array_agg(attname::text), '{}') into readable
   from pg_attribute
   where attrelid = new.entity
     and attnum > 0
     and not attisdropped
-    and has_column_privilege((new.claims ->> 'role')::name, attrelid, attnum, 'select');
+    and pg_catalog.has_column_privilege((new.claims ->> 'role')::name, attrelid, attnum, 'select');
 
   foreach filter in array coalesce(new.filters, '{}') loop
     if filter.column_name is null or filter.column_name <> all (readable) then
@@ -37,7 +37,7 @@ begin
     end if;
 
     if filter.op = 'in' then
-      execute format('select cardinality(%L::%s[])', filter.value, column_type::text) into element_count;
+      execute pg_catalog.format('select pg_catalog.cardinality(%L::%s[])', filter.value, column_type::text) into element_count;
       if element_count > 100 then
         raise exception 'too many values for `in` filter. Maximum 100';
       end if;
@@ -66,10 +66,10 @@ begin
   end loop;
 
   new.filters := array(
-    select f from unnest(new.filters) as f order by f.column_name, f.op, f.value, f.negate
+    select f from pg_catalog.unnest(new.filters) as f order by f.column_name, f.op, f.value, f.negate
   );
   if new.selected_columns is not null then
-    new.selected_columns := array(select c from unnest(new.selected_columns) as c order by c);
+    new.selected_columns := array(select c from pg_catalog.unnest(new.selected_columns) as c order by c);
   end if;
   return new;
 end

@@ -10,11 +10,11 @@ declare
   result boolean;
 begin
   if op = 'in' then
-    execute format('select %L::%s = any (%L::%s[])', val_1, type_::text, val_2, type_::text) into result;
+    execute pg_catalog.format('select %L::%s = any (%L::%s[])', val_1, type_::text, val_2, type_::text) into result;
   elsif operator is null then
     raise exception 'unsupported equality operator: %', op;
   else
-    execute format('select %L::%s %s %L::%s', val_1, type_::text, operator, val_2, type_::text) into result;
+    execute pg_catalog.format('select %L::%s %s %L::%s', val_1, type_::text, operator, val_2, type_::text) into result;
   end if;
   return result;
 end

@@ -7,8 +7,8 @@ language plpgsql stable
 as $$
 declare
   inverts boolean := coalesce(negate, false);
-  value text := format('%L::%s', val_1, type_::text);
-  other text := format('%L::%s', val_2, type_::text);
+  value text := pg_catalog.format('%L::%s', val_1, type_::text);
+  other text := pg_catalog.format('%L::%s', val_2, type_::text);
   operator text := case op
     when 'eq' then '=' when 'neq' then '<>' when 'lt' then '<' when 'lte' then '<=' when 'gt' then '>' when 'gte' then '>='
     when 'like' then 'like' when 'ilike' then 'ilike' when 'match' then '~' when 'imatch' then '~*'
@@ -17,22 +17,22 @@ declare
   result boolean;
 begin
   if operator is not null then
-    condition := format('(%s %s %s)', value, operator, other);
+    condition := pg_catalog.format('(%s %s %s)', value, operator, other);
   elsif op = 'in' then
-    condition := format('(%s = any (%L::%s[]))', value, val_2, type_::text);
+    condition := pg_catalog.format('(%s = any (%L::%s[]))', value, val_2, type_::text);
   elsif op = 'is' then
     if val_2 is null or val_2 not in ('null', 'true', 'false', 'unknown') then
       raise exception 'invalid value for is filter: must be null, true, false, or unknown';
     end if;
-    execute format('select %s is %s %s', value, case when inverts then 'not' end, val_2) into result;
+    execute pg_catalog.format('select %s is %s %s', value, case when inverts then 'not' end, val_2) into result;
     return result;
   elsif op = 'isdistinct' then
-    execute format('select %s is %s distinct from %s', value, case when inverts then 'not' end, other) into result;
+    execute pg_catalog.format('select %s is %s distinct from %s', value, case when inverts then 'not' end, other) into result;
     return result;
   else
     raise exception 'unsupported equality operator: %', op;
   end if;
-  execute format('select %s %s', case when inverts then 'not' end, condition) into result;
+  execute pg_catalog.format('select %s %s', case when inverts then 'not' end, condition) into result;
   return result;
 end
 $$;

@@ -5,14 +5,14 @@ returns boolean
 language sql stable
 as $$
   select coalesce(
-    bool_and(
+    pg_catalog.bool_and(
       c.name is not null
       and coalesce(realtime.check_equality_op(f.op, c.type_oid::regtype, c.value #>> '{}', f.value, f.negate), false)
     ),
     true
   )
-  from unnest(filters) as f
-  left join unnest(columns) as c on c.name = f.column_name
+  from pg_catalog.unnest(filters) as f
+  left join pg_catalog.unnest(columns) as c on c.name = f.column_name
 $$;
 
 do $$

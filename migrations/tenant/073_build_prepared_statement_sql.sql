@@ -4,15 +4,15 @@ create function realtime.build_prepared_statement_sql(
 ) returns text
 language sql
 as $$
-  select format(
+  select pg_catalog.format(
     'prepare %I as select exists (select from %s where %s)',
     prepared_statement_name,
     entity,
-    string_agg(format('%I = %L', c.name, c.value #>> '{}'), ' and ')
+    pg_catalog.string_agg(pg_catalog.format('%I = %L', c.name, c.value #>> '{}'), ' and ')
   )
-  from unnest(columns) as c
+  from pg_catalog.unnest(columns) as c
   where c.is_pkey
-  having count(*) > 0
+  having pg_catalog.count(*) > 0
 $$;
 
 do $$

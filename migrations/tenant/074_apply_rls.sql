@@ -4,12 +4,12 @@ create function realtime.apply_rls(wal jsonb, max_record_bytes int default 10485
 language plpgsql
 as $$
 declare
-  changed regclass := (quote_ident(wal ->> 'schema') || '.' || quote_ident(wal ->> 'table'))::regclass;
+  changed regclass := (pg_catalog.quote_ident(wal ->> 'schema') || '.' || pg_catalog.quote_ident(wal ->> 'table'))::regclass;
   action realtime.action := case wal ->> 'action' when 'I' then 'INSERT' when 'U' then 'UPDATE' when 'D' then 'DELETE' else 'ERROR' end;
   has_policies boolean := (select relrowsecurity from pg_class where oid = changed);
-  is_too_large boolean := octet_length(wal::text) > max_record_bytes;
-  key text[] := array(select k ->> 'name' from jsonb_array_elements(wal -> 'pk') as k);
-  acting_role text := current_setting('role');
+  is_too_large boolean := pg_catalog.octet_length(wal::text) > max_record_bytes;
+  key text[] := array(select k ->> 'name' from pg_catalog.jsonb_array_elements(wal -> 'pk') as k);
+  acting_role text := pg_catalog.current_setting('role');
   new_row realtime.wal_column[];
   old_row realtime.wal_column[];
   asking_role regrole;
@@ -17,7 +17,7 @@ declare
   selection record;
   is_visible boolean;
   visible_ids uuid[];
-  head jsonb := jsonb_build_object('schema', wal ->> 'schema', 'table', wal ->> 'table', 'type', action);
+  head jsonb := pg_catalog.jsonb_build_object('schema', wal ->> 'schema', 'table', wal ->> 'table', 'type', action);
   document jsonb;
   refusal text;
 begin
@@ -36,25 +36,25 @@ begin
         c ->> 'name', c ->> 'type', (c ->> 'typeoid')::oid,
         realtime."cast"(c ->> 'value', (c ->> 'typeoid')::oid::regtype),
         c ->> 'name' = any (key),
-        has_column_privilege(asking_role, changed, c ->> 'name', 'select')
+        pg_catalog.has_column_privilege(asking_role, changed, c ->> 'name', 'select')
       )::realtime.wal_column
-      from jsonb_array_elements(wal -> 'columns') as c
+      from pg_catalog.jsonb_array_elements(wal -> 'columns') as c
     );
     old_row := array(
       select row(
         c ->> 'name', c ->> 'type', (c ->> 'typeoid')::oid,
         realtime."cast"(c ->> 'value', (c ->> 'typeoid')::oid::regtype),
         c ->> 'name' = any (key),
-        has_column_privilege(asking_role, changed, c ->> 'name', 'select')
+        pg_catalog.has_column_privilege(asking_role, changed, c ->> 'name', 'select')
       )::realtime.wal_column
-      from jsonb_array_elements(wal -> 'identity') as c
+      from pg_catalog.jsonb_array_elements(wal -> 'identity') as c
     );
 
     refusal := null;
     if action <> 'DELETE' then
-      if not exists (select from unnest(new_row) as c where c.is_pkey) then
+      if not exists (select from pg_catalog.unnest(new_row) as c where c.is_pkey) then
         refusal := 'Error 400: Bad Request, no primary key';
-      elsif exists (select from unnest(new_row) as c where c.is_pkey and not c.is_selectable) then
+      elsif exists (select from pg_catalog.unnest(new_row) as c where c.is_pkey and not c.is_selectable) then
         refusal := 'Error 401: Unauthorized';
       end if;
     end if;
@@ -77,10 +77,10 @@ begin
       is_visible := true;
       if has_policies and action <> 'DELETE' then
         -- asking_role is printed as it stands in statements; the setting takes the bare name.
-        perform set_config('role', (select rolname from pg_roles where oid = asking_role), true),
-          set_config('request.jwt.claims', subscriber.claims::text, true);
+        perform pg_catalog.set_config('role', (select rolname from pg_roles where oid = asking_role), true),
+          pg_catalog.set_config('request.jwt.claims', subscriber.claims::text, true);
         execute 'execute walrus_rls_stmt' into is_visible;
-        perform set_config('role', acting_role, true);
+        perform pg_catalog.set_config('role', acting_role, true);
       end if;
       if is_visible then
         visible_ids := visible_ids || subscriber.subscription_id;
@@ -88,48 +88,48 @@ begin
     end loop;
 
     for selection in
-      select s.selected_columns as columns, array_agg(s.subscription_id) as ids from realtime.subscription as s
+      select s.selected_columns as columns, pg_catalog.array_agg(s.subscription_id) as ids from realtime.subscription as s
       where s.entity = changed and s.claims_role = asking_role and coalesce(s.action_filter, '*') in ('*', action::text)
-      group by s.selected_columns order by array_to_string(s.selected_columns, ',') nulls first
+      group by s.selected_columns order by pg_catalog.array_to_string(s.selected_columns, ',') nulls first
     loop
       if refusal is not null then
         return query select head, has_policies, selection.ids, array[refusal];
         continue;
       end if;
-      document := head || jsonb_build_object(
-        'commit_timestamp', to_char((wal ->> 'timestamp')::timestamptz at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+      document := head || pg_catalog.jsonb_build_object(
+        'commit_timestamp', pg_catalog.to_char((wal ->> 'timestamp')::timestamptz at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
         'columns', (
-          select jsonb_agg(jsonb_build_object('name', a.attname, 'type', t.typname) order by a.attnum)
+          select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', a.attname, 'type', t.typname) order by a.attnum)
           from pg_attribute as a join pg_type as t on t.oid = a.atttypid
           where a.attrelid = changed and a.attnum > 0 and not a.attisdropped
-            and has_column_privilege(asking_role, a.attrelid, a.attnum, 'select')
+            and pg_catalog.has_column_privilege(asking_role, a.attrelid, a.attnum, 'select')
             and (selection.columns is null or a.attname = any (selection.columns) or a.attname = any (key))
         )
       );
       if action <> 'DELETE' then
         -- An unchanged large value is in the old row only, if at all.
-        document := document || jsonb_build_object('record', (
-          select jsonb_object_agg(coalesce(n.name, o.name), case when n.name is null then o.value else n.value end)
-          from unnest(new_row) as n full join unnest(old_row) as o on o.name = n.name
+        document := document || pg_catalog.jsonb_build_object('record', (
+          select pg_catalog.jsonb_object_agg(coalesce(n.name, o.name), case when n.name is null then o.value else n.value end)
+          from pg_catalog.unnest(new_row) as n full join pg_catalog.unnest(old_row) as o on o.name = n.name
           where coalesce(n.is_selectable, o.is_selectable)
             and (selection.columns is null or coalesce(n.name, o.name) = any (selection.columns || key))
-            and (not is_too_large or octet_length(n.value::text) <= 64)
+            and (not is_too_large or pg_catalog.octet_length(n.value::text) <= 64)
         ));
       end if;
       if action <> 'INSERT' then
-        document := document || jsonb_build_object('old_record', (
-          select jsonb_object_agg(o.name, o.value)
-          from unnest(old_row) as o
+        document := document || pg_catalog.jsonb_build_object('old_record', (
+          select pg_catalog.jsonb_object_agg(o.name, o.value)
+          from pg_catalog.unnest(old_row) as o
           where o.is_selectable
             and (selection.columns is null or o.name = any (selection.columns || key))
-            and (not is_too_large or octet_length(o.value::text) <= 64)
+            and (not is_too_large or pg_catalog.octet_length(o.value::text) <= 64)
             and (action = 'UPDATE' or not has_policies or o.is_pkey)
         ));
       end if;
       return query select
         document,
         has_policies,
-        array(select id from unnest(visible_ids) as id where id = any (selection.ids)),
+        array(select id from pg_catalog.unnest(visible_ids) as id where id = any (selection.ids)),
         case when is_too_large then array['Error 413: Payload Too Large'] else '{}' end;
     end loop;
   end loop;

@@ -2,5 +2,5 @@
 create function realtime.wal2json_escape_identifier(name text) returns text
 language sql immutable strict
 as $$
-  select regexp_replace(name, '([\\,.[:space:]])', '\\\1', 'g')
+  select pg_catalog.regexp_replace(name, '([\\,.[:space:]])', '\\\1', 'g')
 $$;

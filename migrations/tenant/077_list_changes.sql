@@ -6,14 +6,14 @@ language sql
 as $$
   with published as (
     select
-      concat_ws(
+      pg_catalog.concat_ws(
         ',',
         case when p.pubinsert then 'insert' end,
         case when p.pubupdate then 'update' end,
         case when p.pubdelete then 'delete' end
       ) as actions,
       coalesce((
-        select string_agg(realtime.quote_wal2json(format('%I.%I', t.schemaname, t.tablename)::regclass), ',')
+        select pg_catalog.string_agg(realtime.quote_wal2json(pg_catalog.format('%I.%I', t.schemaname, t.tablename)::regclass), ',')
         from pg_publication_tables as t where t.pubname = p.pubname
       ), '') as tables
     from pg_publication as p
@@ -22,7 +22,7 @@ as $$
   taken as materialized (
     select c.data::jsonb as data, c.position, p.tables
     from published as p,
-      lateral pg_logical_slot_get_changes(
+      lateral pg_catalog.pg_logical_slot_get_changes(
         slot_name, null, max_changes,
         'include-pk', 'true',
         'include-transaction', 'false',
@@ -38,14 +38,14 @@ as $$
     from taken as t,
       lateral realtime.apply_rls(t.data, max_record_bytes) with ordinality
         as r (wal, is_rls_enabled, subscription_ids, errors, part)
-    where t.tables <> '' and cardinality(r.subscription_ids) > 0
+    where t.tables <> '' and pg_catalog.cardinality(r.subscription_ids) > 0
   ),
   rows as (
     select h.wal, h.is_rls_enabled, h.subscription_ids, h.errors, h.position, h.part from heard as h
     union all
     select null, null, null, null, null, null where not exists (select from heard)
   )
-  select r.wal, r.is_rls_enabled, r.subscription_ids, r.errors, (select count(*) from taken)
+  select r.wal, r.is_rls_enabled, r.subscription_ids, r.errors, (select pg_catalog.count(*) from taken)
   from rows as r
   order by r.position, r.part
 $$;

@@ -18,6 +18,7 @@ tests![
     schema_without_bookkeeping_is_completed,
     functions_that_exist_are_never_rewritten,
     functions_of_other_arguments_are_others,
+    functions_call_no_builtin_of_somebody_else,
     unpartitioned_messages_are_refused,
     upstream_without_messages_is_refused,
     role_without_rights_is_told_which,
@@ -460,6 +461,73 @@ async fn functions_of_other_arguments_are_others(cluster: Arc<Cluster>) {
         database.sql("select realtime.quote_wal2json('a'::text), realtime.quote_wal2json('realtime.messages'::regclass)"),
         "theirs|realtime.messages"
     );
+}
+
+/// What a role that may create in `public`, everybody before PostgreSQL 15, makes there: functions that fit better than builtins do, and end
+/// whoever calls them.
+const TRAPS: &str = "
+grant create on schema public to authenticated;
+set role authenticated;
+do $$ declare trap text; begin
+  foreach trap in array array[
+    'format(text, text)', 'format(text, text, text)', 'format(text, text, text, text)', 'format(text, text, text, text, text)',
+    'format(text, text, text, text, text, text)', 'format(text, name, name)', 'format(text, text, regclass, text)',
+    'jsonb_build_object(text, text, text, text, text, realtime.action)', 'jsonb_build_object(text, text, text, jsonb)',
+    'jsonb_build_object(text, jsonb)', 'jsonb_build_object(text, name, text, name)', 'concat_ws(text, text, text, text)',
+    'to_jsonb(text)', 'to_jsonb(int)', 'cardinality(uuid[])', 'cardinality(int[])', 'array_agg(text)', 'array_agg(uuid)',
+    'unnest(realtime.wal_column[])', 'unnest(realtime.user_defined_filter[])', 'unnest(uuid[])', 'unnest(text[])',
+    'array_to_string(text[], text)', 'jsonb_agg(jsonb)', 'jsonb_object_agg(text, jsonb)',
+    'has_column_privilege(regrole, regclass, text, text)', 'has_column_privilege(regrole, oid, smallint, text)'
+  ] loop
+    execute 'create function public.' || trap || ' returns text language plpgsql as $f$ begin raise exception ''trapped''; end $f$';
+  end loop;
+end $$;
+reset role;";
+
+async fn functions_call_no_builtin_of_somebody_else(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Supabase);
+    migrated(&database).await;
+    database.sql("create table public.t (id int primary key, name text); alter table public.t enable row level security");
+    database.sql(TRAPS);
+    let client = database.client(&database.user).await;
+    // The ways into the functions, with what becomes of each; the first one is a trap, so that they are known to work.
+    let cases = [
+        ("select format('%s', 'a'::text)", "trapped"),
+        ("select realtime.to_regrole('anon'), realtime.\"cast\"('1', 'int'), realtime.\"cast\"('a', 'bytea')", ""),
+        ("select realtime.check_equality_op('in', 'int', '1', '{1,2}'), realtime.check_equality_op('eq', 'int', '1', '1')", ""),
+        (
+            "select realtime.check_equality_op(op, 'text', 'a', 'null', true) from unnest(array['eq', 'is', 'isdistinct']::realtime.equality_op[]) op",
+            "",
+        ),
+        ("select realtime.check_equality_op('in', 'text', 'a', '{a}', false)", ""),
+        (
+            "insert into realtime.subscription (subscription_id, entity, filters, claims, selected_columns)
+               select gen_random_uuid(), 'public.t', array[row('id', 'in', '{1}', false)]::realtime.user_defined_filter[],
+                 '{\"role\": \"service_role\"}', columns
+               from (values (null::text[]), ('{id,name}')) v (columns)",
+            "",
+        ),
+        (
+            "select realtime.apply_rls(jsonb_build_object('action', action, 'schema', 'public', 'table', 't', 'timestamp', now(),
+                'pk', '[{\"name\": \"id\"}]'::jsonb, 'columns', c, 'identity', c))
+             from (select '[{\"name\": \"id\", \"type\": \"integer\", \"typeoid\": 23, \"value\": 1}]'::jsonb) as v (c),
+               (values ('I'::text), ('U'), ('D')) as a (action)",
+            "",
+        ),
+        ("select realtime.quote_wal2json('public.t')", ""),
+        ("alter publication supabase_realtime add table public.t", ""),
+        (
+            "select realtime.list_changes('supabase_realtime', 'nowhere', 1, 1)",
+            "replication slot \"nowhere\" does not exist",
+        ),
+    ];
+    for (statement, expected) in cases {
+        let outcome = client.batch_execute(statement).await;
+        let error = outcome
+            .err()
+            .and_then(|error| error.as_db_error().map(|error| error.message().to_owned()));
+        assert_eq!(error.unwrap_or_default(), expected, "{statement}");
+    }
 }
 
 async fn unpartitioned_messages_are_refused(cluster: Arc<Cluster>) {

@@ -254,3 +254,36 @@ pub(super) const SEND: &str = "function send(jsonb, text, text, bool)";
 
 /// In a survey: `realtime.send` is ours, or upstream's of 2026.
 pub(super) const SEND_IS_CURRENT: &str = "current function send";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Superusers call these, wherever their search path leads (PostgreSQL 14 lets everybody create in `public`). They may not set a path
+    /// of their own: it would change how types are printed.
+    #[test]
+    fn functions_of_row_changes_name_the_schema_of_what_they_call() {
+        const GRAMMAR: [&str; 3] = ["array", "coalesce", "row"];
+        let is_of_name =
+            |character: char| character.is_ascii_alphanumeric() || "_.\"".contains(character);
+        let mut functions = 0;
+        for step in STEPS.iter().filter(|step| (60..80).contains(&step.number)) {
+            let Some((_, rest)) = step.sql.split_once("as $$\n") else {
+                continue;
+            };
+            functions += 1;
+            let (body, _) = rest.split_once("\n$$;").expect("the body ends");
+            for (position, _) in body.match_indices('(') {
+                let before = &body[..position];
+                let name = &before[before.trim_end_matches(is_of_name).len()..];
+                let is_qualified = name.starts_with("pg_catalog.") || name.starts_with("realtime.");
+                assert!(
+                    name.is_empty() || is_qualified || GRAMMAR.contains(&name),
+                    "{}: {name}",
+                    step.name
+                );
+            }
+        }
+        assert_eq!(functions, 11);
+    }
+}

@@ -31,6 +31,9 @@ impl Channels {
 
     /// The state of a tenant's database has changed.
     pub fn on_database(&mut self, io: &mut Io<'_>, tenant: TenantId, state: DatabaseState) {
+        if self.tenants.get(tenant).is_none() {
+            return self.forget_database(tenant);
+        }
         let before = self.databases.insert(tenant, state);
         let was_replicating = before.is_some_and(|before| before.is_replicating);
         if state.is_replicating && !was_replicating {
@@ -117,9 +120,13 @@ impl Channels {
             .sockets
             .get(id)
             .and_then(|socket| socket.channels.get(place));
+        // Also what a track has asked since the join: none of it was said of the new token.
+        let presence_read = channel.is_some_and(|channel| {
+            channel.flags.presence || channel.verdict.presence_read.is_some()
+        });
         let checks = Checks {
             broadcast_read: true,
-            presence_read: channel.is_some_and(|channel| channel.flags.presence),
+            presence_read,
             writes: false,
         };
         self.ask_about(io, id, place, checks, Purpose::Refresh);

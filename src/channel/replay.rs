@@ -19,7 +19,12 @@ impl Channels {
         topic: TopicRef,
         messages: &[Replayed],
     ) {
-        if messages.is_empty() {
+        // The reply before them may have been one frame too many for a slow reader.
+        let is_member = self
+            .sockets
+            .get_mut(id)
+            .is_some_and(|socket| socket.channel(topic).is_some());
+        if messages.is_empty() || !is_member {
             return;
         }
         let ids = messages.iter().map(|message| message.id).collect();

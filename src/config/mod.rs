@@ -227,7 +227,7 @@ impl Config {
             tenant_cache_ms: env.integer("TENANT_CACHE_EXPIRATION_IN_MS", 30_000)?,
             tenant_defaults: TenantDefaults::from_env(&env)?,
             self_host: SelfHost::from_env(&env)?,
-            slot_name_suffix: env.string("SLOT_NAME_SUFFIX"),
+            slot_name_suffix: env.slot_suffix("SLOT_NAME_SUFFIX")?,
             replication_watchdog_interval_ms: env
                 .positive("REPLICATION_WATCHDOG_INTERVAL_MS", 300_000)?,
             replication_slot_wal_bytes_max: env

@@ -104,6 +104,22 @@ impl<'a> Environment<'a> {
         })
     }
 
+    /// The end of a slot's name: of PostgreSQL's 63 bytes 44 are taken.
+    pub(super) fn slot_suffix(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        const BYTES_MAX: usize = 63 - 44;
+        let Some(suffix) = self.string(name) else {
+            return Ok(None);
+        };
+        let is_allowed =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if suffix.len() > BYTES_MAX || !suffix.bytes().all(is_allowed) {
+            return Err(ConfigError(format!(
+                "env {name} expected at most {BYTES_MAX} lower-case letters, digits and underscores, got {suffix:?}"
+            )));
+        }
+        Ok(Some(suffix))
+    }
+
     /// An integer that is not 0: of a period, or of something of which one is needed.
     pub(super) fn positive<T: TryFrom<i128> + Into<i128> + Bounds>(
         &self,

@@ -204,6 +204,11 @@ fn wrong_values_are_named() {
         "env RUN_JANITOR expected a boolean or 0/1 values, got \"yes\"",
     );
     check(
+        "SLOT_NAME_SUFFIX",
+        "blue-1",
+        "env SLOT_NAME_SUFFIX expected at most 19 lower-case letters, digits and underscores, got \"blue-1\"",
+    );
+    check(
         "DRIVER",
         "iocp",
         "env DRIVER expected one of auto, uring, epoll, got \"iocp\"",

@@ -60,6 +60,7 @@ type Outcome = Result<Told, AskError>;
 /// What answers.
 struct Clerk<F> {
     answer: F,
+    room: Arc<Semaphore>,
     environment: Rc<Environment>,
     waiting: Waiting,
 }
@@ -96,6 +97,7 @@ impl Desk {
         let (desk, mut inbox) = Self::new();
         let clerk = Rc::new(Clerk {
             answer,
+            room: Arc::clone(&desk.room),
             environment,
             waiting: RefCell::default(),
         });
@@ -179,7 +181,7 @@ where
             asker,
             _room,
         } = errand;
-        let outcome = match take_up(&self.waiting, tenant) {
+        let outcome = match take_up(&self.waiting, tenant, self.room.available_permits()) {
             Some(_waiting) => match caught((self.answer)(tenant, ask)).await {
                 Ok(outcome) => outcome,
                 Err(panic) => {
@@ -256,14 +258,15 @@ fn say(environment: &Environment, tenant: TenantId, code: ErrorCode, text: &str)
 /// Questions of each tenant that are not answered yet.
 type Waiting = RefCell<FxHashMap<TenantId, usize>>;
 
-/// One question more of a tenant, as long as what is returned is there. Nothing when there are too many.
-fn take_up(waiting: &Waiting, tenant: TenantId) -> Option<Place<'_>> {
+/// One question more of a tenant, as long as what is returned is there. Nothing when there are too many: a tenant whose database hangs
+/// gets no more than what it leaves to the others, so however many hang, the next one still has room.
+fn take_up(waiting: &Waiting, tenant: TenantId, free: usize) -> Option<Place<'_>> {
     let mut counts = waiting.borrow_mut();
-    let count = counts.entry(tenant).or_default();
-    if *count >= limits::DESK_QUESTIONS_PER_TENANT_MAX {
+    let count = counts.get(&tenant).copied().unwrap_or_default();
+    if count >= limits::DESK_QUESTIONS_PER_TENANT_MAX || count > free {
         return None;
     }
-    *count += 1;
+    counts.insert(tenant, count + 1);
     Some(Place { waiting, tenant })
 }
 
@@ -421,6 +424,21 @@ mod tests {
             assert_eq!((beyond.number, beyond.outcome), (2, Err(overrun())));
             assert_eq!(desk.ask(TENANT, Ask::Connect).await, Err(overrun()));
         });
+    }
+
+    #[test]
+    fn however_many_databases_hang_the_next_tenant_has_room() {
+        let waiting = Waiting::default();
+        let mut hanging = Vec::new();
+        for tenant in 0..12 {
+            let free = || limits::DESK_QUESTIONS_MAX - waiting.borrow().values().sum::<usize>();
+            while let Some(place) = take_up(&waiting, TenantId(tenant), free()) {
+                hanging.push(place);
+            }
+            assert!(free() > 0, "after {tenant}");
+        }
+        drop(hanging);
+        assert!(waiting.borrow().is_empty());
     }
 
     #[test]

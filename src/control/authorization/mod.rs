@@ -72,6 +72,8 @@ impl Progress {
 #[derive(Clone, Eq, PartialEq)]
 struct Key {
     tenant: TenantId,
+    /// Where it is asked: after a change of settings that is another database.
+    pool: usize,
     context: Context,
     checks: Checks,
 }
@@ -124,6 +126,7 @@ impl Authorizer {
         }
         let key = Key {
             tenant,
+            pool: pool.identity(),
             context: context.clone(),
             checks,
         };

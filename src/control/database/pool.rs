@@ -187,6 +187,12 @@ impl Pool {
         self.0.address.get()
     }
 
+    /// The same for all clones of this pool, and another one for every other pool that is still held.
+    #[must_use]
+    pub fn identity(&self) -> usize {
+        Rc::as_ptr(&self.0).addr()
+    }
+
     /// The settings that it connects with.
     #[must_use]
     pub fn settings(&self) -> &Rc<Settings> {

@@ -486,6 +486,32 @@ fn a_new_token_is_checked_and_may_lose_the_channel() {
 }
 
 #[test]
+fn what_a_track_has_learnt_is_not_kept_for_a_new_token() {
+    let mut world = world(1);
+    let sender = world.private_member(0, &json!({"presence": {"enabled": true}}));
+    let client = world.private_member(0, &json!({}));
+    let track = json!({"event": "track", "payload": {}});
+    world.send(client, &json!(["1", "2", TOPIC, "presence", track]));
+    world.verdict(Verdict {
+        presence_read: Some(true),
+        ..writes(false)
+    });
+    world.reads(client);
+    let payload = json!({"access_token": token(3600)});
+    world.send(client, &json!(["1", "3", TOPIC, "access_token", payload]));
+    assert!(checks(&world.asked()).presence_read);
+    world.verdict(Verdict {
+        presence_read: Some(false),
+        ..READS
+    });
+    let lost = "You no longer have permission to read from this Channel topic: a";
+    assert_eq!(world.reads(client), shut_down("1", TOPIC, lost));
+    world.send(sender, &json!(["1", "4", TOPIC, "presence", track]));
+    world.verdict(writes(true));
+    assert_eq!(world.reads(client), Vec::<Value>::new());
+}
+
+#[test]
 fn kept_messages_come_first_and_once() {
     for shards in 1..=3 {
         let mut world = world(shards);

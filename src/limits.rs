@@ -416,6 +416,10 @@ pub const BROADCAST_SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
 /// Rows of the table that are read at once.
 pub const BROADCAST_PAGE_ROWS: usize = 32;
 
+/// How long a reading of the table waits for a lock: longer than whoever changes the table needs it as a rule, and short, since a slot
+/// that is being made is not watched meanwhile. Above: the reading fails and is tried again.
+pub const BROADCAST_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Age up to which rows that no stream has said are broadcast. Above: they are counted and logged; replay still has them.
 pub const BROADCAST_CATCH_UP_AGE_MAX: Duration = Duration::from_secs(3 * 60 * 60);
 

@@ -66,6 +66,25 @@ impl Outgoing {
 
     /// Hands in a parcel; waits while too many wait already. After the end of the carrier parcels are dropped: the process ends.
     pub async fn send(&self, parcel: Parcel) {
-        let _ = self.0.send(parcel).await;
+        self.reserve().await.send(parcel);
+    }
+
+    /// A place for one parcel; waits while too many parcels wait already. Who notes that a parcel is handed in reserves first: nothing is
+    /// awaited between the note and the parcel then.
+    pub async fn reserve(&self) -> Place<'_> {
+        Place(self.0.reserve().await.ok())
+    }
+}
+
+/// A place for one parcel. Dropped, it is free again.
+#[derive(Debug)]
+pub struct Place<'a>(Option<mpsc::Permit<'a, Parcel>>);
+
+impl Place<'_> {
+    /// Hands in the parcel at once.
+    pub fn send(self, parcel: Parcel) {
+        if let Some(permit) = self.0 {
+            permit.send(parcel);
+        }
     }
 }

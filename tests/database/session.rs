@@ -24,6 +24,7 @@ tests![
     a_database_that_stays_away_ends_the_session_after_ten_minutes,
     changed_settings_replace_the_session,
     wrong_settings_that_are_corrected_are_used_at_once,
+    rows_between_two_sessions_are_broadcast,
     suspended_and_removed_tenants_have_no_session,
     an_idle_session_is_closed_after_twelve_minutes,
     a_dropped_schema_is_made_again,
@@ -351,6 +352,52 @@ async fn changed_settings_replace_the_session(cluster: Arc<Cluster>) {
         backends(&one, "realtime_connect") == "0"
     })
     .await;
+}
+
+async fn rows_between_two_sessions_are_broadcast(cluster: Arc<Cluster>) {
+    let world = World::new();
+    let (one, other) = (
+        cluster.database(Kind::Supabase),
+        cluster.database(Kind::Supabase),
+    );
+    let tenant = world.tenant("t", &one, &json!({}));
+    assert!(tenant.usage.try_add_user(1));
+    let send = |database: &Database, event: &str| {
+        database.sql(&format!(
+            "select realtime.send('{{}}', '{event}', 'room', false)"
+        ));
+    };
+    world.sessions.open(tenant.id).await.expect("it starts");
+    send(&one, "first");
+    assert!(world.events_until("first").await.is_empty());
+    // Other settings of the same database, wrong ones in between.
+    world.tenant("t", &one, &nowhere().await);
+    world.told(tenant.id, false).await;
+    send(&one, "between");
+    world.tenant("t", &one, &json!({"db_pool": 3}));
+    world.told(tenant.id, true).await;
+    send(&one, "second");
+    assert_eq!(world.events_until("second").await, ["between"]);
+    // Another database has a history of its own.
+    world.tenant("t", &other, &json!({}));
+    world.told(tenant.id, true).await;
+    send(&one, "unheard");
+    send(&other, "third");
+    assert!(world.events_until("third").await.is_empty());
+    // What is committed while nobody is connected is nobody's.
+    tenant.usage.remove_user();
+    let failures = world.logged("UnableToConnectToTenantDatabase");
+    world.tenant("t", &other, &nowhere().await);
+    world.told(tenant.id, false).await;
+    until("nobody trying again", async || {
+        world.logged("UnableToConnectToTenantDatabase") > failures
+    })
+    .await;
+    send(&other, "unheard as well");
+    world.tenant("t", &other, &json!({}));
+    world.sessions.open(tenant.id).await.expect("it starts");
+    send(&other, "fourth");
+    assert!(world.events_until("fourth").await.is_empty());
 }
 
 async fn wrong_settings_that_are_corrected_are_used_at_once(cluster: Arc<Cluster>) {

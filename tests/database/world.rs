@@ -11,7 +11,7 @@ use realtime::control::session::Sessions;
 use realtime::control::store::{TenantRecord, apply};
 use realtime::control::tenants::{Common, Registry};
 use realtime::logging::Line;
-use realtime::mail::{DatabaseState, TopicHasher};
+use realtime::mail::{Content, DatabaseState, TopicHasher};
 use realtime::tenant::{Tenant, TenantId};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -113,6 +113,28 @@ impl World {
     pub fn logged(&self, start: &str) -> usize {
         let log = self.log();
         log.iter().filter(|line| line.starts_with(start)).count()
+    }
+
+    /// The events of the next broadcasts, up to and without the one whose event is `last`.
+    pub async fn events_until(&self, last: &str) -> Vec<String> {
+        let mut events = Vec::new();
+        let heard = async {
+            loop {
+                let next = poll_fn(|context| self.parcels.borrow_mut().poll_recv(context));
+                let next = next.await.expect("the sessions hold the other end");
+                if let Parcel::Publish(publish) = next
+                    && let Content::User { event, .. } = publish.content
+                {
+                    if event == last {
+                        return;
+                    }
+                    events.push(event.into_owned());
+                }
+            }
+        };
+        let heard = timeout(PATIENCE, heard).await.is_ok();
+        assert!(heard, "only {events:?} come; the log: {:#?}", self.log());
+        events
     }
 
     /// Waits until the shards are told that the tenant's database is connected, or that it is not.

@@ -76,9 +76,12 @@ impl Reader {
     pub async fn open(settings: &Settings) -> Result<Self, ReadError> {
         let connection = connect(settings, "realtime_messages_catch_up").await;
         let connection = connection.map_err(ReadError::Connect)?;
-        // The rows of a reading are wanted whatever a role is allowed in time.
-        let sql = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0";
-        connection.client.batch_execute(sql).await?;
+        // The rows of a reading are wanted whatever a role is allowed in time; but nobody knows how long somebody else keeps a lock.
+        let sql = format!(
+            "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; set lock_timeout = {}",
+            limits::BROADCAST_LOCK_TIMEOUT.as_millis()
+        );
+        connection.client.batch_execute(&sql).await?;
         Ok(Self { connection })
     }
 
@@ -172,13 +175,15 @@ impl Reader {
             }
             for row in &page {
                 let missed = Missed::of(row)?;
+                // First of all: from the note in the ledger to the parcel nothing is awaited.
+                let place = publisher.place().await;
                 let novelty = match missed.key() {
                     Some(key) => ledger.borrow_mut().read(key, missed.xid),
                     None => Novelty::New,
                 };
                 if novelty == Novelty::New {
                     found.rows += 1;
-                    publisher.publish_from_table(missed.row()).await;
+                    publisher.publish_from_table(place, missed.row());
                 }
             }
         }

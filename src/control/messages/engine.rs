@@ -1,7 +1,7 @@
 //! The life of one tenant's broadcasting: a stream while there can be one, the table while there is none.
 //!
 //! What comes in: a [`Source`]. What goes out: rows, through the publisher. What always holds: a row that was committed after
-//! `Source::since` is delivered once, or counted; rows of one transaction keep their order
+//! the snapshot of `Source::ledger` is delivered once, or counted; rows of one transaction keep their order
 //! (`every_committed_row_comes_once_whatever_dies`, in tests/database); while no stream runs the table is read, so that a stream that
 //! cannot be had delays rows and loses none. Deliberately absent: what a row becomes.
 //!
@@ -53,7 +53,7 @@ pub struct Engine {
     pub(super) source: Source,
     pub(super) measures: Rc<Measures>,
     pub(super) publisher: Publisher,
-    pub(super) ledger: RefCell<Ledger>,
+    pub(super) ledger: Rc<RefCell<Ledger>>,
     /// The slot of the current stream, or of the next one.
     pub(super) slot: RefCell<String>,
     /// Everything before this has been said by the current stream.
@@ -88,8 +88,14 @@ impl Engine {
             Rc::clone(&measures),
         );
         let suffix = source.environment.config.slot_name_suffix.as_deref();
+        {
+            // Another session may have ended in the middle of anything.
+            let mut ledger = source.ledger.borrow_mut();
+            ledger.stream_ended();
+            ledger.hold(false);
+        }
         Self {
-            ledger: RefCell::new(Ledger::new(source.since.clone())),
+            ledger: Rc::clone(&source.ledger),
             slot: RefCell::new(format!("{SLOT_PREFIX}{}", suffix.unwrap_or_default())),
             position: Cell::default(),
             events: Cell::default(),

@@ -34,6 +34,8 @@ pub struct Ledger {
     read: FxHashMap<Key, u32>,
     /// What replaces `since` when the stream has passed its position.
     next: Option<Snapshot>,
+    /// The transaction that the stream is saying.
+    saying: Option<u32>,
     /// A slot is being made: it may stand before rows that are read meanwhile, so none of them is forgotten.
     is_held: bool,
 }
@@ -72,9 +74,7 @@ impl Ledger {
 
     /// The stream begins a transaction. What follows of it is remembered under this id.
     pub fn begin(&mut self, xid: u32) {
-        if self.recent.xids.last() != Some(&xid) {
-            self.recent.xids.push(xid);
-        }
+        self.saying = Some(xid);
     }
 
     /// The stream says a row.
@@ -83,11 +83,16 @@ impl Ledger {
         if self.older.rows.contains(&key) || self.read.contains_key(&key) {
             return Novelty::Known;
         }
-        if self.recent.rows.insert(key) {
-            Novelty::New
-        } else {
-            Novelty::Known
+        if !self.recent.rows.insert(key) {
+            return Novelty::Known;
         }
+        // Not before: PostgreSQL 14 begins transactions that say nothing as well.
+        if let Some(xid) = self.saying
+            && self.recent.xids.last() != Some(&xid)
+        {
+            self.recent.xids.push(xid);
+        }
+        Novelty::New
     }
 
     /// The table shows a row that the transaction `xid` wrote.
@@ -120,9 +125,7 @@ impl Ledger {
         if count <= limits::BROADCAST_REMEMBERED_MAX {
             return None;
         }
-        let xid = self.recent.xids.last().copied();
         self.recent = Streamed::default();
-        self.recent.xids.extend(xid);
         self.older = Streamed::default();
         self.read = FxHashMap::default();
         Some(count)
@@ -131,8 +134,6 @@ impl Ledger {
     /// Before a snapshot is taken to move on by, while a stream runs.
     pub fn rotate(&mut self) {
         let recent = std::mem::take(&mut self.recent);
-        // The transaction that is being said goes on under the same id.
-        self.recent.xids.extend(recent.xids.last().copied());
         if self.older.rows.is_empty() && self.older.xids.is_empty() {
             self.older = recent;
         } else {
@@ -171,6 +172,7 @@ impl Ledger {
         if !self.since.is_before(&snapshot) {
             // Another history: nothing that is known is true of it.
             *self = Self {
+                saying: self.saying,
                 is_held: self.is_held,
                 ..Self::new(snapshot)
             };
@@ -190,6 +192,7 @@ impl Ledger {
     /// The stream has ended: a snapshot that waited for it waits in vain.
     pub fn stream_ended(&mut self) {
         self.next = None;
+        self.saying = None;
     }
 
     /// Whether a slot is being made: from before its request to when its stream runs, or the attempt has failed.
@@ -298,6 +301,26 @@ mod tests {
         ledger.hold(false);
         ledger.was_read(snapshot(20, &[], 0));
         assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn transactions_that_say_nothing_are_not_remembered() {
+        let mut ledger = Ledger::new(snapshot(10, &[], 0));
+        let remembered = |ledger: &Ledger| ledger.recent.xids.len() + ledger.older.xids.len();
+        for xid in 11..100 {
+            ledger.begin(xid);
+        }
+        assert_eq!(remembered(&ledger), 0);
+        assert_eq!(ledger.stream(key(1)), Novelty::New);
+        assert_eq!(ledger.stream(key(2)), Novelty::New);
+        assert_eq!(remembered(&ledger), 1);
+        ledger.rotate();
+        ledger.begin(100);
+        assert_eq!(ledger.stream(key(1)), Novelty::Known);
+        assert_eq!(remembered(&ledger), 1);
+        // The last one that said something is what a snapshot has to see.
+        assert!(!ledger.move_on(snapshot(200, &[99], 1)));
+        assert!(ledger.move_on(snapshot(200, &[100], 1)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod measures;
 pub mod row;
 pub mod snapshot;
 pub mod ledger;
+pub mod kept;
 pub mod publish;
 pub mod catch_up;
 pub mod publication;
@@ -19,12 +20,15 @@ pub mod pump;
 pub mod watchdog;
 pub mod replay;
 
+pub use kept::{Identity, Kept};
+pub use ledger::Ledger;
 pub use measures::{Lag, Measures};
 pub use replay::replay;
 pub use snapshot::Snapshot;
 
 use super::database::{Environment, Pool, Settings};
 use crate::tenant::Tenant;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -37,8 +41,8 @@ pub struct Source {
     pub settings: Rc<Settings>,
     /// For short questions.
     pub pool: Pool,
-    /// What was committed after this is broadcast.
-    pub since: Snapshot,
+    /// What it does not know and was committed after its snapshot is broadcast.
+    pub ledger: Rc<RefCell<Ledger>>,
     /// Told whether rows are broadcast as they are committed.
     pub state: watch::Sender<bool>,
     /// What is counted.

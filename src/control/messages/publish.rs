@@ -2,14 +2,15 @@
 //!
 //! What comes in: rows, from the stream or from the table. What goes out: a parcel each, counted as one event of the tenant; or a line
 //! that says why it was dropped. What always holds: rows go out in the order they come in, and every one that does not is counted
-//! (`rows_that_are_none_are_logged_and_counted`, in tests/database); while the shards do not take them, the caller waits. Deliberately absent: policies, which were asked
-//! when the row was inserted.
+//! (`rows_that_are_none_are_logged_and_counted`, in tests/database); while the shards do not take them, the caller waits, and it waits
+//! before it notes the row as delivered (`row_that_waits_for_the_shards_survives_a_break`, in tests/database). Deliberately absent:
+//! policies, which were asked when the row was inserted.
 
 use super::measures::Measures;
 use super::row::{Dropped, Row};
 use crate::control::clock;
 use crate::control::database::Environment;
-use crate::control::outgoing::Parcel;
+use crate::control::outgoing::{Parcel, Place};
 use crate::control::rates::Notice;
 use crate::error::ErrorCode;
 use crate::logging::Line;
@@ -46,24 +47,30 @@ impl Publisher {
         }
     }
 
-    /// Sends a row to the members of its topic, if it is one and may be sent. Waits while too much waits for the shards.
-    pub async fn publish(&self, row: Result<Row<'_>, Dropped>) {
+    /// Waits while too much waits for the shards. Who is dropped meanwhile has published nothing, so the row must not be in the ledger
+    /// yet.
+    pub async fn place(&self) -> Place<'_> {
+        self.environment.outgoing.reserve().await
+    }
+
+    /// Sends a row to the members of its topic, if it is one and may be sent.
+    pub fn publish(&self, place: Place<'_>, row: Result<Row<'_>, Dropped>) {
         match row.and_then(|row| self.parcel(&row)) {
             Ok(parcel) => {
                 self.measures
                     .delivered
                     .set(self.measures.delivered.get() + 1);
-                self.environment.outgoing.send(parcel).await;
+                place.send(parcel);
             }
             Err(dropped) => self.drop(dropped),
         }
     }
 
     /// The same for a row that no stream has said.
-    pub async fn publish_from_table(&self, row: Result<Row<'_>, Dropped>) {
+    pub fn publish_from_table(&self, place: Place<'_>, row: Result<Row<'_>, Dropped>) {
         let count = &self.measures.read_from_table;
         count.set(count.get() + u64::from(row.is_ok()));
-        self.publish(row).await;
+        self.publish(place, row);
     }
 
     /// The largest body that the tenant may send, in bytes.

@@ -13,6 +13,7 @@ use crate::control::replication::pgoutput::{Commit, Message, Relation, Tuple, de
 use crate::control::replication::{Changes, Event, Fault, Lsn, POSTGRES_EPOCH_US};
 use crate::error::{ErrorCode, Level};
 use rustc_hash::FxHashMap;
+use std::cell::Cell;
 
 /// What the stream has said of its tables; none for one that is not ours.
 type Layouts = FxHashMap<u32, Option<Layout>>;
@@ -88,15 +89,34 @@ impl Engine {
     }
 
     async fn insert(&self, layout: &Layout, tuple: &Tuple<'_>) {
+        // First of all: this may be dropped while it waits, and what is in the ledger counts as delivered.
+        let place = {
+            let _publishing = Publishing::begin(&self.is_publishing);
+            self.publisher.place().await
+        };
         let novelty = match layout.key(tuple) {
             Some(key) => self.ledger.borrow_mut().stream(key),
             None => Novelty::New,
         };
         if novelty == Novelty::New {
-            self.is_publishing.set(true);
-            self.publisher.publish(layout.row(tuple)).await;
-            self.is_publishing.set(false);
+            self.publisher.publish(place, layout.row(tuple));
             self.limit_ledger();
         }
+    }
+}
+
+/// While it lives a row is being handed over.
+struct Publishing<'a>(&'a Cell<bool>);
+
+impl<'a> Publishing<'a> {
+    fn begin(flag: &'a Cell<bool>) -> Self {
+        flag.set(true);
+        Self(flag)
+    }
+}
+
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }

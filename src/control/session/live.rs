@@ -30,6 +30,7 @@ pub(super) async fn live(
 ) -> End {
     let Started {
         pool,
+        database,
         since,
         prepared,
         is_ipv4_only,
@@ -48,7 +49,7 @@ pub(super) async fn live(
         tenant: Arc::clone(&tenant),
         settings: Rc::clone(&settings),
         pool: pool.clone(),
-        since,
+        ledger: seat.kept.take_up(database, since),
         state,
         measures: Rc::clone(&seat.measures),
         environment: Rc::clone(&sessions.0.environment),

@@ -10,6 +10,8 @@
 //!   (`a_database_that_comes_back_is_connected_without_being_asked`).
 //! - A session works with the settings that the tenant has now: others end it, and a new one is started
 //!   (`changed_settings_replace_the_session`).
+//! - While users are connected, what is committed between two sessions with the same database is broadcast by the later one
+//!   (`rows_between_two_sessions_are_broadcast`).
 //! - One task per tenant waits for that tenant's database; nothing that another tenant needs is held meanwhile.
 //!
 //! Deliberately absent: what is asked of the database, and the stream of its messages; see `authorization` and `messages`.
@@ -21,7 +23,7 @@ mod start;
 use super::clock;
 use super::database::connect::{describe, jittered};
 use super::database::{ConnectError, Environment, Pool, PoolError, Settings};
-use super::messages::Measures;
+use super::messages::{Kept, Measures};
 use super::outgoing::{News, Parcel};
 use super::supervise;
 use crate::error::{ErrorCode, Level, text};
@@ -61,6 +63,8 @@ struct Seat {
     /// Something that every session makes sure of is missing in the database.
     doubt: Rc<Notify>,
     measures: Rc<Measures>,
+    /// What was delivered, while somebody may wait for what was not.
+    kept: Kept,
     /// A session has run since the janitor asked.
     has_run: Cell<bool>,
 }
@@ -205,6 +209,7 @@ impl Sessions {
                 has_keeper: Cell::new(false),
                 doubt: Rc::default(),
                 measures: Rc::default(),
+                kept: Kept::default(),
                 has_run: Cell::new(false),
             })
         });
@@ -252,6 +257,9 @@ impl Sessions {
                 }
                 self.tell(seat.tenant, DatabaseState::default()).await;
             }
+            if matches!(end, End::Idle | End::Unwanted) {
+                seat.kept.forget();
+            }
             // Somebody may have asked meanwhile, and waits for a keeper that he believes to be there.
             let goes_on = seat.is_starting()
                 || match end {
@@ -259,6 +267,7 @@ impl Sessions {
                     End::Changed | End::Idle | End::Unwanted => false,
                 };
             if !goes_on {
+                seat.kept.forget();
                 break;
             }
             pause = (pause * 2).min(limits::DATABASE_RETRY_PAUSE_MAX);

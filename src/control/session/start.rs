@@ -1,14 +1,14 @@
 //! The start of a session, step by step (spec: tenant-database 2.1).
 //!
-//! What comes in: settings. What goes out: an open [`Pool`] in a database whose schema is as the server needs it, and the snapshot
-//! from which on rows are broadcast; or a [`Failure`]. What always holds: every step has a bound, so that a database that accepts
+//! What comes in: settings. What goes out: an open [`Pool`] in a database whose schema is as the server needs it, which one
+//! it is, and the snapshot from which on rows are broadcast; or a [`Failure`]. What always holds: every step has a bound, so that a database that accepts
 //! connections and then says nothing fails the start. Deliberately absent: retries.
 
 use super::Failure;
 use crate::control::clock;
 use crate::control::database::partitions::ensure_partitions;
 use crate::control::database::{Pool, Settings, connect, migrate};
-use crate::control::messages::Snapshot;
+use crate::control::messages::{Identity, Snapshot};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::AskError;
@@ -20,6 +20,7 @@ use tokio_postgres::types::Type;
 /// What a start has led to.
 pub(super) struct Started {
     pub(super) pool: Pool,
+    pub(super) database: Identity,
     pub(super) since: Snapshot,
     pub(super) prepared: Prepared,
     /// Whether the host's name leads to IPv4 addresses only.
@@ -56,9 +57,12 @@ pub(super) async fn start(
     let lease = pool.lease().await.map_err(Failure::from)?;
     let snapshot = async { Ok(Snapshot::take(&lease).await?) };
     let since = step("take a snapshot", snapshot).await?;
+    let identity = async { Ok(Identity::ask(&lease).await?) };
+    let database = step("say which one it is", identity).await?;
     drop(lease);
     Ok(Started {
         pool,
+        database,
         since,
         prepared,
         is_ipv4_only,

@@ -3,6 +3,7 @@
 use super::station::{PATIENCE, Station, prepare, prepared, until};
 use crate::postgres::{ADMIN, Cluster};
 use realtime::control::clock;
+use realtime::limits;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,9 @@ tests![
     user_without_replication_reads_the_table,
     log_beyond_the_bound_gives_the_slot_up,
     log_beyond_the_bound_gives_up_a_slot_that_is_being_made,
+    locked_table_does_not_hide_a_slot_that_is_being_made,
     stream_that_says_nothing_is_given_up,
+    row_that_waits_for_the_shards_survives_a_break,
     rows_that_are_too_old_are_counted,
     end_of_the_session_ends_the_slot,
 ];
@@ -332,6 +335,31 @@ async fn stream_that_says_nothing_is_given_up(cluster: Arc<Cluster>) {
     assert!(station.flush().await.is_empty());
 }
 
+/// The stream breaks while a row of it waits for a place among the letters.
+async fn row_that_waits_for_the_shards_survives_a_break(cluster: Arc<Cluster>) {
+    let database = prepared(&cluster).await;
+    let variables = [("REPLICATION_WATCHDOG_INTERVAL_MS", "700")];
+    let mut station = Station::start(database, &variables).await;
+    station.streams().await;
+    let count = limits::OUTGOING_LETTERS_MAX + 10;
+    station
+        .sql(&format!(
+            "select realtime.send('{{}}', n::text, 'room', false) from generate_series(1, {count}) n"
+        ))
+        .await;
+    until("letters being too many", async || {
+        station.measures.delivered.get() >= limits::OUTGOING_LETTERS_MAX as u64
+    })
+    .await;
+    station.kill().await;
+    station.logged("ReplicationConnectionDown").await;
+    for n in 1..=count {
+        assert_eq!(station.next().await.event, n.to_string());
+    }
+    assert!(station.flush().await.is_empty());
+    assert_eq!(station.measures.delivered.get(), count as u64 + 1);
+}
+
 async fn log_beyond_the_bound_gives_up_a_slot_that_is_being_made(_: Arc<Cluster>) {
     // Of its own: what other tests write would be beyond the bound as well.
     let cluster = Arc::new(Cluster::start_with(ADMIN, &[]));
@@ -366,6 +394,46 @@ async fn log_beyond_the_bound_gives_up_a_slot_that_is_being_made(_: Arc<Cluster>
     })
     .await;
     assert_eq!(station.next().await.event, "meanwhile");
+    long.batch_execute("commit").await.expect("it is open");
+    assert_eq!(station.next().await.event, "long");
+    station.streams().await;
+    assert!(station.flush().await.is_empty());
+}
+
+/// Whoever waits for the table does not watch the slot, so he does not wait for long.
+async fn locked_table_does_not_hide_a_slot_that_is_being_made(_: Arc<Cluster>) {
+    // Of its own: what other tests write would be beyond the bound as well.
+    let cluster = Arc::new(Cluster::start_with(ADMIN, &[]));
+    let database = prepared(&cluster).await;
+    let variables = [
+        ("REPLICATION_WATCHDOG_INTERVAL_MS", "200"),
+        ("REPLICATION_SLOT_WAL_BYTES_MAX", "2000000"),
+    ];
+    let long = database.client(ADMIN).await;
+    long.batch_execute("begin; select realtime.send('{}', 'long', 'room', false)")
+        .await
+        .expect("it is a statement");
+    let mut station = Station::start(database, &variables).await;
+    let slots = format!(
+        "select count(*) from pg_replication_slots where slot_name = '{}'",
+        station.slot
+    );
+    until("the slot is being made", || async {
+        station.database.sql(&slots) == "1"
+    })
+    .await;
+    long.batch_execute("lock table realtime.messages in access exclusive mode")
+        .await
+        .expect("nobody holds it for long");
+    let waits = "select count(*) from pg_locks where not granted and relation = 'realtime.messages'::regclass";
+    until("the reader waits for the table", || async {
+        station.database.sql(waits) != "0"
+    })
+    .await;
+    station
+        .sql("create table public.large as select repeat('x', 1000) from generate_series(1, 4000)")
+        .await;
+    station.logged("ReplicationSlotLagTooHigh: ").await;
     long.batch_execute("commit").await.expect("it is open");
     assert_eq!(station.next().await.event, "long");
     station.streams().await;

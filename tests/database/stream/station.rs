@@ -8,7 +8,7 @@ use realtime::control::database::migrate::migrate;
 use realtime::control::database::partitions::ensure_partitions;
 use realtime::control::database::{Environment, Pool};
 use realtime::control::log::Log;
-use realtime::control::messages::{Measures, Snapshot, Source, broadcast};
+use realtime::control::messages::{Ledger, Measures, Snapshot, Source, broadcast};
 use realtime::control::outgoing::{Outgoing, Parcel};
 use realtime::control::store::{TenantRecord, apply};
 use realtime::control::tenants::{Common, Registry};
@@ -123,7 +123,7 @@ impl Station {
             tenant: Arc::clone(&tenant),
             settings,
             pool,
-            since,
+            ledger: Rc::new(RefCell::new(Ledger::new(since))),
             state: state_sender,
             measures: Rc::clone(&measures),
             environment: Rc::new(Environment {

@@ -370,7 +370,7 @@ impl Engine {
                     .query("select oid from pg_catalog.pg_database where datname = pg_catalog.current_database()")
                     .await?;
                 let oid = row.first().and_then(|row| row.first()?.clone());
-                let own = format!("{slot}{}", oid.unwrap_or_default());
+                let own = own_slot(&slot, &oid.unwrap_or_default());
                 *self.slot.borrow_mut() = own.clone();
                 session = self.open_session(way).await?;
                 self.make_watched(&mut session, &own).await?
@@ -510,5 +510,32 @@ impl Engine {
         let mut line = line.of_tenant(Arc::clone(&self.source.tenant.external_id));
         line.application_name = Some(APPLICATION_NAME);
         self.source.environment.log.write(line);
+    }
+}
+/// The name of a slot with the number of its database behind it, within the 63 bytes of PostgreSQL's names.
+fn own_slot(slot: &str, oid: &str) -> String {
+    const BYTES_MAX: usize = 63;
+    // Made of ASCII (`SLOT_NAME_SUFFIX` is checked at start), so it can be cut anywhere.
+    let kept = slot.len().min(BYTES_MAX.saturating_sub(oid.len()));
+    format!("{}{oid}", &slot[..kept])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slot_of_a_shared_server_has_a_name_that_fits() {
+        let suffix = "abcdefghijklmnopqrs";
+        assert_eq!(
+            own_slot(SLOT_PREFIX, "16384"),
+            "supabase_realtime_messages_replication_slot_16384"
+        );
+        let long = own_slot(&format!("{SLOT_PREFIX}{suffix}"), "4294967295");
+        assert_eq!(
+            long,
+            "supabase_realtime_messages_replication_slot_abcdefghi4294967295"
+        );
+        assert_eq!(long.len(), 63);
     }
 }

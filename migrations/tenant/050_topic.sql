@@ -2,5 +2,5 @@
 create function realtime.topic() returns text
 language sql stable
 as $$
-  select nullif(current_setting('realtime.topic', true), '')
+  select nullif(pg_catalog.current_setting('realtime.topic', true), '')
 $$;

@@ -4,16 +4,16 @@ create or replace function realtime.send(payload jsonb, event text, topic text, 
 language plpgsql
 as $$
 declare
-  row_id uuid := gen_random_uuid();
-  sent_at timestamp without time zone := timezone('utc', now());
+  row_id uuid := pg_catalog.gen_random_uuid();
+  sent_at timestamp without time zone := pg_catalog.timezone('utc', pg_catalog.now());
 begin
   -- The sender's own id stays, even a null.
   if not payload ? 'id' then
-    payload := jsonb_set(payload, '{id}', to_jsonb(row_id));
+    payload := pg_catalog.jsonb_set(payload, '{id}', pg_catalog.to_jsonb(row_id));
   end if;
 
   -- Until the transaction ends, so that policies and what follows can ask realtime.topic().
-  execute format('set local realtime.topic to %L', topic);
+  execute pg_catalog.format('set local realtime.topic to %L', topic);
 
   -- The timestamps are in UTC whatever the session's zone: partitions and replay count so.
   insert into realtime.messages (id, payload, event, topic, private, extension, inserted_at, updated_at)

@@ -3,12 +3,12 @@ create function realtime.send_binary(payload bytea, event text, topic text, priv
 language plpgsql
 as $$
 declare
-  sent_at timestamp without time zone := timezone('utc', now());
+  sent_at timestamp without time zone := pg_catalog.timezone('utc', pg_catalog.now());
 begin
-  execute format('set local realtime.topic to %L', topic);
+  execute pg_catalog.format('set local realtime.topic to %L', topic);
 
   insert into realtime.messages (id, binary_payload, event, topic, private, extension, inserted_at, updated_at)
-  values (gen_random_uuid(), payload, event, topic, private, 'broadcast', sent_at, sent_at);
+  values (pg_catalog.gen_random_uuid(), payload, event, topic, private, 'broadcast', sent_at, sent_at);
 exception when others then
   raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
 end

@@ -14,7 +14,7 @@ begin
     raise exception 'Unexpected operation type: %', operation;
   end if;
   perform realtime.send(
-    jsonb_build_object(
+    pg_catalog.jsonb_build_object(
       'operation', operation, 'schema', table_schema, 'table', table_name, 'record', new, 'old_record', old
     ),
     event_name,

@@ -363,6 +363,14 @@ mod the_tree {
         }
     }
 
+    /// The first command of the README: with a second binary among the default members cargo does not know which one is meant.
+    #[test]
+    fn starts_the_server_with_cargo_run() {
+        let manifest = read("Cargo.toml").expect("the workspace has a manifest");
+        let has = |line: &str| manifest.lines().any(|found| found.starts_with(line));
+        assert!(has("default-members = [\".\"]") && has("default-run = \"realtime\""));
+    }
+
     #[test]
     fn says_what_each_dependency_is_for() {
         for manifest in ["Cargo.toml", "shards/Cargo.toml", "loadtest/Cargo.toml"] {

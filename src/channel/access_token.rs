@@ -80,11 +80,7 @@ impl Channels {
 
 impl Channels {
     fn check_reads_again(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize) {
-        let Some(channel) = self
-            .sockets
-            .get(id)
-            .and_then(|socket| socket.channels.get(place))
-        else {
+        let Some(channel) = self.channel_at(id, place) else {
             return;
         };
         let text = self

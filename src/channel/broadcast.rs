@@ -20,11 +20,7 @@ impl Channels {
         let Some(tenant) = self.tenant_of(id) else {
             return;
         };
-        let Some(channel) = self
-            .sockets
-            .get(id)
-            .and_then(|socket| socket.channels.get(place))
-        else {
+        let Some(channel) = self.channel_at(id, place) else {
             return;
         };
         let (topic, flags) = (channel.topic, channel.flags);

@@ -1,6 +1,7 @@
 //! `phx_join`: the checks in their order, the reply, and what follows it (spec: websocket-protocol 5).
 
-use super::question::{Replay, check_role, reads};
+use super::question::{check_role, name_of, reads};
+use super::replay::Replay;
 use super::{Channels, Delayed};
 use crate::auth::TokenError;
 use crate::connection::{
@@ -537,8 +538,7 @@ impl Channels {
                 .map(|&entry| entry.into())
                 .collect()
         } else {
-            let name = topic.strip_prefix("realtime:").unwrap_or(topic);
-            vec![phoenix::legacy_subscription(name).into()]
+            vec![phoenix::legacy_subscription(name_of(topic)).into()]
         }
     }
 }

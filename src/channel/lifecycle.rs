@@ -84,11 +84,7 @@ impl Channels {
         place: usize,
         message: &Message<'_>,
     ) {
-        let Some(channel) = self
-            .sockets
-            .get(id)
-            .and_then(|socket| socket.channels.get(place))
-        else {
+        let Some(channel) = self.channel_at(id, place) else {
             return;
         };
         let is_own = is_same_ref(channel.join_ref(), &message.join_ref);
@@ -160,11 +156,7 @@ impl Channels {
         place: usize,
         text: &str,
     ) {
-        let Some(channel) = self
-            .sockets
-            .get(id)
-            .and_then(|socket| socket.channels.get(place))
-        else {
+        let Some(channel) = self.channel_at(id, place) else {
             return;
         };
         let topic = channel.topic;

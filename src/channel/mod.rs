@@ -29,7 +29,7 @@ use crate::error::Level;
 use crate::fanout::Fanout;
 use crate::logging::Gate;
 use crate::mail::{DatabaseState, Mail, TopicRef};
-use crate::phoenix::{self, Message, Payload, Vsn};
+use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
 use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -103,21 +103,17 @@ impl Channels {
             return;
         };
         let vsn = socket.vsn;
-        let decoded = if is_binary {
-            phoenix::decode_binary(vsn, bytes)
-        } else {
-            phoenix::decode_text(vsn, bytes)
-        };
-        let message = match decoded {
+        let frame = Frame { bytes, is_binary };
+        let message = match frame.decode(vsn) {
             Ok(message) => message,
             Err(error) => return self.report_undecodable(io, id, error),
         };
         if let Some(waiting) = &socket.waiting
             && Self::has_to_wait(waiting, &message)
         {
-            return self.wait(io, id, &message, Frame { bytes, is_binary });
+            return self.wait(io, id, &message, frame);
         }
-        self.on_message(io, id, &message, Frame { bytes, is_binary });
+        self.on_message(io, id, &message, frame);
     }
 
     /// Joins wait for the join before them, and so do messages of topics whose join waits (spec 4.1). It is the same with leaves.
@@ -210,16 +206,8 @@ impl Channels {
         };
         // To the original the message comes only now: it reads no further while a join is undecided.
         socket.last_seen = connection::unix_second(io);
-        let decode = if message.is_binary {
-            phoenix::decode_binary
-        } else {
-            phoenix::decode_text
-        };
-        let frame = Frame {
-            bytes: &message.bytes,
-            is_binary: message.is_binary,
-        };
-        if let Ok(message) = decode(socket.vsn, &message.bytes) {
+        let frame = Frame::of(message);
+        if let Ok(message) = frame.decode(socket.vsn) {
             self.on_message(io, id, &message, frame);
         }
     }
@@ -284,6 +272,11 @@ impl Channels {
         socket.channels.iter().position(is_it)
     }
 
+    /// The channel at this place among the socket's channels.
+    fn channel_at(&self, id: ConnectionId, place: usize) -> Option<&connection::Channel> {
+        self.sockets.get(id)?.channels.get(place)
+    }
+
     /// A reply to a message on a joined channel: it carries the channel's `join_ref`, whatever the message had (spec 3.2).
     fn reply(
         &mut self,
@@ -294,11 +287,7 @@ impl Channels {
         status: &str,
         response: &str,
     ) {
-        let Some(channel) = self
-            .sockets
-            .get(id)
-            .and_then(|socket| socket.channels.get(place))
-        else {
+        let Some(channel) = self.channel_at(id, place) else {
             return;
         };
         let join_ref = channel.join_ref.clone();
@@ -421,7 +410,22 @@ struct Frame<'a> {
     is_binary: bool,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    fn of(message: &'a WaitingMessage) -> Self {
+        Self {
+            bytes: &message.bytes,
+            is_binary: message.is_binary,
+        }
+    }
+
+    fn decode(self, vsn: Vsn) -> Result<Message<'a>, DecodeError> {
+        if self.is_binary {
+            phoenix::decode_binary(vsn, self.bytes)
+        } else {
+            phoenix::decode_text(vsn, self.bytes)
+        }
+    }
+
     fn keep(self, message: &Message<'_>) -> WaitingMessage {
         WaitingMessage {
             topic: message.topic.text.as_deref().map(Into::into),

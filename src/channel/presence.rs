@@ -155,10 +155,7 @@ impl Channels {
         tenant: &Tenant,
         payload: &str,
     ) -> Outcome {
-        let channel = self
-            .sockets
-            .get(id)
-            .and_then(|socket| socket.channels.get(place));
+        let channel = self.channel_at(id, place);
         if channel.is_some_and(|channel| {
             is_private(&self.fanout, channel) && channel.verdict.presence_write != Some(true)
         }) {

@@ -1,16 +1,59 @@
 //! What a member gets of the tenant's database beside live messages: those that were kept, and word of the replication stream (spec:
 //! websocket-protocol 5.6, 6.5).
 
+use super::join::Refusal;
+use super::question::name_of;
 use super::{Channels, Delayed};
-use crate::connection::{ConnectionId, Io};
+use crate::connection::{ConnectionId, Io, PendingJoin, Stage};
+use crate::error::ErrorCode;
 use crate::limits;
-use crate::mail::{Body, Replayed, TopicRef};
+use crate::mail::{Ask, AskError, Body, Replayed, Told, TopicRef};
 use crate::phoenix::{self, Encoding, Vsn};
 use crate::tenant::TenantId;
 
 const ESTABLISHED: &str = "Replication connection established";
 
 impl Channels {
+    /// Asks for the messages that were kept of a topic that the socket is about to become a member of.
+    pub(super) fn ask_for_replay(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        join: PendingJoin,
+        replay: Replay,
+    ) {
+        let Some(socket) = self.sockets.get(id) else {
+            return;
+        };
+        let ask = Ask::Replay {
+            topic: name_of(&join.address.topic).into(),
+            since_ms: replay.since_ms,
+            limit: replay.limit,
+        };
+        let question = self.ask(io, id, socket.tenant, ask);
+        self.fanout.hold(topic);
+        self.set_joining(id, Stage::Replaying(topic, question), join);
+    }
+
+    pub(super) fn on_replay_told(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        join: PendingJoin,
+        outcome: Result<Told, AskError>,
+    ) {
+        if let Ok(Told::Replayed(messages)) = outcome {
+            self.complete_join(io, id, topic, join, &messages);
+        } else {
+            let text = "Realtime was unable to replay messages";
+            let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text);
+            self.refuse_pending(io, id, join, refusal);
+        }
+        self.fanout.let_go(io, topic);
+    }
+
     /// Hands the messages that were kept to a member that has just joined, oldest first; live copies of them are not for it.
     pub(super) fn push_replayed(
         &mut self,
@@ -147,4 +190,89 @@ fn text_payload(message: &Replayed, payload: &str) -> String {
 
 fn metadata(message: &Replayed) -> String {
     format!("{{\"id\":\"{}\",\"replayed\":true}}", message.id)
+}
+
+/// `config.broadcast.replay` of a join to a private topic (spec: websocket-protocol 6.5).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Replay {
+    since_ms: i64,
+    limit: u32,
+}
+
+impl Replay {
+    /// What is asked for, if it is an object.
+    pub(super) fn parse(raw: Option<&str>) -> Result<Option<Self>, Refusal> {
+        let Some(raw) = raw.filter(|raw| raw.starts_with('{')) else {
+            return Ok(None);
+        };
+        let member = |name: &str| {
+            phoenix::members(raw)
+                .filter(|(key, _)| key == name)
+                .last()
+                .map(|(_, value)| value)
+        };
+        let since = member("since").and_then(|raw| raw.parse::<i64>().ok());
+        let since = since.filter(|since| (-MS_OF_YEAR_9999..MS_OF_YEAR_9999).contains(since));
+        let limit = match member("limit") {
+            None => Some(limits::REPLAY_MESSAGES_MAX),
+            Some(raw) => integer(raw)
+                .map(|limit| limit.clamp(1, i64::from(limits::REPLAY_MESSAGES_MAX)))
+                .and_then(|limit| u32::try_from(limit).ok()),
+        };
+        match (since, limit) {
+            (Some(since_ms), Some(limit)) => Ok(Some(Self { since_ms, limit })),
+            _ => Err(Refusal::new(
+                ErrorCode::UnableToReplayMessages,
+                "Replay params are not valid",
+            )),
+        }
+    }
+}
+
+/// Milliseconds from 1970 to the end of the year 9999: what a timestamp of the original can hold.
+const MS_OF_YEAR_9999: i64 = 253_402_300_800_000;
+
+/// An integer of JSON; one that does not fit is as good as the largest.
+fn integer(raw: &str) -> Option<i64> {
+    let digits = raw.strip_prefix('-').unwrap_or(raw);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let end = if raw.starts_with('-') {
+        i64::MIN
+    } else {
+        i64::MAX
+    };
+    Some(raw.parse().unwrap_or(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replay_is_parsed_as_the_original_does() {
+        let check = |raw: Option<&str>, expected: Result<Option<(i64, u32)>, ()>| {
+            let found = Replay::parse(raw).map_err(|_| ());
+            let found = found.map(|replay| replay.map(|replay| (replay.since_ms, replay.limit)));
+            assert_eq!(found, expected, "{raw:?}");
+        };
+        check(None, Ok(None));
+        check(Some("null"), Ok(None));
+        check(Some("5"), Ok(None));
+        check(Some(r#"{"since":0}"#), Ok(Some((0, 25))));
+        check(Some(r#"{"since":1,"limit":3}"#), Ok(Some((1, 3))));
+        check(Some(r#"{"since":1,"limit":0}"#), Ok(Some((1, 1))));
+        check(Some(r#"{"since":1,"limit":-7}"#), Ok(Some((1, 1))));
+        check(Some(r#"{"since":1,"limit":9999}"#), Ok(Some((1, 25))));
+        check(
+            Some(r#"{"since":1,"limit":99999999999999999999}"#),
+            Ok(Some((1, 25))),
+        );
+        check(Some(r#"{"since":1,"limit":"3"}"#), Err(()));
+        check(Some(r#"{"since":1,"limit":null}"#), Err(()));
+        check(Some(r#"{"since":1.0}"#), Err(()));
+        check(Some(r#"{"since":253402300800000}"#), Err(()));
+        check(Some("{}"), Err(()));
+    }
 }

@@ -18,6 +18,7 @@ pub mod replication;
 pub mod messages;
 pub mod authorization;
 pub mod session;
+pub mod changes;
 pub mod desk;
 pub mod janitor;
 pub mod boot;

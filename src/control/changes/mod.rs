@@ -1,0 +1,13 @@
+//! From a row of a published table to the sockets that may see it (spec: postgres-changes).
+//!
+//! What comes in: subscriptions of channels, and the replication stream of a tenant's database. What goes out: letters to the shards that
+//! have subscribers, in commit order. What always holds: what is not known to be visible is not delivered; a row is delivered once or
+//! its absence is announced. Deliberately absent: which sockets a class of subscribers stands for; the shards know that.
+
+pub mod change;
+pub mod wish;
+pub mod types;
+pub mod catalog;
+
+pub use change::Action;
+pub use wish::{FilterText, Operator, Wanted, Wish};

@@ -36,6 +36,8 @@ pub struct Join<'a> {
     pub private: bool,
     /// A system message is asked for that says when rows of the database are broadcast.
     pub replication_ready: bool,
+    /// Row changes are asked for: the one entry of `postgres_changes`, JSON.
+    pub changes: Option<&'a str>,
     /// Rows that are still in the database are asked for.
     pub replay: Option<Replay>,
     /// A token of the channel's own instead of the socket's.
@@ -222,6 +224,20 @@ pub fn says_replication_is_ready(text: &[u8]) -> bool {
     holds(b"\"system\"") && holds(b"\"Replication connection established\"")
 }
 
+/// Whether a text frame says that the channel is subscribed to row changes, or that it is not; nothing
+/// for all other frames (postgres-changes 6).
+pub fn says_changes(text: &[u8]) -> Option<bool> {
+    let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+    (holds(b"\"system\"") && holds(b"\"extension\":\"postgres_changes\""))
+        .then(|| holds(b"\"status\":\"ok\""))
+}
+
+/// Whether a text frame is a row change (postgres-changes 7.2).
+pub fn is_change(text: &[u8]) -> bool {
+    let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+    holds(b"\"postgres_changes\"") && holds(b"\"ids\":[")
+}
+
 /// Whether a frame, of either kind, is a broadcast that was replayed to a joining member.
 pub fn is_replayed(payload: &[u8]) -> bool {
     memchr::memmem::find(payload, b"\"replayed\":true").is_some()
@@ -244,12 +260,15 @@ impl Join<'_> {
             let Replay { since_ms, limit } = replay;
             format!(r#","replay":{{"since":{since_ms},"limit":{limit}}}"#)
         });
+        let changes = self.changes.map_or_else(String::new, |entry| {
+            format!(r#""postgres_changes":[{entry}],"#)
+        });
         let private = if *private { r#""private":true,"# } else { "" };
         let token = self
             .access_token
             .map_or_else(String::new, |token| format!(r#","access_token":"{token}""#));
         format!(
-            r#"{{"config":{{{private}"broadcast":{{"ack":false,"self":{own}{ready}{replay}}}}}{token}}}"#
+            r#"{{"config":{{{private}{changes}"broadcast":{{"ack":false,"self":{own}{ready}{replay}}}}}{token}}}"#
         )
     }
 }
@@ -376,6 +395,30 @@ mod tests {
         Dialect::V2.push_leave("realtime:a", 12, &mut out);
         let expected = br#"["12","12","realtime:a","phx_leave",{}]"#;
         assert_eq!(unmasked(&out), expected);
+    }
+
+    #[test]
+    fn a_join_asks_for_row_changes_and_is_told_of_them() {
+        let join = Join {
+            changes: Some(r#"{"event":"INSERT"}"#),
+            ..Join::default()
+        };
+        let payload: serde_json::Value = serde_json::from_str(&join.payload()).unwrap();
+        let entries = serde_json::json!([{"event": "INSERT"}]);
+        assert_eq!(payload["config"]["postgres_changes"], entries);
+        let system = |status| {
+            format!(
+                r#"["1",null,"realtime:a","system",{{"channel":"a","extension":"postgres_changes","message":"m","status":"{status}"}}]"#
+            )
+        };
+        assert_eq!(says_changes(system("ok").as_bytes()), Some(true));
+        assert_eq!(says_changes(system("error").as_bytes()), Some(false));
+        let reply = r#"["1","1","realtime:a","phx_reply",{"status":"ok","response":{"postgres_changes":[{"id":1}]}}]"#;
+        assert_eq!(says_changes(reply.as_bytes()), None);
+        assert!(!is_change(reply.as_bytes()));
+        let change = r#"[null,null,"realtime:a","postgres_changes",{"ids":[1],"data":{}}]"#;
+        assert!(is_change(change.as_bytes()));
+        assert_eq!(says_changes(change.as_bytes()), None);
     }
 
     #[test]

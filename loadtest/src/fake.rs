@@ -41,6 +41,7 @@ enum Event {
     Opened(TcpStream),
     Frame(u8, Vec<u8>),
     Row { topic: String, payload: String },
+    Change { topic: String, payload: String },
     Ended,
 }
 
@@ -59,6 +60,18 @@ impl Rows {
         let event = Event::Row {
             topic: topic.to_owned(),
             payload: format!("{{{}}}", pairs.join(", ")),
+        };
+        // The server lives as long as the process.
+        let _ = self.0.send((usize::MAX, event));
+    }
+}
+
+impl Rows {
+    /// Writes one row that the members of a topic are subscribed to.
+    pub(crate) fn change(&self, topic: &str, payload: &str) {
+        let event = Event::Change {
+            topic: format!("realtime:{topic}"),
+            payload: payload.to_owned(),
         };
         // The server lives as long as the process.
         let _ = self.0.send((usize::MAX, event));
@@ -191,6 +204,7 @@ impl Room {
                 self.streams.insert(id, stream);
             }
             Event::Row { topic, payload } => self.on_row(&topic, &payload),
+            Event::Change { topic, payload } => self.on_change(topic, &payload),
             Event::Frame(1, text) => self.on_text(id, &String::from_utf8(text).unwrap()),
             Event::Frame(2, bytes) => self.on_kind_3(id, &bytes),
             Event::Frame(..) | Event::Ended => {
@@ -222,7 +236,7 @@ impl Room {
         let answer = format!(r#"{{"status":"{status}","response":{{"postgres_changes":[]}}}}"#);
         self.push(id, refs, &topic, "phx_reply", &answer);
         if event == "phx_join" && !refused {
-            self.on_join(id, refs.0, &topic, &payload["config"]["broadcast"]);
+            self.on_join(id, refs.0, &topic, &payload["config"]);
         } else if event == "phx_leave" {
             self.members.retain(|member| *member != (id, topic.clone()));
             self.push(id, (refs.0, refs.0), &topic, "phx_close", "{}");
@@ -230,7 +244,8 @@ impl Room {
     }
 
     /// What a channel is told when it has joined (websocket-protocol 5.4).
-    fn on_join(&mut self, id: usize, join_ref: &Value, topic: &str, broadcast: &Value) {
+    fn on_join(&mut self, id: usize, join_ref: &Value, topic: &str, config: &Value) {
+        let broadcast = &config["broadcast"];
         let refs = (join_ref, &Value::Null);
         for number in 0..broadcast["replay"]["limit"].as_u64().unwrap_or(0) {
             let meta = format!(r#"{{"id":"{number}","replayed":true}}"#);
@@ -240,6 +255,10 @@ impl Room {
         }
         if broadcast["replication_ready"] == true && self.fault != Fault::NeverReady {
             let payload = r#"{"extension":"system","message":"Replication connection established","status":"ok"}"#;
+            self.push(id, refs, topic, "system", payload);
+        }
+        if config["postgres_changes"].is_array() && self.fault != Fault::NeverReady {
+            let payload = r#"{"channel":"c","extension":"postgres_changes","message":"Subscribed to PostgreSQL","status":"ok"}"#;
             self.push(id, refs, topic, "system", payload);
         }
         self.members.push((id, topic.to_owned()));
@@ -280,6 +299,20 @@ impl Room {
         };
         let first = self.members.first().map_or(0, |(id, _)| *id);
         self.publish(first, topic, frame);
+    }
+
+    /// A row goes out as a change (postgres-changes 7.2).
+    fn on_change(&mut self, topic: String, payload: &str) {
+        let payload = format!(r#"{{"ids":[1],"data":{{"type":"INSERT","record":{payload}}}}}"#);
+        let text = if self.dialect == Dialect::V1 {
+            format!(
+                r#"{{"topic":"{topic}","event":"postgres_changes","payload":{payload},"ref":null}}"#
+            )
+        } else {
+            format!(r#"[null,null,"{topic}","postgres_changes",{payload}]"#)
+        };
+        let first = self.members.first().map_or(0, |(id, _)| *id);
+        self.publish(first, topic, server_frame(1, text.as_bytes()));
     }
 
     /// Kind 3 comes in, kind 4 goes out (websocket-protocol 3.3).

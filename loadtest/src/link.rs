@@ -239,6 +239,26 @@ impl Link {
         .await
     }
 
+    /// Waits until the channel is subscribed to the row changes that its join has asked for.
+    ///
+    /// # Errors
+    ///
+    /// What came instead: why it is not subscribed, the end of the channel or of the connection.
+    pub async fn subscribed(&self, dialect: Dialect, received: &mut Vec<u8>) -> Result<(), String> {
+        self.until(received, |payload| {
+            let refused = dialect.answer(payload) == Answer::Refused;
+            match dialect::says_changes(payload) {
+                Some(true) => Some(Ok(())),
+                None if !refused => None,
+                _ => Some(Err(format!(
+                    "not subscribed: {}",
+                    String::from_utf8_lossy(payload)
+                ))),
+            }
+        })
+        .await
+    }
+
     /// Hands data frames to `found` until it answers; what comes after that stays in `received`. Not
     /// for the load itself: bytes are moved.
     ///

@@ -8,7 +8,7 @@ use loadtest::dialect::Dialect;
 use loadtest::probe;
 use loadtest::report::{Report, Run};
 use loadtest::scenario::connections::child;
-use loadtest::scenario::{broadcast, connections, database_broadcast, joins};
+use loadtest::scenario::{broadcast, changes, connections, database_broadcast, joins};
 use loadtest::settings::Settings;
 
 /// Measures a Supabase Realtime server, or a bare WebSocket server beside it.
@@ -46,6 +46,8 @@ enum Scenario {
     Bare(broadcast::Plan),
     /// Rows of the tenant's database that become broadcasts: rows per second, latency.
     DatabaseBroadcast(database_broadcast::Plan),
+    /// Rows of a table and everybody who is subscribed to it: rows per second, latency.
+    Changes(changes::Plan),
     /// Memory and idle CPU of many joined connections.
     Connections(connections::Plan),
     /// Storms of connect, upgrade and join, or of joins alone.
@@ -61,6 +63,7 @@ impl Scenario {
             Self::Broadcast { .. } => "broadcast",
             Self::Bare(_) => "bare",
             Self::DatabaseBroadcast(_) => "database-broadcast",
+            Self::Changes(_) => "changes",
             Self::Connections(_) => "connections",
             Self::Joins(_) => "joins",
             Self::Child => child::COMMAND,
@@ -72,7 +75,10 @@ impl Scenario {
             Self::Bare(_) => true,
             Self::Joins(plan) => plan.bare,
             Self::Connections(plan) => plan.bare,
-            Self::Broadcast { .. } | Self::DatabaseBroadcast(_) | Self::Child => false,
+            Self::Broadcast { .. }
+            | Self::DatabaseBroadcast(_)
+            | Self::Changes(_)
+            | Self::Child => false,
         }
     }
 }
@@ -101,6 +107,11 @@ fn run(arguments: &Arguments) -> io::Result<bool> {
     let first = settings.cpus.first().ok_or(io::ErrorKind::InvalidInput)?;
     probe::pin_to(*first)?;
     let bench = settings.bench();
+    let mut settings = settings.clone();
+    if let Scenario::Changes(plan) = scenario {
+        settings.tokens = plan.tokens().unwrap_or(settings.tokens);
+    }
+    let settings = &settings;
     let mut target = settings.target().map_err(io::Error::other)?;
     if scenario.is_bare() {
         target.dialect = Dialect::Bare;
@@ -115,6 +126,7 @@ fn run(arguments: &Arguments) -> io::Result<bool> {
             }
             Scenario::Bare(plan) => broadcast::run(&target, plan, &bench)?,
             Scenario::DatabaseBroadcast(plan) => database_broadcast::run(&target, plan, &bench)?,
+            Scenario::Changes(plan) => changes::run(&target, plan, &bench)?,
             Scenario::Connections(plan) => connections::run(settings, plan, &bench)?,
             Scenario::Joins(plan) => joins::run(&target, plan, &bench)?,
             Scenario::Child => return Ok(true),

@@ -159,6 +159,110 @@ impl ProcessMemory {
     }
 }
 
+/// Bytes of a process that are resident, from a file that is cheap to read; nothing when it is gone.
+pub fn resident(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * page_bytes())
+}
+
+fn page_bytes() -> u64 {
+    // SAFETY: sysconf reads a constant of the system; any name is allowed.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
+}
+
+/// CPU of a process and of its children, nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct FamilyCpu {
+    /// Each living process since it started.
+    living: BTreeMap<u32, u64>,
+    /// All children that have ended, by the coarse counter.
+    ended_ns: u64,
+}
+
+impl FamilyCpu {
+    /// Reads `parent` and its children.
+    pub fn read(parent: u32) -> Self {
+        let mut family = Self::default();
+        let Ok(processes) = fs::read_dir("/proc") else {
+            return family;
+        };
+        let pids = processes
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        for pid in pids {
+            // A process may end between the listing and the reading.
+            let Some(relation) = read_relation(pid) else {
+                continue;
+            };
+            if pid == parent {
+                family.ended_ns = relation.ended_ns;
+            } else if relation.parent != parent {
+                continue;
+            }
+            let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat"));
+            if let Some((total_ns, _)) = schedstat.ok().as_deref().and_then(parse_schedstat) {
+                family.living.insert(pid, total_ns);
+            }
+        }
+        family
+    }
+
+    /// What each process used since `earlier` that lives now.
+    pub fn since(&self, earlier: &Self) -> impl Iterator<Item = (u32, u64)> {
+        self.living.iter().map(|(pid, ns)| {
+            let before = earlier.living.get(pid).copied().unwrap_or(0);
+            (*pid, ns.saturating_sub(before))
+        })
+    }
+
+    /// What all of them used since `earlier`, also those that have ended meanwhile.
+    pub fn total_since(&self, earlier: &Self) -> u64 {
+        let living: u64 = self.since(earlier).map(|(_, ns)| ns).sum();
+        let gone: u64 = earlier
+            .living
+            .iter()
+            .filter(|(pid, _)| !self.living.contains_key(pid))
+            .map(|(_, ns)| *ns)
+            .sum();
+        let ended_ns = self.ended_ns - earlier.ended_ns.min(self.ended_ns);
+        living + ended_ns.saturating_sub(gone)
+    }
+}
+
+/// A process among others.
+struct Relation {
+    name: String,
+    parent: u32,
+    /// CPU of its children that have ended.
+    ended_ns: u64,
+}
+
+fn read_relation(pid: u32) -> Option<Relation> {
+    parse_relation(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// proc(5): field 2 of `stat` is the name, field 4 the parent, 16 and 17 are `cutime` and `cstime`.
+fn parse_relation(stat: &str) -> Option<Relation> {
+    let (name, _) = parse_stat(stat)?;
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    let mut ticks = fields.skip(11).map(str::parse::<u64>);
+    let ended = ticks.next()?.ok()? + ticks.next()?.ok()?;
+    Some(Relation {
+        name: name.to_owned(),
+        parent,
+        ended_ns: ended * (1_000_000_000 / ticks_per_second()),
+    })
+}
+
+/// The parent of a process of PostgreSQL's; nothing when the number is that of another program.
+pub fn parent_of_postgres(pid: u32) -> Option<u32> {
+    let relation = read_relation(pid)?;
+    (relation.name.starts_with("postgres")).then_some(relation.parent)
+}
+
 /// Memory that the kernel holds for itself, bytes: both ends of loopback connections are in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelMemory {
@@ -258,6 +362,41 @@ mod tests {
         assert_eq!(kilobytes_of("Rss:   1740 kB\nPss: 1 kB\n", "Rss:"), 1740);
         let sockstat = "sockets: used 14\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 239\n";
         assert_eq!(parse_tcp_pages(sockstat), 239);
+    }
+
+    #[test]
+    fn a_family_is_summed_up_with_those_who_left() {
+        let stat = "77 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14";
+        let relation = parse_relation(stat).unwrap();
+        assert_eq!((relation.name.as_str(), relation.parent), ("a (b) c", 1));
+        let tick_ns = 1_000_000_000 / ticks_per_second();
+        assert_eq!(relation.ended_ns, (13 + 14) * tick_ns);
+        let family = |living: &[(u32, u64)], ended_ns| FamilyCpu {
+            living: living.iter().copied().collect(),
+            ended_ns,
+        };
+        let before = family(&[(1, 100), (2, 50)], 1000);
+        // 2 used another 20 and ended; 3 is new.
+        let after = family(&[(1, 130), (3, 7)], 1070);
+        let since: Vec<_> = after.since(&before).collect();
+        assert_eq!(since, [(1, 30), (3, 7)]);
+        assert_eq!(after.total_since(&before), 30 + 7 + 20);
+    }
+
+    #[test]
+    fn children_belong_to_their_parent() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let family = FamilyCpu::read(std::process::id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(family.living.contains_key(&child.id()));
+        assert!(family.living.contains_key(&std::process::id()));
+        assert!(!family.living.contains_key(&1));
+        assert_eq!(parent_of_postgres(std::process::id()), None);
+        assert!(resident(std::process::id()).unwrap() > 1 << 20);
     }
 
     #[test]

@@ -86,6 +86,9 @@ pub struct Server {
     pub thread_prefix: String,
 }
 
+/// What the ids of users begin with; a number of twelve digits follows.
+pub const USER_PREFIX: &str = "00000000-0000-4000-8000-";
+
 #[derive(Deserialize, Serialize)]
 struct Claims {
     role: String,
@@ -181,7 +184,7 @@ fn sign(secret: &str, index: usize) -> Result<String, String> {
     let claims = Claims {
         role: "authenticated".to_owned(),
         exp: now + 24 * 3600,
-        sub: format!("00000000-0000-4000-8000-{index:012}"),
+        sub: format!("{USER_PREFIX}{index:012}"),
     };
     let key = EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)

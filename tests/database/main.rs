@@ -37,6 +37,7 @@ mod asking;
 mod changes;
 mod connect;
 mod dev;
+mod exceptions;
 mod faults;
 mod harness;
 mod janitor;
@@ -68,6 +69,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
+    ("exceptions", exceptions::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
     ("harness", harness::TESTS),

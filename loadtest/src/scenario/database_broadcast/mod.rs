@@ -3,26 +3,19 @@
 //! In: a [`Plan`]. Out: rows per second that every member got, the time from when a row was due to
 //! when it was there, and every row that was lost, doubled or out of its writer's order.
 //!
-//! `writer` waits for PostgreSQL on a thread of its own beside a harness thread, `members` read on
-//! monoio. Closed loop: rows are written as fast as PostgreSQL takes them, but no more than a number
-//! of them ahead of what the members have. Open loop: transactions are due at fixed times, and the
-//! time that a row takes begins there. A first row of each writer has to arrive everywhere before.
-
-mod members;
-mod writer;
+//! How rows are written and members read is the affair of [`super::rows`].
 
 use std::io;
-use std::sync::Arc;
 
-use crate::dialect;
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use crate::dialect::{self, USER_EVENT};
 use crate::link::Target;
-use crate::report::{self, Run};
+use crate::report::Run;
 use crate::settings::Bench;
 
-use self::members::Crowd;
-use self::writer::{Gate, Messages, Table, Writer, Written};
-use super::fanout::{self, Board, DELIVERED, Load};
-use super::threads;
+use super::rows::{self, Ask, Database, Pace, Table};
 
 /// What is to be done.
 #[derive(Clone, Debug, clap::Args)]
@@ -88,6 +81,22 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
     run_on(target, plan, bench, tables.map_err(io::Error::other)?)
 }
 
+impl Plan {
+    fn pace(&self) -> Pace {
+        Pace {
+            members: self.members,
+            copies: self.members,
+            writers: self.writers,
+            outstanding: self.outstanding,
+            rate: self.rate,
+            rows_per_transaction: self.rows_per_transaction,
+            payload: self.payload,
+            seconds: self.seconds,
+            warm_up_seconds: self.warm_up_seconds,
+        }
+    }
+}
+
 /// The same with a table for each writer.
 fn run_on(
     target: &Target,
@@ -95,86 +104,69 @@ fn run_on(
     bench: &Bench,
     tables: Vec<Box<dyn Table>>,
 ) -> io::Result<Run> {
-    let receivers = bench.cpus.len();
-    let board = Arc::new(Board::new(receivers, tables.len()));
-    let gate = Arc::new(Gate::new(tables.len()));
-    let writers: io::Result<Vec<_>> = tables
-        .into_iter()
-        .enumerate()
-        .map(|(index, table)| {
-            let (board, gate) = (Arc::clone(&board), Arc::clone(&gate));
-            let writer = Writer::new(index, plan.clone(), board, gate, table);
-            threads::start_beside(&bench.cpus, index % receivers, "writer", || writer.work())
-        })
-        .collect();
-    let writers = writers?;
-    let shared = (
-        target.clone(),
-        plan.clone(),
-        Arc::clone(&board),
-        Arc::clone(&gate),
-    );
-    let threads = threads::start(&bench.cpus, move |index| {
-        let (target, plan, board, gate) = shared.clone();
-        members::work(target, Crowd::of(&plan, index, receivers), board, gate)
-    })?;
-    let load = Load {
-        members: plan.members,
-        copies: plan.members as u64,
-        first: (plan.writers * plan.members) as u64,
-        rate: plan.rate,
-        warm_up_seconds: plan.warm_up_seconds,
-        seconds: plan.seconds,
+    let ask = Ask::Broadcasts {
+        private: !plan.public,
     };
-    let mut run = fanout::run(&load, bench, &board, threads)?;
-    let written: io::Result<Vec<Written>> = writers
-        .into_iter()
-        .map(|writer| {
-            let panicked = |_| io::Error::other("a writer panicked");
-            writer.join().map_err(panicked)?
+    let board = rows::board(bench, plan.writers);
+    rows::run(target, &plan.pace(), &ask, bench, &board, tables)
+}
+
+/// `realtime.messages`, over a connection of its own.
+struct Messages {
+    database: Database,
+    statement: Statement,
+    topic: String,
+    private: bool,
+}
+
+impl Messages {
+    /// Connects and prepares the statement.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the address or in the database, for a person to read.
+    fn connect(url: &str, by: By, topic: &str, private: bool) -> Result<Self, String> {
+        let database = Database::connect(url)?;
+        let statement = database.prepare(&statement_of(by))?;
+        Ok(Self {
+            database,
+            statement,
+            topic: topic.to_owned(),
+            private,
         })
-        .collect();
-    describe(plan, written?, &mut run);
-    Ok(run)
-}
-
-/// Adds what the writers know.
-fn describe(plan: &Plan, written: Vec<Written>, run: &mut Run) {
-    if let Some(delivered) = run.value(DELIVERED) {
-        let rows = delivered / plan.members.max(1) as f64;
-        run.push(ROWS, "rows/s", rows);
-    }
-    let mut statement_ns = report::histogram();
-    let (mut busy_ns, mut behind) = (0, 0);
-    for of_one in written {
-        statement_ns
-            .add(&of_one.statement_ns)
-            .expect("both histograms have the same bounds");
-        busy_ns += of_one.busy_ns;
-        behind += of_one.behind;
-        run.problems.extend(of_one.problems);
-    }
-    run.push_percentiles("statement", &statement_ns, "us", 1e3);
-    let share = busy_ns as f64 / 1e9 / plan.seconds / plan.writers.max(1) as f64;
-    run.push("writers waiting for PostgreSQL", "%", share * 100.0);
-    if behind > 0 {
-        run.problems.push(format!(
-            "{behind} rows were due and not written: PostgreSQL takes less than is offered"
-        ));
     }
 }
 
-/// Rows that every member got.
-pub const ROWS: &str = "delivered to every member";
+impl Table for Messages {
+    fn insert(&mut self, _: u32, payloads: &[String]) -> Result<(), String> {
+        let values: [&(dyn ToSql + Sync); 3] = [&payloads, &self.topic, &self.private];
+        self.database.execute(&self.statement, &values)
+    }
+}
+
+/// The statement that writes all rows of a transaction.
+fn statement_of(by: By) -> String {
+    let rows = "unnest($1::text[]) as row (payload)";
+    match by {
+        By::Send => format!(
+            "select realtime.send(row.payload::jsonb, '{USER_EVENT}', $2::text, $3::boolean) from {rows}"
+        ),
+        By::Insert => format!(
+            "insert into realtime.messages (payload, event, topic, private, extension) \
+             select row.payload::jsonb, '{USER_EVENT}', $2::text, $3::boolean, 'broadcast' from {rows}"
+        ),
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dialect::Dialect;
     use crate::fake::{self, Fault, Rows};
+    use crate::scenario::rows::ROWS;
 
     impl Table for Rows {
-        fn insert(&mut self, payloads: &[String]) -> Result<(), String> {
+        fn insert(&mut self, _: u32, payloads: &[String]) -> Result<(), String> {
             for payload in payloads {
                 Self::insert(self, "load-000000", payload);
             }
@@ -186,9 +178,9 @@ mod tests {
     struct Full(Option<Rows>);
 
     impl Table for Full {
-        fn insert(&mut self, payloads: &[String]) -> Result<(), String> {
+        fn insert(&mut self, _: u32, payloads: &[String]) -> Result<(), String> {
             let mut rows = self.0.take().ok_or("the disk is full")?;
-            Table::insert(&mut rows, payloads)
+            Table::insert(&mut rows, 0, payloads)
         }
     }
 

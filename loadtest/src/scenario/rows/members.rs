@@ -1,8 +1,8 @@
 //! The members of one harness thread: they join, and they read rows.
 //!
 //! In: a [`Crowd`]. Out: [`Findings`].
-//! Always holds: the receive buffer is one for all members, because a read never waits. The very
-//! first member joins last of its steps only when the server says that rows are broadcast.
+//! Always holds: the receive buffer is one for all members, because a read never waits. A member
+//! counts as joined when the server has said that rows will come.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,14 +13,14 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::clock::now_ns;
-use crate::dialect::{Answer, Join};
+use crate::dialect::{self, Answer};
 use crate::link::{self, Link, Target};
 use crate::member::{Arrival, Reader, Record, Sink};
 use crate::scenario::fanout::{Board, Findings, Phase};
 use crate::stamp::Stamp;
 
-use super::Plan;
 use super::writer::Gate;
+use super::{Ask, owner_of};
 
 /// Handshakes that a thread has open at once.
 const CONNECTING_MAX: usize = 64;
@@ -28,26 +28,21 @@ const CONNECTING_MAX: usize = 64;
 /// Bytes taken from a socket at once.
 const RECEIVE_BYTES: usize = 256 * 1024;
 
-/// Which members are this thread's.
-#[derive(Clone, Copy, Debug)]
+/// Which members are this thread's, and what they ask for.
+#[derive(Clone, Debug)]
 pub(super) struct Crowd {
-    index: usize,
-    threads: usize,
-    members: usize,
-    writers: usize,
-    private: bool,
+    pub(super) index: usize,
+    pub(super) threads: usize,
+    pub(super) members: usize,
+    pub(super) writers: usize,
+    pub(super) ask: Ask,
 }
 
 impl Crowd {
-    /// Those of thread `index` of `threads`.
-    pub(super) const fn of(plan: &Plan, index: usize, threads: usize) -> Self {
-        Self {
-            index,
-            threads,
-            members: plan.members,
-            writers: plan.writers,
-            private: !plan.public,
-        }
+    /// Whether member `number` is to get the row with this sequence number.
+    #[inline]
+    fn is_for(&self, number: usize, sequence: u32) -> bool {
+        !self.ask.owns() || owner_of(sequence, self.members) == number
     }
 }
 
@@ -67,6 +62,14 @@ struct Desk {
     receives: Cell<u64>,
 }
 
+/// What a member knows.
+struct Member {
+    number: usize,
+    reader: Reader,
+    /// One for each writer.
+    records: Vec<Record>,
+}
+
 /// Everything that a harness thread does in one run.
 pub(super) async fn work(
     target: Target,
@@ -76,10 +79,10 @@ pub(super) async fn work(
 ) -> Findings {
     let desk = Rc::new(Desk {
         target,
-        crowd,
         board,
         gate,
         next: Cell::new(crowd.index),
+        crowd,
         links: RefCell::new(Vec::new()),
         tasks: Cell::new(0),
         buffer: RefCell::new(vec![0; RECEIVE_BYTES]),
@@ -119,7 +122,7 @@ async fn connect_some(desk: Rc<Desk>) {
                 desk.links.borrow_mut().push(Rc::clone(&link));
                 desk.tasks.set(desk.tasks.get() + 1);
                 desk.board.joined.fetch_add(1, Ordering::Release);
-                monoio::spawn(receive(Rc::clone(&desk), link, rest));
+                monoio::spawn(receive(Rc::clone(&desk), number, link, rest));
             }
             Err(problem) => {
                 desk.problem(problem);
@@ -130,14 +133,17 @@ async fn connect_some(desk: Rc<Desk>) {
 }
 
 /// Reads what one member gets until its connection ends.
-async fn receive(desk: Rc<Desk>, link: Rc<Link>, rest: Vec<u8>) {
-    let mut reader = Reader::default();
-    let mut records = vec![Record::default(); desk.crowd.writers];
-    let mut ended = desk.read(&mut reader, &mut records, &rest);
+async fn receive(desk: Rc<Desk>, number: usize, link: Rc<Link>, rest: Vec<u8>) {
+    let mut member = Member {
+        number,
+        reader: Reader::default(),
+        records: vec![Record::default(); desk.crowd.writers],
+    };
+    let mut ended = desk.read(&mut member, &rest);
     drop(rest);
     while ended.is_ok() {
         ended = match link.readable().await {
-            Ok(()) => desk.receive(&mut reader, &mut records, &link),
+            Ok(()) => desk.receive(&mut member, &link),
             Err(error) => Err(error.to_string()),
         };
     }
@@ -154,42 +160,39 @@ impl Desk {
         self.findings.borrow_mut().problems.push(problem);
     }
 
-    /// Connects and joins member `number`; the very first one waits until rows are broadcast.
+    /// Connects and joins member `number`, and waits until rows will come.
     async fn connect(&self, number: usize) -> Result<(Link, Vec<u8>), String> {
-        let join = Join {
-            private: self.crowd.private,
-            replication_ready: number == 0,
-            ..Join::default()
-        };
         let dialect = self.target.dialect;
-        let topic = dialect.topic(0);
+        let topic = dialect.topic(self.crowd.ask.topic_of(number));
+        let join = self.crowd.ask.join_of(number);
         let (link, mut rest) = link::open(&self.target, number, &topic, &join).await?;
-        if join.replication_ready {
-            // Kept where the end of the run finds it, should the server never say so.
-            let ready = link.replication_ready(dialect, &mut rest);
-            let done = async {
-                while !self.board.is_at_least(Phase::Done) {
-                    monoio::time::sleep(Duration::from_millis(10)).await;
-                }
-            };
-            monoio::select! {
-                ready = ready => ready?,
-                () = done => return Err("rows of the database are not broadcast".to_owned()),
+        let ready = async {
+            if join.replication_ready {
+                link.replication_ready(dialect, &mut rest).await?;
             }
+            if join.changes.is_some() {
+                link.subscribed(dialect, &mut rest).await?;
+            }
+            Ok::<_, String>(())
+        };
+        // Kept where the end of the run finds it, should the server never say so.
+        let done = async {
+            while !self.board.is_at_least(Phase::Done) {
+                monoio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        monoio::select! {
+            ready = ready => ready?,
+            () = done => return Err("the server never said that rows will come".to_owned()),
         }
         Ok((link, rest))
     }
 
     /// Receives once and reads what came.
     #[inline]
-    fn receive(
-        &self,
-        reader: &mut Reader,
-        records: &mut [Record],
-        link: &Link,
-    ) -> Result<(), String> {
+    fn receive(&self, member: &mut Member, link: &Link) -> Result<(), String> {
         let mut buffer = self.buffer.borrow_mut();
-        let kept = reader.begin(&mut buffer);
+        let kept = member.reader.begin(&mut buffer);
         let count = match link.receive(&mut buffer[kept..]) {
             Ok(0) => return Err("connection ended without a close frame".to_owned()),
             Ok(count) => count,
@@ -197,26 +200,22 @@ impl Desk {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(format!("receive: {error}")),
         };
-        self.read(reader, records, &buffer[..kept + count])
+        self.read(member, &buffer[..kept + count])
     }
 
     #[inline]
-    fn read(
-        &self,
-        reader: &mut Reader,
-        records: &mut [Record],
-        bytes: &[u8],
-    ) -> Result<(), String> {
+    fn read(&self, member: &mut Member, bytes: &[u8]) -> Result<(), String> {
         let mut findings = self.findings.borrow_mut();
         let mut turn = Turn {
             desk: self,
             findings: &mut findings,
-            records,
+            number: member.number,
+            records: &mut member.records,
             measures: self.board.is(Phase::Measure),
             now_ns: now_ns(),
             received: 0,
         };
-        let outcome = reader.read(bytes, &mut turn);
+        let outcome = member.reader.read(bytes, &mut turn);
         let received = turn.received;
         if received > 0 {
             self.received.set(self.received.get() + received);
@@ -235,6 +234,7 @@ impl Desk {
 struct Turn<'a> {
     desk: &'a Desk,
     findings: &'a mut Findings,
+    number: usize,
     records: &'a mut [Record],
     measures: bool,
     now_ns: u64,
@@ -255,6 +255,10 @@ impl Sink for Turn<'_> {
             self.findings.misdirected += 1;
             return;
         };
+        if !self.desk.crowd.is_for(self.number, stamp.sequence) {
+            self.findings.misdirected += 1;
+            return;
+        }
         match record.note(stamp.sequence) {
             Arrival::InOrder => {}
             Arrival::Late => self.findings.late += 1,
@@ -270,7 +274,11 @@ impl Sink for Turn<'_> {
     }
 
     fn on_text(&mut self, text: &[u8]) {
-        if self.desk.target.dialect.answer(text) == Answer::Refused {
+        // The system message that a channel gets each time it is subscribed again is not one.
+        let is_problem = self.desk.target.dialect.answer(text) == Answer::Refused
+            || dialect::says_changes(text) == Some(false)
+            || dialect::is_change(text);
+        if is_problem {
             let text = String::from_utf8_lossy(text).into_owned();
             let problem = format!("the server said: {text}");
             self.findings.problems.push(problem);

@@ -1,29 +1,22 @@
-//! Who writes the rows, and the database that takes them.
+//! Who writes the rows.
 //!
-//! In: a [`Plan`] and a [`Table`]. Out: [`Written`].
+//! In: a [`Pace`] and a [`Table`]. Out: [`Written`].
 //! A writer is a thread that does nothing but wait: for the time of its next transaction, for
-//! PostgreSQL, or for the members. So `tokio-postgres`, which has no blocking side, runs on a tokio
-//! runtime that the writer drives only while a statement is under way.
+//! PostgreSQL, or for the members.
 
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use tokio::runtime::{Builder, Runtime};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use crate::clock::now_ns;
-use crate::dialect::USER_EVENT;
 use crate::report;
 use crate::scenario::fanout::{Board, Phase};
 use crate::stamp::Stamp;
 
-use super::{By, Plan};
+use super::Pace;
 
 /// How far behind its times a writer may be at the end before its rows count as not written.
 const BEHIND_NS_MAX: u64 = 1_000_000_000;
@@ -32,97 +25,14 @@ const BEHIND_NS_MAX: u64 = 1_000_000_000;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Where rows go.
-pub(super) trait Table: Send {
-    /// Writes one row for each payload, in one transaction and in their order.
+pub(in crate::scenario) trait Table: Send {
+    /// Writes one row for each payload, in one transaction and in their order. `first` is the
+    /// sequence number of the first.
     ///
     /// # Errors
     ///
     /// What the database said; a warning is an error here.
-    fn insert(&mut self, payloads: &[String]) -> Result<(), String>;
-}
-
-/// `realtime.messages`, over a connection of its own.
-pub(super) struct Messages {
-    runtime: Runtime,
-    client: Client,
-    statement: Statement,
-    /// What the database says beside its answers: `realtime.send` turns every error into a warning.
-    notices: Receiver<String>,
-    topic: String,
-    private: bool,
-}
-
-impl Messages {
-    /// Connects and prepares the statement.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the address or in the database, for a person to read.
-    pub(super) fn connect(url: &str, by: By, topic: &str, private: bool) -> Result<Self, String> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("runtime: {error}"))?;
-        let (sender, notices) = mpsc::channel();
-        let (client, statement) = runtime.block_on(async {
-            let (client, mut connection) =
-                tokio_postgres::connect(url, NoTls).await.map_err(said)?;
-            tokio::spawn(async move {
-                // The end of the connection is the next statement's error.
-                while let Some(Ok(message)) =
-                    poll_fn(|context| connection.poll_message(context)).await
-                {
-                    if let AsyncMessage::Notice(notice) = message {
-                        // Nobody listens when the run is over.
-                        let _ = sender.send(notice.message().to_owned());
-                    }
-                }
-            });
-            let statement = client.prepare(&statement_of(by)).await.map_err(said)?;
-            Ok::<_, String>((client, statement))
-        })?;
-        Ok(Self {
-            runtime,
-            client,
-            statement,
-            notices,
-            topic: topic.to_owned(),
-            private,
-        })
-    }
-}
-
-/// The statement that writes all rows of a transaction.
-fn statement_of(by: By) -> String {
-    let rows = "unnest($1::text[]) as row (payload)";
-    match by {
-        By::Send => format!(
-            "select realtime.send(row.payload::jsonb, '{USER_EVENT}', $2::text, $3::boolean) from {rows}"
-        ),
-        By::Insert => format!(
-            "insert into realtime.messages (payload, event, topic, private, extension) \
-             select row.payload::jsonb, '{USER_EVENT}', $2::text, $3::boolean, 'broadcast' from {rows}"
-        ),
-    }
-}
-
-impl Table for Messages {
-    fn insert(&mut self, payloads: &[String]) -> Result<(), String> {
-        let values: [&(dyn ToSql + Sync); 3] = [&payloads, &self.topic, &self.private];
-        let written = self.client.execute(&self.statement, &values);
-        self.runtime.block_on(written).map_err(said)?;
-        match self.notices.try_recv() {
-            Ok(notice) => Err(format!("the database warned: {notice}")),
-            Err(_) => Ok(()),
-        }
-    }
-}
-
-fn said(error: tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(error) => format!("the database said: {error}"),
-        None => format!("the database: {error}"),
-    }
+    fn insert(&mut self, first: u32, payloads: &[String]) -> Result<(), String>;
 }
 
 /// Where writers wait until the members have more.
@@ -189,7 +99,7 @@ pub(super) struct Written {
 /// One writer.
 pub(super) struct Writer {
     index: usize,
-    plan: Plan,
+    pace: Pace,
     board: Arc<Board>,
     gate: Arc<Gate>,
     table: Box<dyn Table>,
@@ -200,14 +110,14 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         index: usize,
-        plan: Plan,
+        pace: Pace,
         board: Arc<Board>,
         gate: Arc<Gate>,
         table: Box<dyn Table>,
     ) -> Self {
         Self {
             index,
-            plan,
+            pace,
             board,
             gate,
             table,
@@ -238,20 +148,20 @@ impl Writer {
             return Ok(());
         }
         self.insert(1, now_ns())?;
-        let first = self.plan.writers * self.plan.members;
+        let first = self.pace.writers * self.pace.copies;
         self.gate.wait(self.index, first as u64, &self.board);
-        match self.plan.rate {
-            Some(rate) => self.at_rate(rate / self.plan.writers as f64),
+        match self.pace.rate {
+            Some(rate) => self.at_rate(rate / self.pace.writers as f64),
             None => self.ahead(),
         }
     }
 
     /// Writes transactions at their times.
     fn at_rate(&mut self, rate: f64) -> Result<(), String> {
-        let rows = self.plan.rows_per_transaction;
+        let rows = self.pace.rows_per_transaction;
         let gap_ns = rows as f64 / rate * 1e9;
         // The writers take turns.
-        let start_ns = now_ns() + (gap_ns * self.index as f64 / self.plan.writers as f64) as u64;
+        let start_ns = now_ns() + (gap_ns * self.index as f64 / self.pace.writers as f64) as u64;
         let mut turn: u64 = 0;
         let mut at_ns = start_ns;
         while !self.board.is_at_least(Phase::Drain) {
@@ -273,11 +183,11 @@ impl Writer {
 
     /// Writes as much as is taken, within the bound of what the members have not received yet.
     fn ahead(&mut self) -> Result<(), String> {
-        let rows = self.plan.rows_per_transaction as u64;
-        let outstanding = (self.plan.outstanding as u64).max(rows);
+        let rows = self.pace.rows_per_transaction as u64;
+        let outstanding = (self.pace.outstanding as u64).max(rows);
         while !self.board.is_at_least(Phase::Drain) {
             let must_be_there = (self.board.sent() + rows).saturating_sub(outstanding);
-            let goal = must_be_there * self.plan.members as u64;
+            let goal = must_be_there * self.pace.copies as u64;
             self.gate.wait(self.index, goal, &self.board);
             if self.board.is_at_least(Phase::Drain) {
                 break;
@@ -289,13 +199,14 @@ impl Writer {
 
     /// Writes one transaction.
     fn insert(&mut self, rows: usize, at_ns: u64) -> Result<(), String> {
+        let first = self.next;
         let payloads: Result<Vec<String>, _> = (0..rows)
             .map(|_| String::from_utf8(self.payload(at_ns)))
             .collect();
         let payloads = payloads.map_err(|error| error.to_string())?;
         self.board.sent[self.index].fetch_add(rows as u64, Ordering::Relaxed);
         let since_ns = now_ns();
-        self.table.insert(&payloads)?;
+        self.table.insert(first, &payloads)?;
         if self.board.is(Phase::Measure) {
             let took_ns = (now_ns() - since_ns).max(1);
             self.written.busy_ns += took_ns;
@@ -311,8 +222,8 @@ impl Writer {
             at_ns,
         };
         self.next += 1;
-        let mut payload = Vec::with_capacity(self.plan.payload);
-        stamp.encode(self.plan.payload, &mut payload);
+        let mut payload = Vec::with_capacity(self.pace.payload);
+        stamp.encode(self.pace.payload, &mut payload);
         payload
     }
 }

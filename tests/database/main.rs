@@ -47,6 +47,7 @@ mod schema;
 mod send;
 mod session;
 mod stream;
+mod values;
 mod world;
 
 // A client and a server of the conformance tests.
@@ -80,6 +81,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
+    ("values", values::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

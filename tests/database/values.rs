@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use realtime::control::changes::types::{Kind as TypeKind, Malformed, Type, Types, ask_json};
-use realtime::control::database::connect;
+use realtime::control::database::connect::describe;
+use realtime::control::database::{Connection, connect};
 use serde_json::Value;
-use tokio_postgres::Client;
 
 use crate::postgres::{Cluster, Database, Kind};
 
@@ -31,28 +31,26 @@ tests![
 
 /// A database, a connection like the server's, and what is known of types.
 struct World {
-    database: Database,
-    client: Client,
+    connection: Connection,
     types: Types,
-    _driver: Box<dyn std::any::Any>,
+    /// Its cluster stays as long as it does.
+    _database: Database,
 }
 
 impl World {
     async fn new(cluster: &Arc<Cluster>) -> Self {
         let database = cluster.database(Kind::Empty);
-        let connection = connect::connect(&database.settings(), "realtime_rls").await;
-        let connection = connection.expect("PostgreSQL runs");
+        let connection = connect(&database.settings(), "realtime_rls").await;
         Self {
-            database,
-            client: connection.client,
+            connection: connection.expect("PostgreSQL runs"),
             types: Types::new(),
-            _driver: Box::new(connection.driver),
+            _database: database,
         }
     }
 
     async fn run(&self, sql: &str) {
-        let done = self.client.batch_execute(sql).await;
-        done.unwrap_or_else(|error| panic!("{}: {sql}", connect::describe(&error)));
+        let done = self.connection.client.batch_execute(sql).await;
+        done.unwrap_or_else(|error| panic!("{}: {sql}", describe(&error)));
     }
 
     /// Compares all values of a query's column `v`, which may use texts, and returns how many there are.
@@ -62,8 +60,8 @@ impl World {
             "select pg_catalog.format('%s', v), to_jsonb(v)::text, pg_typeof(v)::oid, v is null from ({query}) q
              where coalesce(cardinality($1::text[]), 0) >= 0"
         );
-        let rows = self.client.query(&query, &[&texts]).await;
-        let rows = rows.unwrap_or_else(|error| panic!("{}: {query}", connect::describe(&error)));
+        let rows = self.connection.client.query(&query, &[&texts]).await;
+        let rows = rows.unwrap_or_else(|error| panic!("{}: {query}", describe(&error)));
         let mut differences = Vec::new();
         for row in &rows {
             let (text, expected, oid): (String, Option<String>, u32) =
@@ -75,7 +73,7 @@ impl World {
                 continue;
             }
             self.types
-                .load(&self.client, &[oid])
+                .load(&self.connection.client, &[oid])
                 .await
                 .expect("types can be read");
             let of = self.types.get(oid).expect("it was loaded");
@@ -110,7 +108,10 @@ impl World {
     async fn literals(&self, of: &str, literals: &[&str]) {
         let texts: Vec<String> = literals.iter().map(|&text| text.to_owned()).collect();
         let count = self
-            .compare(&format!("select x::{of} as v from unnest($1) x"), &texts)
+            .compare(
+                &format!("select x::{of} as v from unnest($1::text[]) x"),
+                &texts,
+            )
             .await;
         assert_eq!(count, literals.len(), "{of}");
     }
@@ -135,7 +136,7 @@ async fn built_in_types_are_as_the_catalog_has_them(cluster: Arc<Cluster>) {
     let oids: Vec<u32> = rows.iter().map(|row| row.get(0)).collect();
     world
         .types
-        .load(&world.client, &oids)
+        .load(&world.connection.client, &oids)
         .await
         .expect("types can be read");
     for row in &rows {
@@ -347,7 +348,8 @@ async fn simple_values_are_what_to_jsonb_makes_of_them(cluster: Arc<Cluster>) {
         let base = of.split('(').next().expect("it has a name");
         let texts: Vec<String> = literals.iter().map(|&text| text.to_owned()).collect();
         if !base.ends_with("vector") || base == "tsvector" {
-            let query = format!("select array[x::{of}, null, x::{of}] as v from unnest($1) x");
+            let query =
+                format!("select array[x::{of}, null, x::{of}] as v from unnest($1::text[]) x");
             world.compare(&query, &texts).await;
         }
         world
@@ -355,7 +357,7 @@ async fn simple_values_are_what_to_jsonb_makes_of_them(cluster: Arc<Cluster>) {
                 "create table holder (before int, v {of}, \"after\" text)"
             ))
             .await;
-        let query = format!("select row(1, x::{of}, null)::holder as v from unnest($1) x");
+        let query = format!("select row(1, x::{of}, null)::holder as v from unnest($1::text[]) x");
         world.compare(&query, &texts).await;
         world.run("drop table holder").await;
         world.types.clear();
@@ -540,7 +542,7 @@ async fn types_of_the_customer_are_what_to_jsonb_makes_of_them(cluster: Arc<Clus
             "outer_comp",
             &[
                 "(,,,,,,)",
-                r#"("(1,x,,,1,)","{""(1,\\""x y\\"",,,1,)"",NULL}","(1,x,,,1,)","{""(1,x,,,1,)""}","{""{a,b}""}",(),"(a)")"#,
+                r#"("(1,x,,,1,)","{""(1,\\""x y\\"",,,1,)"",NULL}","(1,x,,,1,)","{""(1,x,,,1,)""}","{""{a,b}""}","()","(a)")"#,
             ],
         ),
         (
@@ -595,7 +597,7 @@ async fn generated_texts_come_through_arrays_and_rows(cluster: Arc<Cluster>) {
         .await;
     let mut dice = Dice(0x5eed);
     let texts: Vec<String> = (0..2000).map(|_| dice.text()).collect();
-    let neighbours = "from (select x, lead(x) over (order by n) y, nullif(x, '') z from unnest($1) with ordinality u(x, n)) t";
+    let neighbours = "from (select x, lead(x) over (order by n) y, nullif(x, '') z from unnest($1::text[]) with ordinality u(x, n)) t";
     for value in [
         "x",
         "array[x, y, z]",
@@ -679,20 +681,23 @@ async fn generated_documents_are_what_jsonb_makes_of_them(cluster: Arc<Cluster>)
     let texts: Vec<String> = (0..4000).map(|_| document(&mut dice, 4)).collect();
     assert_eq!(
         world
-            .compare("select x::json as v from unnest($1) x", &texts)
+            .compare("select x::json as v from unnest($1::text[]) x", &texts)
             .await,
         4000
     );
     assert_eq!(
         world
-            .compare("select x::jsonb as v from unnest($1) x", &texts)
+            .compare("select x::jsonb as v from unnest($1::text[]) x", &texts)
             .await,
         4000
     );
     // What is printed by jsonb and kept as json is settled.
     assert_eq!(
         world
-            .compare("select x::jsonb::text::json as v from unnest($1) x", &texts)
+            .compare(
+                "select x::jsonb::text::json as v from unnest($1::text[]) x",
+                &texts
+            )
             .await,
         4000
     );
@@ -756,7 +761,7 @@ async fn nesting_ends_behind_where_postgresql_ends(cluster: Arc<Cluster>) {
         assert_eq!(json(&of, &deep(depth)), Ok(deep(depth)));
     }
     let refused = |depth: usize| {
-        let (client, text) = (&world.client, deep(depth));
+        let (client, text) = (&world.connection.client, deep(depth));
         async move {
             client
                 .query_one("select to_jsonb($1::text::json)::text", &[&text])
@@ -789,7 +794,7 @@ async fn values_that_only_postgresql_knows_are_asked(cluster: Arc<Cluster>) {
         )
         .await;
     for (of, literal) in [
-        ("hstore", r#"a=>1, "b c"=>NULL, "q\"""=>"x""#),
+        ("hstore", r#"a=>1, "b c"=>NULL, "q\""=>"x""#),
         ("hstore[]", r#"{"a=>1",null}"#),
         ("tags", "a=>1"),
         ("tagged", "(1,\"a=>1\")"),
@@ -808,13 +813,13 @@ async fn values_that_only_postgresql_knows_are_asked(cluster: Arc<Cluster>) {
         let (text, expected, oid): (String, String, u32) = (row.get(0), row.get(1), row.get(2));
         world
             .types
-            .load(&world.client, &[oid])
+            .load(&world.connection.client, &[oid])
             .await
             .expect("types can be read");
         let of = world.types.get(oid).expect("it was loaded");
         assert!(of.needs_asking(), "{}", of.name);
         assert_eq!(json(&of, &text), Err(Malformed));
-        let answers = ask_json(&world.client, &[(&of, vec![&text, &text])])
+        let answers = ask_json(&world.connection.client, &[(&of, vec![&text, &text])])
             .await
             .expect("it can be asked");
         let expected = Some(expected.into_boxed_str());
@@ -848,13 +853,13 @@ async fn one_bad_value_costs_no_other(cluster: Arc<Cluster>) {
     let oid: u32 = row.get(0);
     world
         .types
-        .load(&world.client, &[oid])
+        .load(&world.connection.client, &[oid])
         .await
         .expect("types can be read");
     let of = world.types.get(oid).expect("it was loaded");
     let texts = ["1", "2", "bad", "1", "no such level", "2", "2"];
     let answers = ask_json(
-        &world.client,
+        &world.connection.client,
         &[(&of, texts.to_vec()), (&of, vec![]), (&of, vec!["2"])],
     )
     .await;
@@ -881,7 +886,7 @@ async fn one_bad_value_costs_no_other(cluster: Arc<Cluster>) {
     );
     world.run("set statement_timeout = '100ms'; create or replace function level_json(level) returns json language plpgsql as
         $$ begin perform pg_sleep(60); return '1'; end $$").await;
-    let answers = ask_json(&world.client, &[(&of, vec!["1", "2"])]).await;
+    let answers = ask_json(&world.connection.client, &[(&of, vec!["1", "2"])]).await;
     let error = answers.expect_err("it takes too long, however few are asked at once");
     assert_eq!(
         error.code().map(|code| code.code().to_owned()).as_deref(),
@@ -909,7 +914,7 @@ async fn types_are_read_again_when_they_change(cluster: Arc<Cluster>) {
     assert!(world.types.get(oids[1]).is_none());
     world
         .types
-        .load(&world.client, &oids)
+        .load(&world.connection.client, &oids)
         .await
         .expect("types can be read");
     let names: Vec<String> = oids
@@ -948,7 +953,7 @@ async fn types_are_read_again_when_they_change(cluster: Arc<Cluster>) {
     );
     world
         .types
-        .load(&world.client, &oids)
+        .load(&world.connection.client, &oids)
         .await
         .expect("types can be read");
     assert_eq!(
@@ -961,7 +966,7 @@ async fn types_are_read_again_when_they_change(cluster: Arc<Cluster>) {
         .await;
     world
         .types
-        .refresh(&world.client)
+        .refresh(&world.connection.client)
         .await
         .expect("types can be read");
     assert_eq!(
@@ -972,7 +977,7 @@ async fn types_are_read_again_when_they_change(cluster: Arc<Cluster>) {
     // A number that no type has.
     world
         .types
-        .load(&world.client, &[4_000_000_000])
+        .load(&world.connection.client, &[4_000_000_000])
         .await
         .expect("types can be read");
     assert!(world.types.get(4_000_000_000).is_none());
@@ -986,8 +991,13 @@ async fn recorded_values_look_as_they_were_recorded(cluster: Arc<Cluster>) {
         "../conformance/vectors/postgres-changes/types.json"
     ))
     .expect("it is JSON");
-    assert_eq!(vectors.len(), 14);
-    for vector in &vectors {
+    // One of them records that the original fails.
+    let vectors: Vec<&Value> = vectors
+        .iter()
+        .filter(|vector| vector["expect"].is_array())
+        .collect();
+    assert_eq!(vectors.len(), 16);
+    for vector in vectors {
         let world = World::new(&cluster).await;
         let name = vector["name"].as_str().expect("it has a name");
         let steps = |what: &str| vector[what].as_array().cloned().unwrap_or_default();
@@ -1013,7 +1023,7 @@ async fn recorded_values_look_as_they_were_recorded(cluster: Arc<Cluster>) {
             let oid = row.get(2);
             world
                 .types
-                .load(&world.client, &[oid])
+                .load(&world.connection.client, &[oid])
                 .await
                 .expect("types can be read");
             let of = world.types.get(oid).expect("it was loaded");

@@ -434,3 +434,19 @@ pub const BROADCAST_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Readings may take this part of the time: the pause after one is at least so many times as long as it took.
 pub const BROADCAST_READ_PAUSE_FACTOR: u32 = 10;
+
+// -- values of changed rows --
+
+/// Bytes of one value in JSON: a few bytes in a database may stand for many here (`1e131071`). Above: the value cannot be said.
+pub const CHANGE_VALUE_JSON_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Arrays and objects of a value of type `json` around each other: more than PostgreSQL's stack allows as it comes, which is how deep it
+/// can read them itself. Above: the value cannot be said.
+pub const CHANGE_JSON_DEPTH_MAX: usize = 16_384;
+
+/// Types of arrays, rows and domains around each other. Above: the database is asked for their values, since here each takes stack.
+pub const CHANGE_TYPE_NESTING_MAX: u16 = 32;
+
+/// Types in a type, each counted as often as it stands there: ten rows as wide as PostgreSQL makes them. Above: as
+/// [`CHANGE_TYPE_NESTING_MAX`], since whoever looks for a type in another one looks at all of them.
+pub const CHANGE_TYPE_PARTS_MAX: u32 = 16_384;

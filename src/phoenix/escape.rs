@@ -7,7 +7,16 @@ use super::scan::{hex4, plain_bytes};
 /// Appends `text` as a JSON string, quotes included.
 pub fn json_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    out.extend_from_slice(escape(text).as_bytes());
+    let mut rest = text.as_bytes();
+    // Special characters are bytes of their own in UTF-8.
+    while let Some((plain, special)) = rest.split_at_checked(plain_bytes(rest)) {
+        out.extend_from_slice(plain);
+        let Some((byte, behind)) = special.split_first() else {
+            break;
+        };
+        out.extend_from_slice(escape_of(*byte).unwrap_or_default().as_bytes());
+        rest = behind;
+    }
     out.push(b'"');
 }
 
@@ -21,26 +30,30 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len().saturating_add(16));
     for character in text.chars() {
-        match character {
-            '"' => escaped.push_str("\\\""),
-            '\\' => escaped.push_str("\\\\"),
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            '\t' => escaped.push_str("\\t"),
-            '\u{8}' => escaped.push_str("\\b"),
-            '\u{c}' => escaped.push_str("\\f"),
-            control @ ..' ' => {
-                escaped.push_str("\\u00");
-                for shift in [4, 0] {
-                    let digit = char::from_digit(u32::from(control) >> shift & 0xf, 16);
-                    escaped.extend(digit);
-                }
-            }
-            other => escaped.push(other),
+        match u8::try_from(character).ok().and_then(escape_of) {
+            Some(escape) => escaped.push_str(escape),
+            None => escaped.push(character),
         }
     }
     Cow::Owned(escaped)
 }
+
+/// The escape of a character that must be escaped.
+fn escape_of(byte: u8) -> Option<&'static str> {
+    match byte {
+        b'"' => Some("\\\""),
+        b'\\' => Some("\\\\"),
+        control => CONTROLS.get(usize::from(control)).copied(),
+    }
+}
+
+/// The escapes of the characters below U+0020.
+const CONTROLS: [&str; 32] = [
+    "\\u0000", "\\u0001", "\\u0002", "\\u0003", "\\u0004", "\\u0005", "\\u0006", "\\u0007", "\\b",
+    "\\t", "\\n", "\\u000b", "\\f", "\\r", "\\u000e", "\\u000f", "\\u0010", "\\u0011", "\\u0012",
+    "\\u0013", "\\u0014", "\\u0015", "\\u0016", "\\u0017", "\\u0018", "\\u0019", "\\u001a",
+    "\\u001b", "\\u001c", "\\u001d", "\\u001e", "\\u001f",
+];
 
 /// The text that `inner` stands for: what was between the quotes of a checked JSON string.
 ///

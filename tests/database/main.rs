@@ -48,6 +48,7 @@ mod schema;
 mod send;
 mod session;
 mod stream;
+mod values;
 mod world;
 
 // A client and a server of the conformance tests.
@@ -82,6 +83,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
+    ("values", values::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -1,56 +1,41 @@
 //! Types of a tenant's database, and their values as clients read them (spec: postgres-changes 5.5).
+//!
+//! What comes in: the text of a value as a replication stream has it, and its type. What goes out: the JSON that PostgreSQL's `to_jsonb`
+//! makes of it, as jsonb is printed, and types from the catalog. What always holds: a text that its type does not know, because the type
+//! was changed meanwhile or the text is broken, appends nothing (`what_no_type_knows_appends_nothing`); what is appended is one value in
+//! JSON. Deliberately absent: NULL, whose JSON needs no type, and what a value may mean to a filter.
+//!
+//! Which form a type's values have, and where it comes from:
+//!
+//! | Types | JSON |
+//! | --- | --- |
+//! | `boolean`, integers, `numeric`, floats, `timestamp`, `timestamptz`, `bytea`, `json`, `jsonb` | written here, by its kind |
+//! | arrays, rows, domains of what can be written here | written here, from the parts of the text |
+//! | types with a cast to `json` that is a function (hstore, geometry), and whatever holds one | asked of the database: [`ask_json`] |
+//! | all others, enums, ranges and dates among them | the text as a string |
 
-use std::rc::Rc;
+mod number;
+mod array;
+mod composite;
+mod json;
+mod value;
+mod ask;
+mod catalog;
 
-/// A type.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Type {
-    /// Its `pg_type.oid`.
-    pub oid: u32,
-    /// `pg_type.typname`.
-    pub name: Box<str>,
-    /// What it is made of.
-    pub kind: Kind,
+pub use ask::ask_json;
+pub use catalog::Types;
+pub use value::{Fields, Kind, Type};
+
+use std::fmt;
+
+/// A text that is no value of its type, or that jsonb could not hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Malformed;
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the text is no value of its type, or jsonb could not hold it")
+    }
 }
 
-/// What a type is made of, as far as its values look different.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Kind {
-    /// `boolean`.
-    Bool,
-    /// `smallint`, `integer`, `bigint`.
-    Integer,
-    /// `numeric`.
-    Numeric,
-    /// `real`.
-    Real,
-    /// `double precision`.
-    Double,
-    /// `timestamp`.
-    Timestamp,
-    /// `timestamptz`.
-    TimestampTz,
-    /// `bytea`.
-    Bytea,
-    /// `json`.
-    Json,
-    /// `jsonb`.
-    Jsonb,
-    /// An array.
-    Array {
-        /// Of what.
-        element: Rc<Type>,
-        /// What stands between its elements, nearly always a comma.
-        delimiter: char,
-    },
-    /// A row type; its fields in their order, dropped ones left out.
-    Composite(Vec<(Box<str>, Rc<Type>)>),
-    /// A domain over this type.
-    Domain(Rc<Type>),
-    /// An enum.
-    Enum,
-    /// A type that brings a cast to `json` or `jsonb` with it: only PostgreSQL knows its values in JSON.
-    CastToJson,
-    /// Any other: its values are strings.
-    Other,
-}
+impl std::error::Error for Malformed {}

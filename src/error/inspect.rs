@@ -21,6 +21,20 @@ pub fn inspect(value: &Value) -> String {
     out
 }
 
+/// A list of tuples, as Elixir prints it. Tuples and what stands in them count as items.
+#[must_use]
+pub fn inspect_tuples<const N: usize>(tuples: impl Iterator<Item = [Value; N]>) -> String {
+    let mut out = String::from("[");
+    let mut items_left = ITEMS_MAX;
+    write_items(&mut out, tuples, &mut items_left, |out, tuple, left| {
+        out.push('{');
+        write_items(out, tuple.iter(), left, write_value);
+        out.push('}');
+    });
+    out.push(']');
+    out
+}
+
 /// A string in double quotes, with Elixir's escapes.
 #[must_use]
 pub fn inspect_str(text: &str) -> String {
@@ -38,9 +52,7 @@ fn write_value(out: &mut String, value: &Value, items_left: &mut usize) {
         Value::Array(items) if is_charlist(items) => write_charlist(out, items),
         Value::Array(items) => {
             out.push('[');
-            write_items(out, items.iter(), items_left, |out, item, left| {
-                write_value(out, item, left)
-            });
+            write_items(out, items.iter(), items_left, write_value);
             out.push(']');
         }
         Value::Object(entries) => {
@@ -176,6 +188,22 @@ mod tests {
             r#"{"b":1,"a":{"c":[true]}}"#,
             r#"%{"a" => %{"c" => [true]}, "b" => 1}"#,
         );
+    }
+
+    #[test]
+    fn tuples_print_in_a_list() {
+        let check = |count: usize, expected: &str| {
+            let tuple = || [Value::from("a\"b"), Value::from(true)];
+            let text = inspect_tuples(std::iter::repeat_with(tuple).take(count));
+            assert_eq!(text, expected);
+        };
+        check(0, "[]");
+        check(2, r#"[{"a\"b", true}, {"a\"b", true}]"#);
+        let cut = format!(
+            r#"[{}{{"a\"b", ...}}, ...]"#,
+            r#"{"a\"b", true}, "#.repeat(16)
+        );
+        check(30, &cut);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 mod inspect;
 
-pub use inspect::{inspect, inspect_str};
+pub use inspect::{inspect, inspect_str, inspect_tuples};
 
 /// How bad a line is, from worst to least. The names are those of `LOG_LEVEL`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]

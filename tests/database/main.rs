@@ -38,6 +38,7 @@ mod changes;
 mod connect;
 mod dev;
 mod faults;
+mod filters;
 mod harness;
 mod janitor;
 mod policies;
@@ -47,6 +48,7 @@ mod schema;
 mod send;
 mod session;
 mod stream;
+mod turns;
 mod world;
 
 // A client and a server of the conformance tests.
@@ -70,6 +72,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("dev", dev::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
+    ("filters", filters::TESTS),
     ("harness", harness::TESTS),
     ("janitor", janitor::TESTS),
     ("policies", policies::TESTS),

@@ -156,7 +156,8 @@ async fn run(client: &Client, job: &Job<'_>) -> Result<Vec<bool>, Error> {
     );
     begun?;
     let rows = rows?;
-    rows.first().map_or_else(|| Ok(Vec::new()), |row| row.try_get(0))
+    rows.first()
+        .map_or_else(|| Ok(Vec::new()), |row| row.try_get(0))
 }
 
 /// Runs futures together. They are polled in their order, so that what they send at their first poll keeps it.
@@ -173,7 +174,11 @@ pub(super) async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
                 }
             }
         }
-        if is_over { Poll::Ready(()) } else { Poll::Pending }
+        if is_over {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     })
     .await;
     outputs.into_iter().flatten().collect()

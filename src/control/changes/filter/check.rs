@@ -6,7 +6,7 @@
 //! many they are (`a_check_takes_two_round_trips`). Deliberately absent: whether the table is published.
 
 use super::super::catalog::{ColumnNow, TableNow};
-use super::super::wish::{FilterText, Operator, Wish};
+use super::super::wish::{FilterText, Operator, Wish, exception_text, raised_text};
 use super::ask::{all, is_of_connection};
 use super::{Filter, Form, Keyword, Value};
 use crate::control::database::statement;
@@ -49,6 +49,16 @@ impl CheckError {
         Self::Raised {
             sqlstate: "P0001",
             message,
+        }
+    }
+
+    /// What the client reads behind `Exception: ` ([`Wish::exception`]); nothing where nothing is known of the wish.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Database(said) => Some(exception_text(said)),
+            Self::Raised { sqlstate, message } => Some(raised_text("ERROR", sqlstate, message)),
+            Self::Failed(_) => None,
         }
     }
 }
@@ -122,7 +132,9 @@ fn select(
     };
     let is_unknown = |name: &&String| !readable.contains_key(name.as_str());
     if let Some(name) = select.iter().find(is_unknown) {
-        return Err(CheckError::raised(format!("invalid column for select {name}")));
+        return Err(CheckError::raised(format!(
+            "invalid column for select {name}"
+        )));
     }
     let mut names: Vec<Box<str>> = select.iter().map(|name| name.as_str().into()).collect();
     names.sort_unstable();
@@ -150,10 +162,12 @@ async fn filters(
     if !known.is_empty() {
         let facts = facts(client, &known).await?;
         let plans = known.iter().map(|(text, column)| {
-            let facts = facts.get(&column.type_oid).ok_or_else(|| CheckError::Raised {
-                sqlstate: "XX000",
-                message: format!("cache lookup failed for type {}", column.type_oid),
-            });
+            let facts = facts
+                .get(&column.type_oid)
+                .ok_or_else(|| CheckError::Raised {
+                    sqlstate: "XX000",
+                    message: format!("cache lookup failed for type {}", column.type_oid),
+                });
             facts.and_then(|facts| Plan::of(text, column, facts))
         });
         for filter in probe(client, plans.collect()).await {
@@ -215,7 +229,9 @@ async fn facts(
     let mut oids: Vec<u32> = known.iter().map(|(_, column)| column.type_oid).collect();
     oids.sort_unstable();
     oids.dedup();
-    let rows = client.query_typed(FACTS, &[(&oids, Type::OID_ARRAY)]).await?;
+    let rows = client
+        .query_typed(FACTS, &[(&oids, Type::OID_ARRAY)])
+        .await?;
     rows.iter()
         .map(|row| {
             let kind: String = row.try_get(5)?;
@@ -498,7 +514,9 @@ async fn show(client: &Client, plan: &Plan<'_>) -> Result<Option<Row>, Error> {
     let value = Unknown(&plan.text.value);
     let ask = async |text: Option<String>| match text {
         Some(text) => {
-            let rows = client.query_typed(&text, &[(&value, Type::UNKNOWN)]).await?;
+            let rows = client
+                .query_typed(&text, &[(&value, Type::UNKNOWN)])
+                .await?;
             Ok::<_, Error>(rows.into_iter().next())
         }
         None => Ok(None),

@@ -258,7 +258,11 @@ mod tests {
         check(Form::Float, "-0.5", "-0.5");
         check(Form::Bytea, "\\xde", "\\x6465");
         check(Form::Bytea, "\\x", "\\x");
-        check(Form::Timestamp, "2024-01-01 10:00:00", "2024-01-01 10:00:00");
+        check(
+            Form::Timestamp,
+            "2024-01-01 10:00:00",
+            "2024-01-01 10:00:00",
+        );
     }
 
     #[test]
@@ -287,16 +291,51 @@ mod tests {
         check(Form::Float, "NaN", "NaN", Some(Equal));
         check(Form::Float, "1e+21", "2e+20", Some(Greater));
         check(Form::Float, "-0", "0", Some(Equal));
-        check(Form::Timestamp, "infinity", "294276-12-31 23:59:59", Some(Greater));
+        check(
+            Form::Timestamp,
+            "infinity",
+            "294276-12-31 23:59:59",
+            Some(Greater),
+        );
         check(Form::Timestamp, "-infinity", "4713-01-01 BC", Some(Less));
-        check(Form::Timestamp, "0044-03-15 BC", "0045-03-15 BC", Some(Greater));
+        check(
+            Form::Timestamp,
+            "0044-03-15 BC",
+            "0045-03-15 BC",
+            Some(Greater),
+        );
         check(Form::Timestamp, "0001-01-01 BC", "0001-01-01", Some(Less));
         check(Form::Timestamp, "10000-01-01", "9999-12-31", Some(Greater));
-        check(Form::Timestamp, "2024-01-01 00:00:00.12", "2024-01-01 00:00:00.2", Some(Less));
-        check(Form::Timestamp, "2024-01-01 00:00:00+00", "2024-01-01 00:00:00", None);
-        check(Form::TimestampTz, "2024-01-01 00:00:00+00", "2024-01-01 00:00:00.5+00", Some(Less));
-        check(Form::TimestampTz, "0002-01-01 00:00:00+00 BC", "0001-01-01 00:00:00+00 BC", Some(Less));
-        check(Form::TimestampTz, "2024-01-01 00:00:00+01", "2024-01-01 00:00:00+00", None);
+        check(
+            Form::Timestamp,
+            "2024-01-01 00:00:00.12",
+            "2024-01-01 00:00:00.2",
+            Some(Less),
+        );
+        check(
+            Form::Timestamp,
+            "2024-01-01 00:00:00+00",
+            "2024-01-01 00:00:00",
+            None,
+        );
+        check(
+            Form::TimestampTz,
+            "2024-01-01 00:00:00+00",
+            "2024-01-01 00:00:00.5+00",
+            Some(Less),
+        );
+        check(
+            Form::TimestampTz,
+            "0002-01-01 00:00:00+00 BC",
+            "0001-01-01 00:00:00+00 BC",
+            Some(Less),
+        );
+        check(
+            Form::TimestampTz,
+            "2024-01-01 00:00:00+01",
+            "2024-01-01 00:00:00+00",
+            None,
+        );
         check(Form::TimestampTz, "-infinity", "infinity", Some(Less));
         check(Form::Lsn, "1/0", "0/FFFFFFFF", Some(Greater));
         check(Form::Lsn, "0/A0", "0/B", Some(Greater));

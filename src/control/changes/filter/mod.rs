@@ -238,7 +238,8 @@ impl Filter {
     /// same for all filters on columns of one type that are evaluated here.
     #[must_use]
     pub fn canonical<'a>(&self, value: &'a str) -> Cow<'a, str> {
-        self.form.map_or(Cow::Borrowed(value), |form| form.canonical(value))
+        self.form
+            .map_or(Cow::Borrowed(value), |form| form.canonical(value))
     }
 }
 
@@ -288,7 +289,12 @@ mod tests {
     #[test]
     fn a_list_with_a_null_never_says_no() {
         let has = |elements: &[&str], has_null, negate| {
-            filter(Operator::In, negate, list(elements, has_null), Some(Form::Integer))
+            filter(
+                Operator::In,
+                negate,
+                list(elements, has_null),
+                Some(Form::Integer),
+            )
         };
         check(&has(&["1", "2"], true, false), Some("2"), Truth::Yes);
         check(&has(&["1", "2"], true, true), Some("2"), Truth::No);
@@ -303,9 +309,21 @@ mod tests {
             text: "{}".into(),
             is_empty: true,
         };
-        check(&filter(Operator::In, false, list(&[], false), Some(Form::Plain)), None, Truth::No);
-        check(&filter(Operator::In, true, list(&[], false), Some(Form::Plain)), None, Truth::Yes);
-        check(&filter(Operator::In, true, list(&[], true), Some(Form::Plain)), None, Truth::Unknown);
+        check(
+            &filter(Operator::In, false, list(&[], false), Some(Form::Plain)),
+            None,
+            Truth::No,
+        );
+        check(
+            &filter(Operator::In, true, list(&[], false), Some(Form::Plain)),
+            None,
+            Truth::Yes,
+        );
+        check(
+            &filter(Operator::In, true, list(&[], true), Some(Form::Plain)),
+            None,
+            Truth::Unknown,
+        );
         check(&filter(Operator::In, true, array, None), None, Truth::Yes);
     }
 
@@ -323,11 +341,19 @@ mod tests {
             let filter = filter(operator, negate, Value::One("1.5".into()), form);
             filter.equality().map(str::to_owned)
         };
-        assert_eq!(of(Operator::Eq, false, Some(Form::Numeric)).as_deref(), Some("1.5"));
+        assert_eq!(
+            of(Operator::Eq, false, Some(Form::Numeric)).as_deref(),
+            Some("1.5")
+        );
         assert_eq!(of(Operator::Eq, true, Some(Form::Numeric)), None);
         assert_eq!(of(Operator::Lt, false, Some(Form::Numeric)), None);
         assert_eq!(of(Operator::Eq, false, None), None);
-        let eq = filter(Operator::Eq, false, Value::One("1.5".into()), Some(Form::Numeric));
+        let eq = filter(
+            Operator::Eq,
+            false,
+            Value::One("1.5".into()),
+            Some(Form::Numeric),
+        );
         assert_eq!(eq.canonical("1.50"), "1.5");
         check(&eq, Some("1.50"), Truth::Yes);
     }

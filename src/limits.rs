@@ -450,3 +450,26 @@ pub const CHANGE_TYPE_NESTING_MAX: u16 = 32;
 /// Types in a type, each counted as often as it stands there: ten rows as wide as PostgreSQL makes them. Above: as
 /// [`CHANGE_TYPE_NESTING_MAX`], since whoever looks for a type in another one looks at all of them.
 pub const CHANGE_TYPE_PARTS_MAX: u32 = 16_384;
+
+// -- filters of Postgres Changes --
+
+/// Values of an `in` filter (spec: postgres-changes 3.3). Above: the subscription is refused.
+pub const FILTER_LIST_MAX: usize = 100;
+
+/// How long a statement may take that checks a filter: casts may call functions of the customer's. Above: the check has failed.
+pub const FILTER_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a statement may take that compares values with filters. Above: each of its filters is asked alone.
+pub const FILTER_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a filter may take that is asked alone, some thousand times what one that is harmless takes. Above: its values do not pass.
+pub const FILTER_ALONE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long all statements of one batch of changes may take. Above: what was not asked yet does not pass.
+pub const FILTER_ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Such statements that are under way at the same time; they are done one after the other, without a round trip between.
+pub const FILTER_STATEMENTS_AT_ONCE: usize = 16;
+
+/// Comparisons of one statement, some microseconds each. Above: a further statement.
+pub const FILTER_PAIRS_MAX: usize = 4096;

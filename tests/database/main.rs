@@ -39,6 +39,7 @@ mod connect;
 mod dev;
 mod exceptions;
 mod faults;
+mod filters;
 mod harness;
 mod janitor;
 mod policies;
@@ -49,6 +50,7 @@ mod send;
 mod session;
 mod stream;
 mod values;
+mod turns;
 mod world;
 
 // A client and a server of the conformance tests.
@@ -73,6 +75,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("exceptions", exceptions::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
+    ("filters", filters::TESTS),
     ("harness", harness::TESTS),
     ("janitor", janitor::TESTS),
     ("policies", policies::TESTS),

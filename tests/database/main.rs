@@ -34,6 +34,7 @@ macro_rules! tests {
 }
 
 mod asking;
+mod catalog;
 mod changes;
 mod connect;
 mod dev;
@@ -47,6 +48,7 @@ mod schema;
 mod send;
 mod session;
 mod stream;
+mod visibility;
 mod world;
 
 // A client and a server of the conformance tests.
@@ -65,6 +67,7 @@ mod token;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("catalog", catalog::TESTS),
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
@@ -80,6 +83,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
+    ("visibility", visibility::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

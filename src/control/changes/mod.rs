@@ -8,6 +8,7 @@ pub mod change;
 pub mod wish;
 pub mod types;
 pub mod catalog;
+pub mod visibility;
 
 pub use change::Action;
 pub use wish::{FilterText, Operator, Wanted, Wish};

@@ -336,6 +336,45 @@ pub const DESK_QUESTIONS_MAX: usize = 65_536;
 
 /// The same of one tenant, so that a database that hangs leaves room for the others' questions.
 pub const DESK_QUESTIONS_PER_TENANT_MAX: usize = 16_384;
+// -- what tenants' databases say of changed rows --
+
+/// Tables of one tenant whose last description is kept. Above: all are forgotten, and read anew when they are asked for.
+pub const CHANGES_TABLES_KNOWN_MAX: usize = 4096;
+
+/// Keys that one query under policies looks for. Above: several queries.
+pub const VISIBILITY_KEYS_MAX: usize = 256;
+
+/// Queries of one transaction under policies, each for the claims of one token. Above: several transactions, on several connections
+/// where there are some.
+pub const VISIBILITY_QUERIES_MAX: usize = 64;
+
+/// The work of one such transaction: its keys, and [`VISIBILITY_QUERY_WEIGHT`] for each query. Above: several transactions.
+pub const VISIBILITY_WEIGHT_MAX: usize = 4096;
+
+/// What a query costs beside its keys, as a number of keys.
+pub const VISIBILITY_QUERY_WEIGHT: usize = 16;
+
+/// How long one query under policies may take. Above: the database cancels it, and it is asked again in halves.
+pub const VISIBILITY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long all questions of one batch of changes may take. Above: what is not known yet is not delivered.
+pub const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Transactions that look for the keys on which one transaction has failed. Above: what is not known yet is not delivered.
+pub const VISIBILITY_BISECTIONS_MAX: u32 = 64;
+
+/// Questions that a lost connection has left unanswered are asked again this many times. Above: they have no answer.
+pub const VISIBILITY_RETRIES_MAX: u32 = 1;
+
+/// Statements that one connection keeps prepared, one for each table and role. Above: all are forgotten.
+pub const VISIBILITY_STATEMENTS_MAX: usize = 64;
+
+/// A connection that has not been used for this long is closed.
+pub const VISIBILITY_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Longest pause before a connection that could not be opened is tried again, for as long as somebody waits for it.
+pub const VISIBILITY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
 // -- replication --
 
 /// How long one step of starting a replication connection may take: connecting, a query. Above: `ReplicationConnectionTimeout` (spec:

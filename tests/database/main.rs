@@ -34,6 +34,7 @@ macro_rules! tests {
 }
 
 mod asking;
+mod catalog;
 mod changes;
 mod connect;
 mod dev;
@@ -51,6 +52,7 @@ mod session;
 mod stream;
 mod values;
 mod turns;
+mod visibility;
 mod world;
 
 // A client and a server of the conformance tests.
@@ -69,6 +71,7 @@ mod token;
 
 /// Every file of tests.
 const TABLES: &[(&str, &[(&str, Test)])] = &[
+    ("catalog", catalog::TESTS),
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
@@ -87,6 +90,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
     ("values", values::TESTS),
+    ("visibility", visibility::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

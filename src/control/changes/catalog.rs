@@ -1,10 +1,22 @@
 //! What a tenant's database says of its tables and roles now (spec: postgres-changes 5.3).
+//!
+//! What comes in: oids of tables with the roles that are asked about; names of publications. What goes out: [`TableNow`] for each table
+//! that exists, and [`Published`]. What always holds: every [`Catalog::look`] asks the database, in one round trip, because a verdict
+//! by what was true a second ago may leak a row; an answer that reads as the one before is the same `Rc`, so that whoever has built
+//! something on it can tell by its pointer (`an_answer_that_did_not_change_is_the_same`). Deliberately absent: what the replication
+//! stream says of a table, which is how it was then.
 
+use crate::limits;
 use rustc_hash::FxHashMap;
+use serde::Deserialize;
+use std::cell::RefCell;
 use std::rc::Rc;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Error, Row, Statement};
 
 /// A table at the moment it was asked for.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct TableNow {
     /// Its `pg_class.oid`.
     pub oid: u32,
@@ -16,6 +28,8 @@ pub struct TableNow {
     pub is_rls_enabled: bool,
     /// Its live columns, in the order of their numbers.
     pub columns: Vec<ColumnNow>,
+    /// Its primary key, in its own order; empty without one.
+    pub key: Vec<KeyPart>,
     /// What each of the roles that were asked about may do.
     pub roles: FxHashMap<Rc<str>, RoleNow>,
 }
@@ -39,6 +53,19 @@ pub struct ColumnNow {
     pub is_deterministic: bool,
 }
 
+/// A column of a primary key, as SQL that finds rows by it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyPart {
+    /// Its name.
+    pub column: Box<str>,
+    /// Its type without a modifier, quoted, with its schema.
+    pub type_sql: Box<str>,
+    /// The operator that the key's index calls equality, with its schema.
+    pub equality_sql: Box<str>,
+    /// Whether that operator may see rows before policies have been asked. Under policies only such operators use the index.
+    pub is_leakproof: bool,
+}
+
 /// A role and a table.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RoleNow {
@@ -46,6 +73,259 @@ pub struct RoleNow {
     pub exists: bool,
     /// Which columns it may select, in the order of [`TableNow::columns`].
     pub may_select: Vec<bool>,
-    /// Whether policies do not count for it.
+    /// Whether no row is hidden from it: row level security is off, or policies do not count for it and it may use the schema. The
+    /// latter is never said of superusers and of the server's own user, as whom nobody is asked (spec: README, security).
     pub sees_all_rows: bool,
+}
+
+/// What a publication publishes, without the schemas `realtime` and `_realtime`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Published {
+    /// Whether there is one of that name. Without it the rest is empty.
+    pub exists: bool,
+    /// Whether it publishes inserts.
+    pub inserts: bool,
+    /// Whether it publishes updates.
+    pub updates: bool,
+    /// Whether it publishes deletes.
+    pub deletes: bool,
+    /// Its tables, sorted by schema and name.
+    pub tables: Vec<PublishedTable>,
+}
+
+/// A table of a publication.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PublishedTable {
+    /// Its `pg_class.oid`.
+    pub oid: u32,
+    /// Its schema.
+    pub schema: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+}
+
+/// Asks for tables, and remembers what the last answer read.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Of the connection that was asked last. Names of statements are never used twice in a process: one of another connection is
+    /// unknown there, never another statement.
+    statement: RefCell<Option<Statement>>,
+    known: RefCell<FxHashMap<u32, Known>>,
+}
+
+/// An answer as it was read, and what it says.
+#[derive(Debug)]
+struct Known {
+    text: Box<str>,
+    table: Rc<TableNow>,
+}
+
+impl Catalog {
+    /// What is true now of these tables for these roles. Tables that are not there are absent; views and the like count as such.
+    ///
+    /// # Errors
+    ///
+    /// What the database or the connection said. Nothing is known then, and nothing may be delivered.
+    pub async fn look(
+        &self,
+        client: &Client,
+        tables: &[(u32, &[Rc<str>])],
+    ) -> Result<FxHashMap<u32, Rc<TableNow>>, Error> {
+        let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
+        let pairs = tables
+            .iter()
+            .flat_map(|(oid, roles)| roles.iter().map(|role| (*oid, role.as_ref())));
+        let (of, roles): (Vec<u32>, Vec<&str>) = pairs.unzip();
+        let rows = match self.ask(client, &oids, &of, &roles).await {
+            // It was prepared on a connection that is gone, or the connection has forgotten it.
+            Err(error) if is_forgotten(&error) => {
+                self.statement.take();
+                self.ask(client, &oids, &of, &roles).await?
+            }
+            outcome => outcome?,
+        };
+        rows.iter().map(|row| self.read(row)).collect()
+    }
+
+    async fn ask(
+        &self,
+        client: &Client,
+        oids: &[u32],
+        of: &[u32],
+        roles: &[&str],
+    ) -> Result<Vec<Row>, Error> {
+        let known = self.statement.borrow().clone();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let types = [Type::OID_ARRAY, Type::OID_ARRAY, Type::TEXT_ARRAY];
+                let statement = client.prepare_typed(LOOK, &types).await?;
+                self.statement.replace(Some(statement.clone()));
+                statement
+            }
+        };
+        client.query(&statement, &[&oids, &of, &roles]).await
+    }
+
+    fn read(&self, row: &Row) -> Result<(u32, Rc<TableNow>), Error> {
+        let (oid, text): (u32, &str) = (row.try_get(0)?, row.try_get(1)?);
+        let mut known = self.known.borrow_mut();
+        if let Some(last) = known.get(&oid)
+            && *last.text == *text
+        {
+            return Ok((oid, Rc::clone(&last.table)));
+        }
+        let said: Said<'_> =
+            serde_json::from_str(text).expect("PostgreSQL writes what its statement says");
+        let table = Rc::new(said.table(oid));
+        if known.len() >= limits::CHANGES_TABLES_KNOWN_MAX {
+            known.clear();
+        }
+        let entry = Known {
+            text: text.into(),
+            table: Rc::clone(&table),
+        };
+        known.insert(oid, entry);
+        Ok((oid, table))
+    }
+}
+
+fn is_forgotten(error: &Error) -> bool {
+    let codes = [
+        &SqlState::INVALID_SQL_STATEMENT_NAME,
+        // "cached plan must not change result type": a catalog of another shape after an upgrade in between.
+        &SqlState::FEATURE_NOT_SUPPORTED,
+    ];
+    error.code().is_some_and(|code| codes.contains(&code))
+}
+
+/// What `publication` publishes now.
+///
+/// # Errors
+///
+/// What the database or the connection said.
+pub async fn publication(client: &Client, name: &str) -> Result<Published, Error> {
+    let rows = client
+        .query_typed(PUBLICATION, &[(&name, Type::TEXT)])
+        .await?;
+    let mut published = Published::default();
+    for row in &rows {
+        published.exists = true;
+        published.inserts = row.try_get(0)?;
+        published.updates = row.try_get(1)?;
+        published.deletes = row.try_get(2)?;
+        if let Some(oid) = row.try_get(3)? {
+            published.tables.push(PublishedTable {
+                oid,
+                schema: row.try_get::<_, &str>(4)?.into(),
+                name: row.try_get::<_, &str>(5)?.into(),
+            });
+        }
+    }
+    Ok(published)
+}
+
+/// One row for each table. Whether policies count is decided as PostgreSQL's `check_enable_rls` does: not where they are off, not for
+/// superusers and BYPASSRLS, not for the owner and those with its privileges unless they are forced.
+const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
+    'schema', n.nspname, 'name', c.relname, 'is_rls_enabled', c.relrowsecurity, \
+    'columns', (select pg_catalog.json_agg(pg_catalog.json_build_array( \
+            a.attname, a.attnum, a.atttypid::pg_catalog.int8, a.atttypmod, t.typname, coalesce(l.collisdeterministic, true)) order by a.attnum) \
+        from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid \
+        left join pg_catalog.pg_collation l on l.oid = a.attcollation \
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), \
+    'key', (select pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, \
+            pg_catalog.format('%I.%I', tn.nspname, t.typname), \
+            pg_catalog.format('operator(%I.%s)', pn.nspname, o.oprname), p.proleakproof) order by k.place) \
+        from pg_catalog.pg_index i \
+        cross join lateral pg_catalog.generate_series(0, i.indnkeyatts - 1) k(place) \
+        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[k.place] \
+        join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace \
+        join pg_catalog.pg_opclass s on s.oid = i.indclass[k.place] \
+        join pg_catalog.pg_amop m on m.amopfamily = s.opcfamily and m.amoplefttype = s.opcintype \
+            and m.amoprighttype = s.opcintype and m.amopstrategy = 3 \
+        join pg_catalog.pg_operator o on o.oid = m.amopopr join pg_catalog.pg_namespace pn on pn.oid = o.oprnamespace \
+        join pg_catalog.pg_proc p on p.oid = o.oprcode \
+        where i.indrelid = c.oid and i.indisprimary), \
+    'roles', (select pg_catalog.json_agg(pg_catalog.json_build_array(w.role, r.oid is not null, \
+            r.oid is not null and (not c.relrowsecurity or (not r.rolsuper and r.rolname <> session_user \
+                and pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'usage') \
+                and (r.rolbypassrls or (not c.relforcerowsecurity and pg_catalog.pg_has_role(r.oid, c.relowner, 'usage'))))), \
+            (select pg_catalog.string_agg(case when pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'select') then '1' else '0' end, '' \
+                order by a.attnum) \
+             from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)) order by w.role) \
+        from pg_catalog.unnest($2, $3) w(of, role) left join pg_catalog.pg_roles r on r.rolname = w.role \
+        where w.of = c.oid))::pg_catalog.text \
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+    where c.oid = any($1) and c.relkind in ('r', 'p')";
+
+/// One row for each table; one without a table where there are none; no row without a publication.
+const PUBLICATION: &str = "select p.pubinsert, p.pubupdate, p.pubdelete, t.oid, t.schemaname::pg_catalog.text, t.tablename::pg_catalog.text \
+    from pg_catalog.pg_publication p left join ( \
+        select c.oid, l.pubname, l.schemaname, l.tablename from pg_catalog.pg_publication_tables l \
+        join pg_catalog.pg_namespace n on n.nspname = l.schemaname \
+        join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = l.tablename \
+        where l.schemaname not in ('realtime', '_realtime')) t on t.pubname = p.pubname \
+    where p.pubname = $1 order by t.schemaname collate \"C\", t.tablename collate \"C\"";
+
+/// The answer of [`LOOK`].
+#[derive(Deserialize)]
+struct Said<'a> {
+    schema: Box<str>,
+    name: Box<str>,
+    is_rls_enabled: bool,
+    columns: Option<Vec<SaidColumn>>,
+    key: Option<Vec<(Box<str>, Box<str>, Box<str>, bool)>>,
+    #[serde(borrow)]
+    roles: Option<Vec<(Box<str>, bool, bool, Option<&'a str>)>>,
+}
+
+/// Name, number, type, its modifier, its name, whether its collation is deterministic.
+type SaidColumn = (Box<str>, i16, u32, i32, Box<str>, bool);
+
+impl Said<'_> {
+    fn table(self, oid: u32) -> TableNow {
+        let key = self.key.unwrap_or_default();
+        let place = |name: &str| key.iter().position(|(column, ..)| **column == *name);
+        let columns = self.columns.unwrap_or_default().into_iter();
+        let columns = columns.map(
+            |(name, number, type_oid, type_modifier, type_name, is_deterministic)| ColumnNow {
+                key_place: place(&name).and_then(|place| u16::try_from(place).ok()),
+                name,
+                number,
+                type_oid,
+                type_modifier,
+                type_name,
+                is_deterministic,
+            },
+        );
+        let columns: Vec<ColumnNow> = columns.collect();
+        let roles = self.roles.unwrap_or_default().into_iter();
+        let roles = roles.map(|(name, exists, sees_all_rows, may_select)| {
+            let may_select = may_select.unwrap_or_default().bytes();
+            let role = RoleNow {
+                exists,
+                may_select: may_select.map(|letter| letter == b'1').collect(),
+                sees_all_rows,
+            };
+            (Rc::from(name), role)
+        });
+        TableNow {
+            oid,
+            schema: self.schema,
+            name: self.name,
+            is_rls_enabled: self.is_rls_enabled,
+            columns,
+            roles: roles.collect(),
+            key: key
+                .into_iter()
+                .map(|(column, type_sql, equality_sql, is_leakproof)| KeyPart {
+                    column,
+                    type_sql,
+                    equality_sql,
+                    is_leakproof,
+                })
+                .collect(),
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod wish;
 pub mod types;
 pub mod catalog;
 pub mod filter;
+pub mod visibility;
 
 pub use change::Action;
 pub use wish::{FilterText, Operator, Wanted, Wish};

@@ -261,6 +261,35 @@ pub async fn connect(
     }
 }
 
+/// Asks the database to cancel what it does for `connection`, on a connection of its own. Whether that came in time shows there.
+///
+/// # Errors
+///
+/// [`ConnectError`], at the latest after [`limits::DATABASE_GOODBYE_TIMEOUT`]. What was to be cancelled then runs to its end.
+pub async fn cancel(settings: &Settings, connection: &Connection) -> Result<(), ConnectError> {
+    let place = place(settings);
+    let address = SocketAddr::new(connection.address, settings.port);
+    let attempt = async {
+        let unreachable = |error| ConnectError::Unreachable {
+            place: place.clone(),
+            error,
+        };
+        let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+        let token = connection.client.cancel_token();
+        let outcome = if settings.ssl_enforced {
+            let tls = tls(&settings.host, address.ip());
+            token.cancel_query_raw(stream, tls).await
+        } else {
+            token.cancel_query_raw(stream, NoTls).await
+        };
+        outcome.map_err(|error| ConnectError::of(place.clone(), &error))
+    };
+    match tokio::time::timeout(limits::DATABASE_GOODBYE_TIMEOUT, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(ConnectError::TimedOut { place }),
+    }
+}
+
 fn place(settings: &Settings) -> String {
     format!("{}:{}", settings.host, settings.port)
 }

@@ -12,7 +12,7 @@ pub mod statement;
 pub mod partitions;
 pub mod migrate;
 
-pub use connect::{ConnectError, Connection, connect};
+pub use connect::{ConnectError, Connection, cancel, connect};
 pub use pool::{Lease, Pool, PoolError};
 pub use settings::Settings;
 

@@ -512,3 +512,48 @@ pub const FILTER_STATEMENTS_AT_ONCE: usize = 16;
 
 /// Comparisons of one statement, some microseconds each. Above: a further statement.
 pub const FILTER_PAIRS_MAX: usize = 4096;
+
+// -- row changes: the source --
+
+/// Longest name of a slot in bytes: PostgreSQL's `NAMEDATALEN` less its end.
+pub const SLOT_NAME_BYTES_MAX: usize = 63;
+
+/// Shortest time between two readings of a polled slot that has nothing new: each reading decodes the log from the slot's restart on.
+pub const CHANGES_POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// Longest such time: what is later is no change feed any more.
+pub const CHANGES_POLL_INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// Most messages of a polled slot after which a reading begins no further transaction.
+pub const CHANGES_POLL_MESSAGES_MAX: u32 = 100_000;
+
+/// Words of a source that wait to be taken. Above: the rest waits in the connection, and then in the database.
+pub const CHANGES_WORDS_WAITING_MAX: usize = 1024;
+
+/// Bytes of such words. Above: the same; a single word may be larger.
+pub const CHANGES_WORDS_WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Shortest pause before a failed start of a source is tried again (spec: postgres-changes 4.4).
+pub const CHANGES_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Longest such pause.
+pub const CHANGES_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Pause while there is no publication: it may be made again at any moment.
+pub const CHANGES_PUBLICATION_PAUSE: Duration = Duration::from_millis(500);
+
+/// Consecutive failures to get a slot that another process uses. From this one on, that process is terminated (spec: postgres-changes
+/// 4.3).
+pub const CHANGES_SLOT_FAILURES_MAX: u32 = 5;
+
+/// Time within which the same failure is logged once.
+pub const CHANGES_FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Times that a database may refuse to decode the same place. Above: the slot is given up, since it would never get further.
+pub const CHANGES_DECODING_FAILURES_MAX: u32 = 5;
+
+/// How long ending a source may take. Above: its slot stays until the next start, or until somebody sweeps.
+pub const CHANGES_END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Databases that are swept at once.
+pub const CHANGES_SWEEPS_MAX: usize = 16;

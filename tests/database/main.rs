@@ -49,6 +49,7 @@ mod replay;
 mod schema;
 mod send;
 mod session;
+mod source;
 mod stream;
 mod values;
 mod turns;
@@ -86,6 +87,9 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("schema", schema::TESTS),
     ("send", send::TESTS),
     ("session", session::TESTS),
+    ("source", source::breaks::TESTS),
+    ("source", source::slots::TESTS),
+    ("source", source::speed::TESTS),
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),

@@ -4,12 +4,15 @@
 //! have subscribers, in commit order. What always holds: what is not known to be visible is not delivered; a row is delivered once or
 //! its absence is announced. Deliberately absent: which sockets a class of subscribers stands for; the shards know that.
 
+pub mod settings;
 pub mod change;
 pub mod wish;
 pub mod types;
 pub mod catalog;
 pub mod filter;
 pub mod visibility;
+pub mod source;
 
 pub use change::Action;
+pub use settings::ChangesSettings;
 pub use wish::{FilterText, Operator, Wanted, Wish};

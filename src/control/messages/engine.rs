@@ -8,7 +8,6 @@
 //! A slot exports a snapshot that shows everything before its first position. So starting a stream is: make the slot, deliver what
 //! that snapshot shows and the ledger does not know, begin to stream.
 
-use super::backoff::Backoff;
 use super::catch_up::{ReadError, Reader};
 use super::ledger::Ledger;
 use super::measures::Measures;
@@ -16,7 +15,8 @@ use super::publication::{self, Publication};
 use super::publish::Publisher;
 use super::{Source, WindowExceeded};
 use crate::control::clock;
-use crate::control::replication::stream::{Created, Target};
+use crate::control::replication::backoff::Backoff;
+use crate::control::replication::stream::{Created, Format, Lifetime, Polling, Target};
 use crate::control::replication::{Changes, Fault, Lsn, Session, Way};
 use crate::error::{ErrorCode, Level};
 use crate::limits;
@@ -116,7 +116,8 @@ impl Engine {
 
     /// Broadcasts until nothing could be delivered for too long.
     pub async fn run(&self) -> WindowExceeded {
-        let mut backoff = Backoff::default();
+        let mut backoff =
+            Backoff::new(limits::REPLICATION_PAUSE_MIN, limits::REPLICATION_PAUSE_MAX);
         let mut pause = Duration::ZERO;
         loop {
             let stream = match self.start(&mut backoff, pause).await {
@@ -434,6 +435,8 @@ impl Engine {
             application_name: APPLICATION_NAME,
             slot: &slot,
             publication: publication::NAME,
+            format: Format::Binary,
+            polling: Polling::Once,
         };
         Session::open(way, target).await
     }
@@ -442,7 +445,7 @@ impl Engine {
     async fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Created, Fault> {
         let deadline = clock::now() + limits::REPLICATION_SLOT_RELEASE_TIMEOUT;
         loop {
-            let fault = match session.create_slot(slot).await {
+            let fault = match session.create_slot(slot, Lifetime::Temporary).await {
                 Err(fault @ Fault::SlotInUse { .. }) => fault,
                 outcome => return outcome,
             };

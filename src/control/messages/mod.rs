@@ -14,7 +14,6 @@ pub mod kept;
 pub mod publish;
 pub mod catch_up;
 pub mod publication;
-pub mod backoff;
 pub mod engine;
 pub mod pump;
 pub mod watchdog;

@@ -33,14 +33,14 @@ impl Engine {
                 Event::Message(bytes) => self.deliver(&mut layouts, &bytes).await,
                 Event::Commit(commit) => {
                     self.measure(commit);
-                    self.passed(&changes, commit.end);
+                    self.passed(&mut changes, commit.end);
                 }
-                Event::Passed(position) => self.passed(&changes, position),
+                Event::Passed(position) => self.passed(&mut changes, position),
             }
         }
     }
 
-    fn passed(&self, changes: &Changes, position: Lsn) {
+    fn passed(&self, changes: &mut Changes, position: Lsn) {
         self.position.set(self.position.get().max(position));
         self.ledger.borrow_mut().passed(position);
         changes.confirm(position);

@@ -10,28 +10,13 @@ use super::measures::Lag;
 use super::publication::{self, Publication};
 use crate::control::clock;
 use crate::control::database::connect::describe;
-use crate::control::replication::slot::{self, Sight, SlotState};
-use crate::control::replication::{Fault, Lsn};
+use crate::control::replication::Fault;
+use crate::control::replication::slot::{self, Sight};
+use crate::control::replication::watch::{Heard, Silence, Verdict, judge_slot};
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_postgres::types::Type;
-
-/// Why a slot is given up: code and text of the line.
-type Verdict = (ErrorCode, String);
-
-/// What was seen of a stream that says nothing.
-struct Silence {
-    /// Events when it was last seen to say something.
-    events: u64,
-    /// When that was.
-    since: Instant,
-    /// The end of the log at that moment: the stream should get there.
-    end: Lsn,
-    /// How long it may last.
-    max: Duration,
-}
 
 impl Engine {
     /// Looks after the stream of the process `pid` until it is to be given up.
@@ -43,12 +28,8 @@ impl Engine {
         let now = clock::now();
         let (mut check_at, mut snapshot_at) = (now + check_interval, now + snapshot_interval);
         let mut report_at = now + interval;
-        let mut silence = Silence {
-            events: self.events.get(),
-            since: now,
-            end: self.position.get(),
-            max: limits::REPLICATION_SILENCE_MAX.min(interval * 2),
-        };
+        let max = limits::REPLICATION_SILENCE_MAX.min(interval * 2);
+        let mut silence = Silence::new(self.events.get(), self.position.get(), now, max);
         loop {
             tokio::time::sleep_until(check_at.min(snapshot_at)).await;
             if clock::now() >= snapshot_at {
@@ -140,27 +121,13 @@ impl Engine {
     }
 
     fn judge_silence(&self, silence: &mut Silence, sight: &Sight) -> Option<Verdict> {
-        let now = clock::now();
-        let grew = silence.end.0.saturating_sub(self.position.get().0);
-        let events = self.events.get();
-        if events != silence.events
-            || self.is_publishing.get()
-            || self.phase.get() != Phase::Streaming
-            || grew <= limits::REPLICATION_SILENCE_BYTES
-        {
-            *silence = Silence {
-                events,
-                since: now,
-                end: sight.end,
-                max: silence.max,
-            };
-            return None;
-        }
-        (now.duration_since(silence.since) >= silence.max).then(|| {
-            (
-                ErrorCode::ReplicationConnectionWatchdogTimeout,
-                "ReplicationConnection is not responding".to_owned(),
-            )
+        let is_busy = self.is_publishing.get() || self.phase.get() != Phase::Streaming;
+        silence.judge(&Heard {
+            events: self.events.get(),
+            position: self.position.get(),
+            is_busy,
+            end: sight.end,
+            now: clock::now(),
         })
     }
 
@@ -200,75 +167,5 @@ impl Engine {
                 ledger.passed(self.position.get());
             }
         }
-    }
-}
-
-/// Whether a slot is to be given up.
-fn judge_slot(slot: Option<&SlotState>, name: &str, bytes_max: u64) -> Option<Verdict> {
-    let dead = |reason: &str| {
-        let text = format!("Replication slot {name} is not alive ({reason}), shutting down");
-        Some((ErrorCode::ReplicationSlotNotAlive, text))
-    };
-    let Some(slot) = slot else {
-        return dead("slot_not_found");
-    };
-    if slot
-        .keep_bytes_max
-        .is_some_and(|max| slot.retained_bytes > max / 2)
-    {
-        let text =
-            "Replication slot lag exceeds 50% of max_slot_wal_keep_size, shutting down".to_owned();
-        return Some((ErrorCode::ReplicationSlotLagTooHigh, text));
-    }
-    if slot.retained_bytes > bytes_max {
-        let text = format!(
-            "Replication slot lag of {} bytes exceeds REPLICATION_SLOT_WAL_BYTES_MAX ({bytes_max}), shutting down",
-            slot.retained_bytes
-        );
-        return Some((ErrorCode::ReplicationSlotLagTooHigh, text));
-    }
-    if slot.is_active {
-        None
-    } else {
-        dead("slot_inactive")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_given_up_for_the_reasons_of_the_table() {
-        let slot = |is_active, retained_bytes, keep_bytes_max| SlotState {
-            is_active,
-            is_temporary: true,
-            is_ours: true,
-            retained_bytes,
-            keep_bytes_max,
-        };
-        let check = |slot: Option<SlotState>, expected: Option<(ErrorCode, &str)>| {
-            let verdict = judge_slot(slot.as_ref(), "s", 1000);
-            let seen = verdict.as_ref().map(|(code, text)| (*code, text.as_str()));
-            assert_eq!(seen.map(|seen| seen.0), expected.map(|it| it.0), "{slot:?}");
-            if let (Some(seen), Some(expected)) = (seen, expected) {
-                assert!(seen.1.contains(expected.1), "{}", seen.1);
-            }
-        };
-        use ErrorCode::{ReplicationSlotLagTooHigh as High, ReplicationSlotNotAlive as Dead};
-        check(None, Some((Dead, "slot s is not alive (slot_not_found)")));
-        check(Some(slot(false, 0, None)), Some((Dead, "(slot_inactive)")));
-        check(Some(slot(true, 1000, None)), None);
-        check(
-            Some(slot(true, 1001, None)),
-            Some((High, "1001 bytes exceeds")),
-        );
-        check(Some(slot(true, 500, Some(1000))), None);
-        check(
-            Some(slot(true, 501, Some(1000))),
-            Some((High, "50% of max_slot_wal_keep_size")),
-        );
-        // Too much goes before inactive.
-        check(Some(slot(false, 501, Some(1000))), Some((High, "50%")));
     }
 }

@@ -16,6 +16,8 @@
 
 pub mod pgoutput;
 pub mod slot;
+pub mod backoff;
+pub mod watch;
 pub mod stream;
 pub mod poll;
 pub mod session;

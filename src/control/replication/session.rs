@@ -2,7 +2,7 @@
 
 use super::poll::Poll;
 use super::slot::Fault;
-use super::stream::{self, Created, Row, Stream, Target};
+use super::stream::{self, Created, Lifetime, Row, Stream, Target};
 use super::{Event, Lsn};
 use std::fmt;
 
@@ -11,7 +11,7 @@ use std::fmt;
 pub enum Way {
     /// The replication protocol.
     Stream,
-    /// `pg_logical_slot_get_binary_changes`.
+    /// SQL functions.
     Poll,
 }
 
@@ -67,15 +67,15 @@ impl Session {
         }
     }
 
-    /// Makes a temporary slot.
+    /// Makes a slot.
     ///
     /// # Errors
     ///
     /// [`Fault`].
-    pub async fn create_slot(&mut self, name: &str) -> Result<Created, Fault> {
+    pub async fn create_slot(&mut self, name: &str, lifetime: Lifetime) -> Result<Created, Fault> {
         match self {
-            Self::Stream(session) => session.create_slot(name).await,
-            Self::Poll(poll) => poll.create_slot(name).await,
+            Self::Stream(session) => session.create_slot(name, lifetime).await,
+            Self::Poll(poll) => poll.create_slot(name, lifetime).await,
         }
     }
 
@@ -132,10 +132,20 @@ impl Changes {
         }
     }
 
-    /// Everything before this position is done. What was polled was confirmed by being read.
-    pub fn confirm(&self, position: Lsn) {
-        if let Self::Stream(stream) = self {
-            stream.confirm(position);
+    /// Everything before this position is done.
+    pub fn confirm(&mut self, position: Lsn) {
+        match self {
+            Self::Stream(stream) => stream.confirm(position),
+            Self::Poll(poll) => poll.confirm(position),
+        }
+    }
+
+    /// What has to be confirmed before [`Changes::next`] is called again; none where it need not wait.
+    #[must_use]
+    pub fn awaited(&self) -> Option<Lsn> {
+        match self {
+            Self::Stream(_) => None,
+            Self::Poll(poll) => poll.awaited(),
         }
     }
 }

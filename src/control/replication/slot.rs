@@ -4,6 +4,7 @@
 //! holds: no password stands in a fault. Deliberately absent: doing it.
 
 use super::Lsn;
+use crate::control::database::ConnectError;
 use crate::control::database::connect::describe;
 use crate::error::ErrorCode;
 use pgwire_replication::PgWireError;
@@ -122,6 +123,24 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// The SQLSTATE that the database gave with it, where its text has one: `… (SQLSTATE 57P01)` or `… (57P01)`.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        let (Self::TooMany(text)
+        | Self::PublicationMissing(text)
+        | Self::Refused(text)
+        | Self::Broken(text)) = self
+        else {
+            return None;
+        };
+        let (_, last) = text.strip_suffix(')')?.rsplit_once('(')?;
+        let state = last.strip_prefix("SQLSTATE ").unwrap_or(last);
+        let is_state = state.len() == 5 && state.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_state.then_some(state)
+    }
+}
+
 impl From<PgWireError> for Fault {
     fn from(error: PgWireError) -> Self {
         match error {
@@ -145,6 +164,15 @@ impl From<tokio_postgres::Error> for Fault {
     }
 }
 
+impl From<ConnectError> for Fault {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::TooManyConnections { .. } => Self::TooMany(error.to_string()),
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
 /// The five characters behind the word, as pgwire-replication puts them into its text.
 fn sqlstate(text: &str) -> Option<&str> {
     let (_, rest) = text.rsplit_once("SQLSTATE ")?;
@@ -164,6 +192,12 @@ pub struct SlotState {
     pub retained_bytes: u64,
     /// `max_slot_wal_keep_size` in bytes; none for no bound.
     pub keep_bytes_max: Option<u64>,
+    /// The process that uses it.
+    pub active_pid: Option<i32>,
+    /// Everything before this position is confirmed. None where there is nothing to confirm yet.
+    pub confirmed: Option<Lsn>,
+    /// What it has not said any more is not kept any more: nobody can read it again.
+    pub is_lost: bool,
 }
 
 /// What the server says about a slot, and where the end of its log is.
@@ -173,6 +207,8 @@ pub struct Sight {
     pub slot: Option<SlotState>,
     /// The end of the log.
     pub end: Lsn,
+    /// `max_slot_wal_keep_size` in bytes; none for no bound.
+    pub keep_bytes_max: Option<u64>,
 }
 
 /// Looks at a slot.
@@ -185,23 +221,31 @@ pub async fn look(client: &Client, slot: &str) -> Result<Sight, tokio_postgres::
          s.database = pg_catalog.current_database(), \
          pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::bigint, \
          (select pg_catalog.pg_size_bytes(setting || unit) from pg_catalog.pg_settings \
-           where name = 'max_slot_wal_keep_size' and setting <> '-1') \
+           where name = 'max_slot_wal_keep_size' and setting <> '-1'), \
+         s.active_pid, s.confirmed_flush_lsn::text, s.wal_status = 'lost' \
          from (values (1)) as always(one) left join pg_catalog.pg_replication_slots s on s.slot_name = $1";
     let rows = client.query_typed(SQL, &[(&slot, Type::TEXT)]).await?;
     let mut sight = Sight {
         slot: None,
         end: Lsn(0),
+        keep_bytes_max: None,
     };
     if let Some(row) = rows.first() {
         sight.end = row.try_get::<_, &str>(0)?.parse().unwrap_or_default();
         let bytes = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok());
+        sight.keep_bytes_max = bytes(row.try_get(5)?);
         if let Some(is_active) = row.try_get::<_, Option<bool>>(1)? {
             sight.slot = Some(SlotState {
                 is_active,
                 is_temporary: row.try_get::<_, Option<bool>>(2)?.unwrap_or(false),
                 is_ours: row.try_get::<_, Option<bool>>(3)?.unwrap_or(false),
                 retained_bytes: bytes(row.try_get(4)?).unwrap_or(0),
-                keep_bytes_max: bytes(row.try_get(5)?),
+                keep_bytes_max: sight.keep_bytes_max,
+                active_pid: row.try_get(6)?,
+                confirmed: row
+                    .try_get::<_, Option<&str>>(7)?
+                    .and_then(|text| text.parse().ok()),
+                is_lost: row.try_get::<_, Option<bool>>(8)?.unwrap_or(false),
             });
         }
     }
@@ -234,6 +278,20 @@ mod tests {
         check("terminating connection (SQLSTATE 57P01)", Fault::Broken);
         check("no state at all", Fault::Broken);
         check("SQLSTATE 42", Fault::Broken);
+    }
+
+    #[test]
+    fn sqlstate_is_found_at_the_end() {
+        let check = |text: &str, expected: Option<&str>| {
+            let fault = Fault::Broken(text.to_owned());
+            assert_eq!(fault.sqlstate(), expected, "{text}");
+        };
+        check("ERROR gone (SQLSTATE 55000)", Some("55000"));
+        check("FATAL stopped (57P01)", Some("57P01"));
+        check("reset by peer (os error 104)", None);
+        check("(57P01) and more", None);
+        check("", None);
+        assert_eq!(Fault::TimedOut.sqlstate(), None);
     }
 
     #[test]

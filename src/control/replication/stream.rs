@@ -28,7 +28,43 @@ pub struct Target<'a> {
     /// The slot.
     pub slot: &'a str,
     /// The publication.
-    pub publication: &'static str,
+    pub publication: &'a str,
+    /// How values come.
+    pub format: Format,
+    /// How a slot that is read by SQL is read.
+    pub polling: Polling,
+}
+
+/// How values come.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// As the type prints itself.
+    Text,
+    /// As the type's `send` function makes it, where it has one.
+    Binary,
+}
+
+/// How a slot that is read by SQL is read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Polling {
+    /// What was read is confirmed by being read.
+    Once,
+    /// What was read stays until it is confirmed; until then nothing else is read.
+    Kept {
+        /// Time between two readings while there is nothing new.
+        interval: Duration,
+        /// After so many messages no further transaction is begun.
+        changes_max: u32,
+    },
+}
+
+/// How long a slot lives.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Lifetime {
+    /// As long as the session that made it.
+    Temporary,
+    /// Until it is dropped.
+    Persistent,
 }
 
 /// A row of an answer, as text.
@@ -123,15 +159,19 @@ impl Session {
         .await
     }
 
-    /// Makes a temporary slot of this name for the plugin `pgoutput`. Waits until every transaction that is open now has ended.
+    /// Makes a slot of this name for the plugin `pgoutput`. Waits until every transaction that is open now has ended.
     ///
     /// # Errors
     ///
     /// [`Fault::SlotInUse`] when the name is taken, by whomever; at the latest after [`limits::REPLICATION_SLOT_TIMEOUT`]
     /// [`Fault::TimedOut`].
-    pub async fn create_slot(&mut self, name: &str) -> Result<Created, Fault> {
+    pub async fn create_slot(&mut self, name: &str, lifetime: Lifetime) -> Result<Created, Fault> {
+        let temporary = match lifetime {
+            Lifetime::Temporary => "TEMPORARY ",
+            Lifetime::Persistent => "",
+        };
         let sql = format!(
-            "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
+            "CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT",
             quoted(name)
         );
         let rows = match self.ask(limits::REPLICATION_SLOT_TIMEOUT, &sql).await {
@@ -261,12 +301,13 @@ fn config(target: Target<'_>) -> ReplicationConfig {
         settings.password.expose(),
         settings.name.as_str(),
         quoted(target.slot),
-        target.publication,
+        // A list of identifiers.
+        quoted(target.publication),
     )
     .with_port(settings.port)
     .with_tls(tls)
     .with_application_name(target.application_name)
-    .with_binary(true)
+    .with_binary(target.format == Format::Binary)
     .with_buffer_size(limits::REPLICATION_EVENTS_WAITING_MAX)
     .with_max_message_size(limits::REPLICATION_MESSAGE_BYTES_MAX)
     .with_status_interval(limits::REPLICATION_STATUS_INTERVAL)

@@ -5,6 +5,6 @@
 
 pub mod chaos;
 pub mod faults;
-mod pooler;
+pub mod pooler;
 pub mod rows;
 mod station;

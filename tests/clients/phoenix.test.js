@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test'
 
 import { Presence, Socket } from 'phoenix'
 
-import { Inbox, Server, token, trackedTransport, within } from './support.js'
+import { Inbox, LIBRARY_TIMEOUT_MS, Server, token, trackedTransport, within } from './support.js'
 
 let server
 before(async () => (server = await Server.start()))
@@ -23,7 +23,7 @@ const VERSIONS = {
 
 function connect(version) {
   const transport = trackedTransport()
-  const socket = new Socket(server.socket, { transport, params: { apikey: token() }, ...VERSIONS[version] })
+  const socket = new Socket(server.socket, { transport, params: { apikey: token() }, timeout: LIBRARY_TIMEOUT_MS, ...VERSIONS[version] })
   socket.connect()
   return { socket, transport }
 }
@@ -55,7 +55,7 @@ for (const version of Object.keys(VERSIONS)) {
 
   test(`phoenix ${version}: a refused join has its reason`, async () => {
     const { socket } = connect(version)
-    const reply = await answer(socket.channel('realtime:').join(20_000))
+    const reply = await answer(socket.channel('realtime:').join())
     assert.deepEqual(reply, { status: 'error', response: { reason: 'TopicNameRequired: You must provide a topic name' } })
     socket.disconnect()
   })
@@ -77,6 +77,7 @@ for (const version of Object.keys(VERSIONS)) {
     }
     const keys = (...names) => (view) => view.map(([name]) => name).sort().join() === names.join()
     await a.views.next('both', keys('a', 'b'))
+    a.views.clear()
     two.transport.cut()
     await a.views.next('the cut of a connection', keys('a'))
     for (const { socket } of [one, two]) socket.disconnect()

@@ -63,6 +63,7 @@ for (const library of LIBRARIES) {
     assert.equal(await again.channel.track({ name: 'Ann', tab: 2 }), 'ok')
     await b.views.next('two metas of one key', is({ a: [{ name: 'Ann', n: 2 }, { name: 'Ann', tab: 2 }], b: [{ name: 'Bob' }] }))
 
+    b.views.clear()
     again.client.transport.cut()
     await b.views.next('the cut of a connection', is(updated))
 

@@ -53,7 +53,7 @@ async function subscribeStreamed(channel) {
   const system = new Inbox()
   channel.on('system', {}, system.push)
   await subscribe(channel)
-  const ready = await system.next('the stream', ({ extension }) => extension === 'system', 60_000)
+  const ready = await system.next('the stream', ({ extension }) => extension === 'system', 90_000)
   assert.deepEqual([ready.status, ready.message], ['ok', 'Replication connection established'])
 }
 
@@ -150,7 +150,14 @@ for (const library of LIBRARIES) {
     const client = await make()
     const topic = room(client)
     const since = Date.now() - 60_000
-    for (const n of [1, 2, 3]) postgres.sql(`select realtime.send('{"n": ${n}}', 'past', '${topic}', true)`)
+    // Whoever is there hears them from the stream. Once that is over they are the past, and come to a new member by replay only.
+    const witness = (await make(client.user)).channel(topic, { config: { private: true, broadcast: { replication_ready: true } } })
+    const heard = broadcasts(witness, 'past')
+    await subscribeStreamed(witness)
+    for (const n of [1, 2, 3]) {
+      postgres.sql(`select realtime.send('{"n": ${n}}', 'past', '${topic}', true)`)
+      assert.equal((await heard.next(`message ${n} of the stream`)).payload.n, n)
+    }
     const channel = client.channel(topic, { config: { private: true, broadcast: { replay: { since, limit: 2 } } } })
     const inbox = broadcasts(channel, 'past')
     await subscribe(channel)

@@ -25,7 +25,7 @@ test('every library rejoins after a restart', async () => {
   await server.restart()
 
   for (const { name, states } of members) {
-    await states.next(`${name} to join again`, ({ status }) => status === 'SUBSCRIBED', 45_000)
+    await states.next(`${name} to join again`, ({ status }) => status === 'SUBSCRIBED', 120_000)
   }
   for (const [from, { channel }] of members.entries()) {
     assert.equal(await channel.send({ type: 'broadcast', event: 'after', payload: { from } }), 'ok')

@@ -12,7 +12,10 @@ import { fileURLToPath } from 'node:url'
 import WebSocket from 'ws'
 
 const SECRET = 'super-secret-jwt-token-with-at-least-32-characters-long'
-const TIMEOUT_MS = 30_000
+
+/** How long a library waits for an answer; a test waits longer, so that it hears what the library says. */
+export const LIBRARY_TIMEOUT_MS = 30_000
+const TIMEOUT_MS = 45_000
 
 /** The binary under test: REALTIME_BIN, or what cargo built last. */
 function binary() {
@@ -37,11 +40,18 @@ export class Server {
   static async start(env = {}) {
     const server = new Server()
     server.env = env
-    server.port = await freePort()
     server.folder = mkdtempSync(join(tmpdir(), 'realtime-clients-'))
-    server.log = ''
-    await server.run()
-    return server
+    // The port was free a moment ago; another process may take it before the server does.
+    for (let left = 2; ; left -= 1) {
+      server.port = await freePort()
+      try {
+        await server.run()
+        return server
+      } catch (error) {
+        if (left === 0) throw error
+        await server.kill()
+      }
+    }
   }
 
   /** A server whose tenant has the database of `postgres`, with the objects of project.sql. */
@@ -114,11 +124,15 @@ export class Server {
     await this.run()
   }
 
-  /** For the end of a test file. */
-  async dispose() {
+  async kill() {
     this.child.kill('SIGKILL')
     await this.exited
     process.off('exit', this.reap)
+  }
+
+  /** For the end of a test file. */
+  async dispose() {
+    await this.kill()
     rmSync(this.folder, { recursive: true, force: true })
   }
 }
@@ -152,6 +166,11 @@ export class Inbox {
       if (index < 0) this.items.push(item)
       else this.waiting.splice(index, 1)[0].resolve(item)
     }
+  }
+
+  /** What came so far is not waited for. */
+  clear() {
+    this.items = []
   }
 
   /** The next item that fits; those before it stay. */

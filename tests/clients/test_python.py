@@ -23,7 +23,9 @@ import urllib.request
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 
 SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"
-TIMEOUT_S = 30
+# How long the library waits for an answer; a test waits longer, so that it hears what the library says.
+LIBRARY_TIMEOUT_S = 30
+TIMEOUT_S = 45
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -116,7 +118,7 @@ class Client:
 
     def __init__(self, server: Server, apikey: str | None = None) -> None:
         url = f"ws://localhost:{server.port}/socket"
-        self.realtime = AsyncRealtimeClient(url, apikey or token(), initial_backoff=0.3, max_retries=50)
+        self.realtime = AsyncRealtimeClient(url, apikey or token(), initial_backoff=0.3, max_retries=50, timeout=LIBRARY_TIMEOUT_S)
 
     async def join(self, topic: str, config: dict | None = None):
         """A joined channel with `heard`, `states` and `systems` queues."""
@@ -196,18 +198,18 @@ class Python(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_refreshed_token_keeps_its_channel_until_it_expires(self) -> None:
         client = await self.client()
-        await client.realtime.set_auth(token(seconds=4))
+        await client.realtime.set_auth(token(seconds=10))
         channel = await client.join("py-token")
         await self.joined(channel)
-        await client.realtime.set_auth(token(seconds=8))
+        await client.realtime.set_auth(token(seconds=20))
         start = time.monotonic()
         # The library takes a system message with status error for an error of the channel, then sees its end.
         state, error = await soon(channel.states)
         self.assertEqual(state, RealtimeSubscribeStates.CHANNEL_ERROR)
-        self.assertIn("Token has expired 0 seconds ago", str(error))
+        self.assertRegex(str(error), r"Token has expired \d seconds ago")
         state, _ = await soon(channel.states)
         self.assertEqual(state, RealtimeSubscribeStates.CLOSED)
-        self.assertGreater(time.monotonic() - start, 5)
+        self.assertGreater(time.monotonic() - start, 12)
 
     async def test_a_private_channel_says_that_there_is_no_database(self) -> None:
         channel = await (await self.client()).join("py-private", {"private": True})
@@ -249,7 +251,7 @@ class PythonAcrossARestart(unittest.IsolatedAsyncioTestCase):
             self.assertEqual(state, RealtimeSubscribeStates.SUBSCRIBED, error)
         await asyncio.to_thread(server.restart)
         for channel in channels:
-            while (await soon(channel.states, 60))[0] != RealtimeSubscribeStates.SUBSCRIBED:
+            while (await soon(channel.states, 120))[0] != RealtimeSubscribeStates.SUBSCRIBED:
                 pass
         await channels[0].send_broadcast("e", {"after": True})
         self.assertEqual((await soon(channels[1].heard))["payload"], {"after": True})

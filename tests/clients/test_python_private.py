@@ -111,7 +111,7 @@ class PythonPrivate(unittest.IsolatedAsyncioTestCase):
         config = {"private": True, "broadcast": {"ack": False, "self": False, "replication_ready": True}}
         channel = await (await self.signed_in(user)).join(f"user:{user}", config)
         await self.joined(channel)
-        system = await soon(channel.systems, 60)
+        system = await soon(channel.systems, 90)
         self.assertEqual(system.message, "Replication connection established", system)
         self.postgres.sql(f"""select realtime.send('{{"n": 2}}', 'e', 'user:{user}', true)""")
         heard = await soon(channel.heard)
@@ -120,7 +120,13 @@ class PythonPrivate(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_replay_brings_what_was_sent_before(self) -> None:
         user = str(uuid.uuid4())
+        streamed = {"private": True, "broadcast": {"ack": False, "self": False, "replication_ready": True}}
+        witness = await (await self.signed_in(user)).join(f"user:{user}", streamed)
+        await self.joined(witness)
+        await soon(witness.systems, 90)
         self.postgres.sql(f"""select realtime.send('{{"n": 3}}', 'e', 'user:{user}', true)""")
+        # Whoever is there hears it from the stream. Once that is over it is the past, and comes to a new member by replay only.
+        await soon(witness.heard)
         since = int(self.postgres.sql("select (extract(epoch from now() - interval '1 minute') * 1000)::bigint"))
         config = {"private": True, "broadcast": {"ack": False, "self": False, "replay": {"since": since, "limit": 5}}}
         channel = await (await self.signed_in(user)).join(f"user:{user}", config)

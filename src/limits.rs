@@ -143,6 +143,51 @@ pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
 
 // -- the control core --
 
+/// Changes of one batch. Above: the rest is the next batch. Larger ones cost fewer questions to the database and make the first change of each
+/// wait longer.
+pub const CHANGES_BATCH_MAX: usize = 512;
+
+/// Bytes of one batch's messages. Above: the rest is the next batch.
+pub const CHANGES_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of one tenant's changes that are under way to the shards. Above: the stream waits, and the database keeps its log.
+pub const CHANGES_BYTES_UNDER_WAY_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of a value in JSON that a change keeps which is too large as a whole (spec: postgres-changes 5.4).
+pub const CHANGE_VALUE_BYTES_OF_TOO_LARGE: usize = 64;
+
+/// How long a question about tables, types or privileges may take. Above: the connection is given up, and the batch is tried again.
+pub const CHANGES_QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the check of a subscription may take. Above: its client reads so, and it is tried again (spec: postgres-changes 3.2).
+pub const CHANGES_SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the check of one subscription serves equal ones. Privileges may be taken away at any time: seconds at most (spec:
+/// cdc-performance-notes 3.6).
+pub const CHANGES_CHECK_LIFETIME: Duration = Duration::from_secs(1);
+
+/// Time between two looks at the tables of a publication (spec: postgres-changes 4.2).
+pub const CHANGES_PUBLICATION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long a slot outlives its last subscriber (spec: postgres-changes, checklist 35): who comes back soon need not wait for a new one.
+pub const CHANGES_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The longest pause before the connection that asks is opened again.
+pub const CHANGES_RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The longest pause before a subscription is tried again that could not be checked; half of it is the shortest (spec: postgres-changes
+/// 4.1).
+pub const CHANGES_RETRY_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The shortest pause before a client reads that its new token counts (spec: postgres-changes 6).
+pub const CHANGES_REFRESH_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// How much longer that pause is at most.
+pub const CHANGES_REFRESH_PAUSE_SPREAD: Duration = Duration::from_secs(2);
+
+/// Time between two lines about rows whose visibility could not be had. Between them they are counted.
+pub const CHANGES_LOST_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Letters that wait to be handed to the mesh. Above: the task that wants to send waits.
 pub const OUTGOING_LETTERS_MAX: usize = 4096;
 

@@ -66,6 +66,7 @@ impl Channels {
                 channel.verdict.broadcast_write = None;
                 channel.verdict.presence_write = None;
                 io.visit_at(id, visit);
+                self.listen_again(io, id, place);
                 if is_private {
                     self.check_reads_again(io, id, place);
                 }

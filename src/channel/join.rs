@@ -300,7 +300,8 @@ impl Channels {
         let extra = (presence_key.is_some() || !subscriptions.is_empty()).then(|| {
             Box::new(Extra {
                 presence_key,
-                subscriptions,
+                subscriptions: subscriptions.into(),
+                is_topic_subscription: !payload.has_config,
                 ..Extra::default()
             })
         });
@@ -446,7 +447,7 @@ impl Channels {
         }
         self.push_replayed(io, id, topic, replayed);
         if has_subscriptions {
-            self.answer_subscriptions(io, id, topic);
+            self.listen(io, id, topic);
         }
         if join.waits_for_replication {
             self.wait_for_replication(io, id, topic);

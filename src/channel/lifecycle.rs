@@ -227,8 +227,9 @@ impl Channels {
         if place >= socket.channels.len() {
             return None;
         }
-        let vsn = socket.vsn;
+        let (vsn, tenant) = (socket.vsn, socket.tenant);
         let channel = socket.channels.swap_remove(place);
+        self.unlisten(io, tenant, &channel);
         let entry = self.fanout.topic(channel.topic)?;
         let mut close = Vec::with_capacity(64);
         let close_ref = channel.close_ref();
@@ -297,6 +298,7 @@ impl Channels {
             Some(Stage::Asking(_)) | None => {}
         }
         for channel in std::mem::take(&mut socket.channels) {
+            self.unlisten(io, socket.tenant, &channel);
             self.end_membership(io, id, &channel, true);
         }
     }

@@ -19,7 +19,7 @@ pub use shards::{Close, ConnectionId, LocalBytes, Tick};
 pub use tokens::{Token, Tokens};
 
 use crate::http::LogLevel;
-use crate::mail::{Mail, TopicRef, Verdict};
+use crate::mail::{ListenerId, Mail, TopicRef, Verdict};
 use crate::phoenix::Vsn;
 use crate::tenant::TenantId;
 use crate::websocket::Decoder;
@@ -112,7 +112,11 @@ pub struct Extra {
     /// When the replication stream has to be up that this channel waits for (spec 5.6).
     pub replication_deadline: Option<Tick>,
     /// The entries of `postgres_changes`, as sent.
-    pub subscriptions: Vec<Box<str>>,
+    pub subscriptions: Arc<[Box<str>]>,
+    /// The only one of them is the topic itself: the join had no `config` (spec: postgres-changes 2.2).
+    pub is_topic_subscription: bool,
+    /// The channel as one that listens to row changes.
+    pub listener: Option<ListenerId>,
 }
 
 impl Socket {

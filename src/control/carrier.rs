@@ -5,6 +5,7 @@
 //! no further parcel is taken. A panic over one letter loses that letter alone.
 
 use super::api::Connections;
+use super::changes::Hub;
 use super::clock;
 use super::database::Environment;
 use super::desk::Desk;
@@ -39,6 +40,7 @@ pub struct Carrier {
     live: watch::Receiver<Arc<Live>>,
     log: Log,
     desk: Desk,
+    changes: Hub,
     drained: watch::Sender<usize>,
     next_shard: usize,
 }
@@ -53,7 +55,7 @@ impl Carrier {
         port: Port,
         parcels: mpsc::Receiver<Parcel>,
         connections: Connections,
-        desk: Desk,
+        (desk, changes): (Desk, Hub),
         environment: &Environment,
         drained: watch::Sender<usize>,
     ) -> io::Result<Self> {
@@ -75,6 +77,7 @@ impl Carrier {
             live: environment.tenants.clone(),
             log: environment.log.clone(),
             desk,
+            changes,
             drained,
             next_shard: 0,
         })
@@ -179,6 +182,10 @@ impl Carrier {
                     self.port.send(shard(sender), Mail::Answer(refusal));
                 }
             }
+            Mail::Listen(listen) => self.changes.listen(sender, *listen),
+            Mail::Unlisten { tenant, listener } => {
+                self.changes.unlisten(tenant, (sender, listener))
+            }
             Mail::Log(line) => self.log.forward(*line),
             Mail::Drained => self.drained.send_modify(|drained| *drained += 1),
             _ => debug_assert!(
@@ -203,6 +210,10 @@ impl Carrier {
                 self.port.send(shard(self.next_shard), Mail::Adopt(adopted));
             }
             Parcel::Answer(index, answer) => self.port.send(shard(index), Mail::Answer(answer)),
+            Parcel::Listening(index, listening) => {
+                self.port.send(shard(index), Mail::Listening(listening));
+            }
+            Parcel::Changes(index, batch) => self.port.send(shard(index), Mail::Changes(batch)),
             Parcel::All(news) => self.tell_all(&news),
         }
     }

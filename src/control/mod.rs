@@ -34,6 +34,7 @@ use crate::mail::{Mail, TopicHasher};
 use api::{Api, Connections};
 use boot::BootTenants;
 use carrier::Carrier;
+use changes::Hub;
 use database::Environment;
 use desk::Desk;
 use log::Log;
@@ -124,6 +125,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
     });
     let sessions = Sessions::new(Rc::clone(&environment));
     janitor::start(sessions.clone(), Rc::clone(&environment));
+    let changes = Hub::start(sessions.clone(), Rc::clone(&environment));
     let desk = Desk::start(sessions, Rc::clone(&environment));
     let api = Api::new(settings(&environment.config), &environment, desk.clone());
     let connections = Connections::new(api.clone(), api::app(&api));
@@ -142,11 +144,12 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         port,
         parcels,
         connections.clone(),
-        desk,
+        (desk, changes.clone()),
         &environment,
         drained,
     )?;
     carrier.carry(end).await;
+    changes.end().await;
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! shard a parcel goes to; the carrier knows the shards.
 
 use crate::limits;
-use crate::mail::{Adopted, Answer, DatabaseState, Mail, Publish};
+use crate::mail::{Adopted, Answer, ChangeBatch, DatabaseState, Listening, Mail, Publish};
 use crate::tenant::{Tenant, TenantId};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -18,6 +18,10 @@ pub enum Parcel {
     Adopt(Box<Adopted>),
     /// For the shard of this index, which has asked.
     Answer(usize, Box<Answer>),
+    /// For the shard of this index, where the listener is.
+    Listening(usize, Box<Listening>),
+    /// For the shard of this index, which has listeners.
+    Changes(usize, Arc<ChangeBatch>),
     /// For every shard.
     All(News),
 }

@@ -13,15 +13,18 @@
 //! - A topic without members and without an interested shard is forgotten. (`a_topic_without_members_is_forgotten`)
 //! - No room here knows why a message is sent; quota and policy were asked in `channel`.
 
+mod changes;
 mod deliver;
 mod publish;
 mod registry;
 
+pub use changes::{Changes, Listener};
 pub use registry::{Members, Reads, Topic};
 
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{
-    Encoded, Mail, Member, PresenceAction, Serializers, Subscribe, TopicHasher, TopicKey, TopicRef,
+    ChangeBatch, Encoded, Mail, Member, PresenceAction, Serializers, Subscribe, TopicHasher,
+    TopicKey, TopicRef,
 };
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, TenantId, Usage};
@@ -46,6 +49,8 @@ pub struct Fanout {
     spare_batches: Vec<Box<Encoded>>,
     /// What the deliveries of this turn ask of the rooms above.
     pub outcome: Outcome,
+    /// Who listens to row changes.
+    pub changes: Changes,
     queued_bytes_max: usize,
     phx_refs: u16,
 }
@@ -113,6 +118,7 @@ impl Fanout {
             dirty: Vec::new(),
             spare_batches: Vec::new(),
             outcome: Outcome::default(),
+            changes: Changes::default(),
             queued_bytes_max,
             phx_refs: 0,
         }
@@ -270,6 +276,12 @@ impl Fanout {
             entry.holds = entry.holds.saturating_sub(1);
             self.forget_if_unused(io, topic);
         }
+    }
+
+    /// Row changes reach those who listen to them on this shard.
+    pub fn deliver_changes(&mut self, io: &mut Io<'_>, batch: &ChangeBatch) {
+        let slow = self.changes.deliver(io, batch, self.queued_bytes_max);
+        self.outcome.slow.extend(slow);
     }
 
     /// A member leaves; its presence, if it has one, leaves with it. Returns the socket that took its place in the list of members,

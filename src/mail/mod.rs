@@ -16,10 +16,15 @@
 //!   Unsubscribe ─────────────────▶ forgets the shard
 //! ```
 
+mod changes;
 mod content;
 mod question;
 mod topic;
 
+pub use changes::{
+    ChangeBatch, ClassId, GroupId, Listen, ListenerId, ListenerNews, Listeners, Listening,
+    RowChange, Run, Seat,
+};
 #[cfg(test)]
 pub(crate) use content::encodings;
 pub use content::{Audience, Batch, Content, Encoded, Entry, Receivers};
@@ -96,6 +101,10 @@ pub enum Mail {
         /// What it is like now.
         state: DatabaseState,
     },
+    /// Where a channel stands that listens to row changes, and what its client reads.
+    Listening(Box<Listening>),
+    /// Row changes for those who listen.
+    Changes(Arc<ChangeBatch>),
     /// Every socket of the tenant is told and closed with 1012 (spec: websocket-protocol 11).
     Disconnect(TenantId),
     /// A socket whose upgrade came over a connection that the control core served.
@@ -110,6 +119,15 @@ pub enum Mail {
     HandOver(Box<HandOver>),
     /// Something that only a tenant's database knows; the answer is [`Mail::Answer`].
     Ask(Box<Question>),
+    /// A channel listens to row changes, or goes on listening with another token; the answers are [`Mail::Listening`].
+    Listen(Box<Listen>),
+    /// It does so no more.
+    Unlisten {
+        /// Whose channel.
+        tenant: TenantId,
+        /// The channel.
+        listener: ListenerId,
+    },
     /// The first use of a rate counter: tick it from now on.
     RateStarted {
         /// Whose counter.

@@ -197,6 +197,58 @@ pub fn encode_push(
     }
 }
 
+/// Appends a row change as a whole text frame (spec: postgres-changes 7).
+///
+/// With `ids`, a JSON array, as the payload of `postgres_changes`; without, the way of old: `event` is what happened and `data` the
+/// payload. `topic_json` and `data_json` are JSON texts; `event` needs no escape.
+pub fn encode_change(
+    out: &mut Vec<u8>,
+    vsn: Vsn,
+    topic_json: &str,
+    event: &str,
+    ids: Option<&str>,
+    data_json: &str,
+) {
+    let [event, open, ids, between, close] = match ids {
+        Some(ids) => ["postgres_changes", "{\"ids\":", ids, ",\"data\":", "}"],
+        None => [event, "", "", "", ""],
+    };
+    match vsn {
+        Vsn::V1 => text_frame(
+            out,
+            [
+                "{\"topic\":",
+                topic_json,
+                ",\"event\":\"",
+                event,
+                "\",\"payload\":",
+                open,
+                ids,
+                between,
+                data_json,
+                close,
+                ",\"ref\":null}",
+            ],
+        ),
+        Vsn::V2 => text_frame(
+            out,
+            [
+                "[null,null,",
+                topic_json,
+                ",\"",
+                event,
+                "\",",
+                open,
+                ids,
+                between,
+                data_json,
+                close,
+                "]",
+            ],
+        ),
+    }
+}
+
 /// Appends a text frame of `parts`, with room made once.
 fn text_frame<const N: usize>(out: &mut Vec<u8>, parts: [&str; N]) {
     frame(out, Opcode::Text, parts.map(str::as_bytes));

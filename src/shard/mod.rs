@@ -141,6 +141,8 @@ impl Shard {
                 self.channels.forget_database(tenant);
             }
             Mail::Answer(answer) => self.channels.on_answer(io, *answer),
+            Mail::Listening(listening) => self.channels.on_listening(io, *listening),
+            Mail::Changes(batch) => self.channels.fanout.deliver_changes(io, &batch),
             Mail::Database { tenant, state } => self.channels.on_database(io, tenant, state),
             Mail::Disconnect(tenant) => self.channels.disconnect(io, tenant),
             Mail::Adopt(adopted) => self.adopt(io, *adopted),

@@ -5,6 +5,7 @@
 
 use crate as realtime;
 
+mod changes;
 mod database;
 mod delivery;
 mod ending;

@@ -153,9 +153,7 @@ impl Stack {
         while let Ok(parcel) = self.parcels.try_recv() {
             match parcel {
                 Parcel::Publish(publish) => published.push(*publish),
-                Parcel::Adopt(_) | Parcel::Answer(..) | Parcel::All(_) => {
-                    panic!("only messages are expected")
-                }
+                _ => panic!("only messages are expected"),
             }
         }
         published

@@ -34,7 +34,7 @@ fn writes(may: bool) -> Verdict {
 }
 
 /// A world of one tenant that has a database, which is connected.
-fn world(shards: usize) -> World {
+pub(super) fn world(shards: usize) -> World {
     let mut world = World::of(shards);
     let before = &world.tenants[0];
     let tenant = Arc::new(Tenant {

@@ -10,7 +10,7 @@ use super::realtime::connection::OpenSockets;
 use super::realtime::error::Level;
 use super::realtime::fanout::Fanout;
 use super::realtime::http::HeadLimits;
-use super::realtime::mail::{Mail, Question, TopicHasher, TopicKey};
+use super::realtime::mail::{Listen, Mail, Question, TopicHasher, TopicKey};
 use super::realtime::shard::{Shard, UpgradeSettings};
 use super::realtime::tenant::{Tenant, TenantDirectory, TenantId, TenantLimits, Usage};
 use serde_json::{Value, json};
@@ -74,6 +74,8 @@ pub(crate) struct World {
     pub(crate) letters: Vec<Mail>,
     /// What it was asked, and by which shard.
     pub(crate) questions: VecDeque<(ShardId, Question)>,
+    /// Who listens to row changes, as the control core was told by which shard.
+    pub(crate) listens: Vec<(ShardId, Listen)>,
     sockets: Vec<Socket>,
     pub(crate) shard_count: usize,
 }
@@ -96,6 +98,7 @@ impl World {
             tenants,
             letters: Vec::new(),
             questions: VecDeque::new(),
+            listens: Vec::new(),
             sockets: Vec::new(),
             shard_count,
         }
@@ -137,6 +140,7 @@ impl World {
             took = true;
             match letter {
                 Mail::Log(_) => {}
+                Mail::Listen(listen) => self.listens.push((from, *listen)),
                 Mail::Ask(question) => self.questions.push_back((from, *question)),
                 letter => self.letters.push(letter),
             }

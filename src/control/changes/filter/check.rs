@@ -20,7 +20,7 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Error, Row};
 
 /// A wish that a table can fulfil.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Checked {
     /// All of them have to let a change pass. In an order that does not depend on how they were sent, each of them once.
     pub filters: Rc<[Rc<Filter>]>,

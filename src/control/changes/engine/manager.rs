@@ -1,0 +1,131 @@
+//! What a tenant's database is asked beside row level security: tables, privileges, types, publications, casts.
+//!
+//! What comes in: an open connection. What goes out: answers. What always holds: nothing takes longer than
+//! [`limits::CHANGES_QUESTION_TIMEOUT`]. Deliberately absent: opening the connection again.
+
+use super::decide::Unanswered;
+use crate::control::changes::catalog::{Catalog, Published, TableNow, publication};
+use crate::control::changes::change::Change;
+use crate::control::changes::registry::TableIndex;
+use crate::control::changes::types::{Type, Types, ask_json};
+use crate::control::database::Connection;
+use crate::limits;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::future::Future;
+use std::rc::Rc;
+use tokio_postgres::{Client, Error};
+
+/// See the room's documentation.
+#[derive(Debug)]
+pub(super) struct Manager {
+    connection: Connection,
+    catalog: Rc<Catalog>,
+    /// The types of the database that were met so far.
+    pub(super) types: Rc<Types>,
+}
+
+impl Manager {
+    /// On a connection that was just opened: it may be to another database than the one before.
+    pub(super) fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            catalog: Rc::default(),
+            types: Rc::default(),
+        }
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.connection.client
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.connection.client.is_closed()
+    }
+
+    /// The tables of a batch as they are now, for the roles that may get something of it.
+    pub(super) async fn look(
+        &self,
+        batch: &[Change],
+        indexes: &[Rc<TableIndex>],
+    ) -> Result<FxHashMap<u32, Rc<TableNow>>, Unanswered> {
+        let mut tables: FxHashMap<u32, Vec<Rc<str>>> = FxHashMap::default();
+        let mut seen: FxHashSet<*const TableIndex> = FxHashSet::default();
+        for (change, index) in batch.iter().zip(indexes) {
+            if seen.insert(Rc::as_ptr(index)) {
+                let roles = tables.entry(change.relation.id).or_default();
+                for candidate in &index.candidates {
+                    if !roles.contains(&candidate.role) {
+                        roles.push(Rc::clone(&candidate.role));
+                    }
+                }
+            }
+        }
+        let tables: Vec<(u32, &[Rc<str>])> = tables
+            .iter()
+            .map(|(oid, roles)| (*oid, roles.as_slice()))
+            .collect();
+        within(self.catalog.look(self.client(), &tables)).await
+    }
+
+    /// One table for one role.
+    pub(super) async fn look_at(
+        &self,
+        oid: u32,
+        role: &Rc<str>,
+    ) -> Result<Option<Rc<TableNow>>, Unanswered> {
+        let roles = std::slice::from_ref(role);
+        let mut found = within(self.catalog.look(self.client(), &[(oid, roles)])).await?;
+        Ok(found.remove(&oid))
+    }
+
+    pub(super) async fn publication(&self, name: &str) -> Result<Published, Unanswered> {
+        within(publication(self.client(), name)).await
+    }
+
+    /// Makes sure that these types are known.
+    pub(super) async fn load_types(&self, oids: &FxHashSet<u32>) -> Result<(), Unanswered> {
+        let unknown = oids
+            .iter()
+            .copied()
+            .filter(|oid| self.types.get(*oid).is_none());
+        let unknown: Vec<u32> = unknown.collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        within(self.types.load(self.client(), &unknown)).await
+    }
+
+    /// The JSON of values that only PostgreSQL can convert, in their order; none for one that it refuses.
+    pub(super) async fn convert(
+        &self,
+        values: &[(Rc<Type>, &str)],
+    ) -> Result<Vec<Option<Box<str>>>, Unanswered> {
+        let mut by_type: Vec<(&Type, Vec<&str>)> = Vec::new();
+        let mut places = Vec::with_capacity(values.len());
+        for (value_type, text) in values {
+            let question = by_type
+                .iter()
+                .position(|(known, _)| known.oid == value_type.oid);
+            let question = question.unwrap_or_else(|| {
+                by_type.push((value_type, Vec::new()));
+                by_type.len() - 1
+            });
+            let texts = &mut by_type[question].1;
+            texts.push(text);
+            places.push((question, texts.len() - 1));
+        }
+        let mut answers = within(ask_json(self.client(), &by_type)).await?;
+        let take = |(question, place): (usize, usize)| {
+            let answers = answers.get_mut(question)?;
+            answers.get_mut(place)?.take()
+        };
+        Ok(places.into_iter().map(take).collect())
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Unanswered> {
+    match tokio::time::timeout(limits::CHANGES_QUESTION_TIMEOUT, work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Unanswered("the database does not answer".to_owned())),
+    }
+}

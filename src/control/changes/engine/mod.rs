@@ -1,0 +1,554 @@
+//! What looks after the row changes of one tenant, as long as somebody listens.
+//!
+//! What comes in: orders of the shards, and the words of a [`Source`]. What goes out: where listeners stand, and changes. What always
+//! holds:
+//!
+//! - Where listeners stand changes between two batches, never within one; what a client was told of its subscription holds for every
+//!   change that is sent behind it.
+//! - A client reads `Subscribed to PostgreSQL` when the slot is there, so no commit behind it is missed.
+//! - Words are taken only when the batch before was handed to the shards; while the database cannot be asked, a batch waits and the
+//!   log is kept.
+//! - When something may have been missed, every client is told, and told again when it listens anew.
+//!
+//! Deliberately absent: who starts this, and what outlives it; see [`hub`](super::hub).
+
+mod decide;
+mod dispatch;
+mod listening;
+mod manager;
+
+use super::catalog::TableNow;
+use super::change::{Change, peek};
+use super::measures::{Dropped, Measures, add};
+use super::registry::{ListenerKey, Registry};
+use super::settings::ChangesSettings;
+use super::source::{Measures as SourceMeasures, Place, Source, Word};
+use super::visibility::Checkers;
+use crate::control::clock;
+use crate::control::database::connect::{describe, jittered};
+use crate::control::database::{Connection, Environment, Settings, connect};
+use crate::control::replication::POSTGRES_EPOCH_US;
+use crate::control::replication::pgoutput::{Message, Relation, decode};
+use crate::control::session::Sessions;
+use crate::error::{ErrorCode, Level};
+use crate::limits;
+use crate::logging::Line;
+use crate::mail::Listen;
+use crate::tenant::{Counter, Tenant};
+use decide::{Unanswered, decide};
+use dispatch::Dispatch;
+use listening::{Listening, Outcome};
+use manager::Manager;
+use rustc_hash::FxHashMap;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// How the connection that asks shows in the database.
+const APPLICATION_NAME: &str = "realtime_subscription_manager";
+
+/// Everybody who listens, whatever becomes of the engine.
+pub(super) type Roster = Rc<RefCell<FxHashMap<ListenerKey, Rc<Listen>>>>;
+
+/// What the engine is told. The roster has changed already.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Somebody listens, or has other claims than before.
+    Listen(ListenerKey),
+    /// Somebody does no more.
+    Unlisten(ListenerKey),
+    /// The process ends.
+    Stop,
+}
+
+/// Why an engine has ended.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// Nobody has listened for long.
+    Idle,
+    /// The tenant has another database or other settings: another engine is needed.
+    Changed,
+    /// The tenant is gone, or has no database any more.
+    Unwanted,
+    /// It was told to.
+    Stopped,
+}
+
+/// What all parts of an engine know.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) settings: Rc<Settings>,
+    pub(super) changes: Rc<ChangesSettings>,
+    pub(super) environment: Rc<Environment>,
+    pub(super) checkers: Checkers,
+    pub(super) measures: Rc<Measures>,
+    /// When verdicts that could not be had were last written down, and how many came since.
+    pub(super) lost_said_at: Cell<Option<Instant>>,
+    pub(super) lost_unsaid: Cell<u64>,
+}
+
+/// What an engine waits for beside words and orders.
+enum Event {
+    Connected(Result<Connection, String>),
+    Checked(listening::Question, Outcome),
+    Published(Result<super::catalog::Published, Unanswered>),
+}
+
+/// See the room's documentation.
+pub(super) struct Engine {
+    context: Rc<Context>,
+    sessions: Sessions,
+    roster: Roster,
+    registry: Registry,
+    listening: Listening,
+    dispatch: Dispatch,
+    jobs: JoinSet<Event>,
+    manager: Option<Rc<Manager>>,
+    /// When to connect next, while there is no manager and none is being made.
+    connect_at: Option<Instant>,
+    connect_pause: Duration,
+    source: Option<Source>,
+    source_measures: Rc<SourceMeasures>,
+    /// The slot is there.
+    is_up: bool,
+    /// What the stream has said of its tables.
+    relations: FxHashMap<u32, Rc<Relation>>,
+    /// When the current transaction was committed.
+    committed_at_us: i64,
+    batch: Batch,
+    /// A word that ends a batch.
+    next_word: Option<Word>,
+    publication_due: Instant,
+    idle_since: Option<Instant>,
+}
+
+/// What was taken from the source and is not dispatched yet.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    bytes: usize,
+    /// Everything up to here is in it.
+    place: Option<Place>,
+}
+
+impl Engine {
+    pub(super) fn new(context: Context, sessions: Sessions, roster: Roster) -> Self {
+        let now = clock::now();
+        Self {
+            dispatch: Dispatch::new(Rc::clone(&context.environment)),
+            context: Rc::new(context),
+            sessions,
+            roster,
+            registry: Registry::default(),
+            listening: Listening::default(),
+            jobs: JoinSet::new(),
+            manager: None,
+            connect_at: Some(now),
+            connect_pause: limits::DATABASE_RECONNECT_PAUSE,
+            source: None,
+            source_measures: Rc::default(),
+            is_up: false,
+            relations: FxHashMap::default(),
+            committed_at_us: 0,
+            batch: Batch::default(),
+            next_word: None,
+            publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
+            idle_since: None,
+        }
+    }
+
+    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told.
+    pub(super) async fn run(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+        let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
+        for key in keys {
+            self.listen(key).await;
+        }
+        let end = self.work(orders).await;
+        if let Some(source) = self.source.take() {
+            source.end().await;
+        }
+        end
+    }
+
+    async fn work(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+        let mut tenants = self.context.environment.tenants.clone();
+        let mut known = tenants
+            .borrow_and_update()
+            .database(self.context.tenant.id)
+            .cloned();
+        loop {
+            let can_work = self
+                .manager
+                .as_ref()
+                .is_some_and(|manager| !manager.is_closed());
+            if can_work && self.has_work() {
+                self.work_off().await;
+                continue;
+            }
+            self.measure();
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Listen(key)) => self.listen(key).await,
+                    Some(Order::Unlisten(key)) => self.unlisten(key),
+                    Some(Order::Stop) | None => return End::Stopped,
+                },
+                Some(event) = self.jobs.join_next(), if !self.jobs.is_empty() => match event {
+                    Ok(event) => self.on_event(event).await,
+                    // A job panicked: the supervisor starts all of it anew.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                word = next_word(&mut self.source), if can_work => self.gather(word),
+                Ok(()) = tenants.changed() => {
+                    let now = tenants.borrow_and_update().database(self.context.tenant.id).cloned();
+                    if now != known {
+                        match self.is_still_right() {
+                            Ok(true) => known = now,
+                            Ok(false) => return End::Changed,
+                            Err(()) => return End::Unwanted,
+                        }
+                    }
+                }
+                () = sleep_until(due) => {
+                    if self.is_idle() {
+                        return End::Idle;
+                    }
+                    self.on_due().await;
+                }
+            }
+        }
+    }
+
+    /// Whether the tenant still has the settings that this engine works with; nothing when it has no database any more.
+    fn is_still_right(&self) -> Result<bool, ()> {
+        let live = self.context.environment.tenants.borrow();
+        let id = self.context.tenant.id;
+        let settings = Settings::in_live(&live, id).ok_or(())?;
+        let changes = ChangesSettings::in_live(&live, id).ok_or(())?;
+        Ok(settings.as_ref() == Ok(&*self.context.settings)
+            && changes.as_ref() == Ok(&*self.context.changes))
+    }
+
+    fn next_due(&self) -> Instant {
+        let idle = self
+            .idle_since
+            .map(|since| since + limits::CHANGES_IDLE_TIMEOUT);
+        [self.connect_at, self.listening.next_due(), idle]
+            .into_iter()
+            .flatten()
+            .fold(self.publication_due, Instant::min)
+    }
+
+    fn is_idle(&self) -> bool {
+        let idle = self
+            .idle_since
+            .map(|since| since + limits::CHANGES_IDLE_TIMEOUT);
+        idle.is_some_and(|end| end <= clock::now())
+    }
+
+    async fn on_due(&mut self) {
+        let now = clock::now();
+        if self.connect_at.is_some_and(|at| at <= now) {
+            self.connect();
+        }
+        if self.publication_due <= now {
+            self.publication_due = now + limits::CHANGES_PUBLICATION_INTERVAL;
+            self.look_at_publication();
+        }
+        self.do_what_is_due(now).await;
+    }
+
+    /// Opens the connection that asks, behind the tenant's session: that has made sure of the schema.
+    fn connect(&mut self) {
+        self.connect_at = None;
+        self.manager = None;
+        let (sessions, tenant) = (self.sessions.clone(), self.context.tenant.id);
+        let settings = Rc::clone(&self.context.settings);
+        self.jobs.spawn_local(async move {
+            let outcome = async {
+                let opened = sessions.open(tenant).await;
+                opened.map_err(|error| format!("{error:?}"))?;
+                let connection = connect(&settings, APPLICATION_NAME).await;
+                connection.map_err(|error| error.to_string())
+            };
+            Event::Connected(outcome.await)
+        });
+    }
+
+    /// The connection is lost, or was not to be had.
+    fn connect_later(&mut self) {
+        self.manager = None;
+        self.connect_at = Some(clock::now() + jittered(self.connect_pause));
+        self.connect_pause = (self.connect_pause * 2).min(limits::CHANGES_RECONNECT_PAUSE_MAX);
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connected(Ok(connection)) => {
+                self.connect_pause = limits::DATABASE_RECONNECT_PAUSE;
+                let manager = Rc::new(Manager::new(connection));
+                if self.source.is_none() {
+                    self.empty_subscriptions(&manager).await;
+                }
+                self.manager = Some(manager);
+                self.ask_what_waits();
+            }
+            Event::Connected(Err(text)) => {
+                let code = ErrorCode::SubscriptionManagerConnectionFailed;
+                self.context.log(code, &text);
+                self.connect_later();
+                self.tell_unreachable(&text).await;
+            }
+            Event::Checked(question, outcome) => self.on_checked(question, outcome).await,
+            Event::Published(Ok(published)) => self.on_published(published).await,
+            Event::Published(Err(Unanswered(text))) => {
+                self.context.log(ErrorCode::CheckOidsError, &text);
+            }
+        }
+    }
+
+    /// Rows that the original has left would make its functions work for nobody (spec: postgres-changes 3.1).
+    async fn empty_subscriptions(&self, manager: &Manager) {
+        let sql = "do $$ begin if pg_catalog.to_regclass('realtime.subscription') is not null then \
+             delete from realtime.subscription; end if; end $$";
+        if let Err(error) = manager.client().batch_execute(sql).await {
+            self.context
+                .log(ErrorCode::SubscriptionCleanupFailed, &describe(&error));
+        }
+    }
+
+    /// Begins to read, if nothing does.
+    fn start_source(&mut self) {
+        if self.source.is_none() {
+            let context = &self.context;
+            self.source = Some(Source::start(
+                Rc::clone(&context.environment),
+                Arc::clone(&context.tenant),
+                Rc::clone(&context.settings),
+                Rc::clone(&context.changes),
+                Rc::clone(&self.source_measures),
+            ));
+        }
+    }
+
+    // -- words ---------------------------------------------------------------------------------------------------------
+
+    /// Takes a word and those that are there already, up to a full batch or a word that ends one.
+    fn gather(&mut self, word: Word) {
+        let mut word = Some(word);
+        while let Some(taken) = word {
+            match taken {
+                Word::Begin(begin) => self.committed_at_us = begin.committed_at_us,
+                Word::Message(bytes, place) => {
+                    self.take_message(bytes);
+                    self.batch.place = Some(place);
+                }
+                Word::Commit(_, place) | Word::Passed(_, place) => self.batch.place = Some(place),
+                Word::Up { .. } | Word::Gap(_) | Word::Down(_) => {
+                    self.next_word = Some(taken);
+                    return;
+                }
+            }
+            if self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
+                || self.batch.bytes >= limits::CHANGES_BATCH_BYTES_MAX
+            {
+                return;
+            }
+            word = self.source.as_mut().and_then(Source::ready);
+        }
+    }
+
+    fn take_message(&mut self, bytes: bytes::Bytes) {
+        let Some((action, oid)) = peek(&bytes) else {
+            match decode(&bytes) {
+                Ok(Message::Relation(relation)) => self.note_relation(relation),
+                Ok(Message::Type { oid, .. }) => {
+                    if let Some(manager) = &self.manager {
+                        manager.types.forget(oid);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let code = ErrorCode::PoolingReplicationError;
+                    self.context.log(code, &error.to_string());
+                }
+            }
+            return;
+        };
+        let Some(relation) = self.relations.get(&oid) else {
+            return;
+        };
+        let index = self.registry.table(oid, &relation.schema, &relation.name);
+        if !index.wants(action) {
+            return;
+        }
+        add(&self.context.measures.seen, 1);
+        self.batch.bytes += bytes.len();
+        self.batch.changes.push(Change {
+            relation: Rc::clone(relation),
+            action,
+            committed_at_us: self.committed_at_us,
+            message: bytes,
+        });
+    }
+
+    fn note_relation(&mut self, relation: Relation) {
+        // Its own tables are nobody's business (spec: postgres-changes 5.1).
+        if ["realtime", "_realtime"].contains(&&*relation.schema) {
+            self.relations.remove(&relation.id);
+            return;
+        }
+        let known = self.relations.get(&relation.id);
+        if known
+            .is_none_or(|known| (&known.schema, &known.name) != (&relation.schema, &relation.name))
+        {
+            self.registry.forget_table(relation.id);
+            if self
+                .registry
+                .has_unchecked(relation.id, &relation.schema, &relation.name)
+            {
+                // A table that was made or published after those who ask for it came.
+                self.publication_due = clock::now();
+            }
+        }
+        self.relations.insert(relation.id, Rc::new(relation));
+    }
+
+    fn has_work(&self) -> bool {
+        !self.batch.changes.is_empty() || self.batch.place.is_some() || self.next_word.is_some()
+    }
+
+    /// Dispatches the batch, and does what the word behind it says.
+    async fn work_off(&mut self) {
+        if !self.batch.changes.is_empty()
+            && let Err(Unanswered(text)) = self.dispatch_batch().await
+        {
+            self.context.log(ErrorCode::PoolingReplicationError, &text);
+            self.connect_later();
+            return;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        if let (Some(place), Some(source)) = (batch.place, &self.source) {
+            source.done(place);
+        }
+        match self.next_word.take() {
+            Some(Word::Up { is_new }) => self.on_up(is_new).await,
+            Some(Word::Gap(text)) => self.on_gap(&text).await,
+            Some(Word::Down(text)) => self.on_down(&text).await,
+            _ => {}
+        }
+    }
+
+    async fn dispatch_batch(&mut self) -> Result<(), Unanswered> {
+        let Some(manager) = self.manager.clone() else {
+            return Err(Unanswered("there is no connection to ask".to_owned()));
+        };
+        let changes = &self.batch.changes;
+        let (context, committed) = (Rc::clone(&self.context), changes.last());
+        let committed_at_us = committed.map_or(0, |change| change.committed_at_us);
+        if context.is_over_limit() {
+            let count = changes.len() as u64;
+            context.measures.count_dropped(Dropped::RateLimited, count);
+            return Ok(());
+        }
+        let before = context.measures.matched.get();
+        let outbound = decide(&context, &manager, &mut self.registry, changes).await?;
+        context.count_events(context.measures.matched.get().wrapping_sub(before));
+        self.dispatch.send(outbound).await;
+        let committed_at_us = committed_at_us.saturating_add(POSTGRES_EPOCH_US);
+        let committed_at_ms = u64::try_from(committed_at_us / 1000).unwrap_or(0);
+        let lag_ms = clock::unix_ms().saturating_sub(committed_at_ms);
+        context.measures.lag_ms.set(lag_ms);
+        Ok(())
+    }
+
+    fn measure(&self) {
+        let measures = &self.context.measures;
+        measures.lag_bytes.set(self.source_measures.lag_bytes.get());
+        measures.subscriptions.set(self.registry.subscriptions());
+    }
+}
+
+async fn next_word(source: &mut Option<Source>) -> Word {
+    match source {
+        Some(source) => source.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Context {
+    /// Whether the tenant gets nothing for now (spec: postgres-changes 4.4).
+    fn is_over_limit(&self) -> bool {
+        let live = self.environment.tenants.borrow();
+        let tenant = live.directory.get(self.tenant.id).unwrap_or(&self.tenant);
+        tenant.usage.is_tripped(Counter::DbEvents)
+    }
+
+    fn count_events(&self, count: u64) {
+        use crate::control::rates::Notice;
+        if count == 0 {
+            return;
+        }
+        let usage = &self.tenant.usage;
+        if usage.count(self.environment.cell, Counter::DbEvents, count) {
+            let notice = Notice::Started(self.tenant.id, Some(Counter::DbEvents));
+            if self.environment.notices.try_send(notice).is_err() {
+                usage.discard(Counter::DbEvents);
+            }
+        }
+    }
+
+    /// Verdicts that could not be had, of some rows for some claims.
+    fn note_lost(&self, table: &TableNow, count: u64, reason: &str) {
+        self.measures.count_dropped(Dropped::NoVerdict, count);
+        let unsaid = self.lost_unsaid.get() + count;
+        let now = clock::now();
+        if self
+            .lost_said_at
+            .get()
+            .is_some_and(|at| at + limits::CHANGES_LOST_INTERVAL > now)
+        {
+            self.lost_unsaid.set(unsaid);
+            return;
+        }
+        self.lost_said_at.set(Some(now));
+        self.lost_unsaid.set(0);
+        let text = format!(
+            "{unsaid} times nobody could say whether a row of {}.{} may be seen, so it was not delivered: {reason}",
+            table.schema, table.name
+        );
+        self.log(ErrorCode::PoolingReplicationError, &text);
+    }
+
+    fn note_malformed(&self, table: &TableNow, count: u32) {
+        let text = format!(
+            "{count} values of a row of {}.{} are not what their types print: they are delivered as strings",
+            table.schema, table.name
+        );
+        self.say(Level::Warning, &text);
+    }
+
+    /// A line with a code.
+    fn log(&self, code: ErrorCode, text: &str) {
+        self.write(Line::coded(clock::unix_ms(), code, text));
+    }
+
+    /// A line without one.
+    fn say(&self, level: Level, text: &str) {
+        if self.environment.log.is_enabled(level) {
+            self.write(Line::new(clock::unix_ms(), level, text));
+        }
+    }
+
+    fn write(&self, line: Line) {
+        self.environment
+            .log
+            .write(line.of_tenant(Arc::clone(&self.tenant.external_id)));
+    }
+}

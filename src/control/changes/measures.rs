@@ -1,0 +1,85 @@
+//! What delivering row changes has done so far, and how far it is behind.
+
+use std::cell::Cell;
+
+/// Why a change did not reach somebody who had asked for it, or anybody.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Dropped {
+    /// The tenant's limit of database events was reached.
+    RateLimited,
+    /// Its table was gone when it was to be delivered.
+    TableGone,
+    /// It is no row of its table: the stream is not what it is taken for.
+    Garbled,
+    /// Whether a group of subscribers may see it could not be had.
+    NoVerdict,
+}
+
+impl Dropped {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [Self; 4] = [
+        Self::RateLimited,
+        Self::TableGone,
+        Self::Garbled,
+        Self::NoVerdict,
+    ];
+
+    /// Its name as a label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::TableGone => "table_gone",
+            Self::Garbled => "garbled",
+            Self::NoVerdict => "no_verdict",
+        }
+    }
+}
+
+/// Counters of one tenant, since the process began.
+#[derive(Debug, Default)]
+pub struct Measures {
+    /// Changes of tables that somebody has subscribed to.
+    pub seen: Cell<u64>,
+    /// Those of them that reached a subscriber.
+    pub delivered: Cell<u64>,
+    /// Changes times matching subscriptions.
+    pub matched: Cell<u64>,
+    /// Batches that were decided.
+    pub batches: Cell<u64>,
+    /// Microseconds that deciding them took.
+    pub deciding_us: Cell<u64>,
+    /// Questions about row level security: one per set of claims, table and batch.
+    pub checks: Cell<u64>,
+    /// Keys that were asked about with them.
+    pub checked_keys: Cell<u64>,
+    /// Microseconds that batches waited for their answers.
+    pub checking_us: Cell<u64>,
+    /// Milliseconds between the commit of the last transaction and when its last change was handed to the shards.
+    pub lag_ms: Cell<u64>,
+    /// Bytes of the write-ahead log between what was said and its end, when they were last looked at.
+    pub lag_bytes: Cell<u64>,
+    /// Times that changes may have been missed, and subscribers were told.
+    pub gaps: Cell<u64>,
+    /// Subscriptions now.
+    pub subscriptions: Cell<u64>,
+    dropped: [Cell<u64>; Dropped::ALL.len()],
+}
+
+impl Measures {
+    /// Counts changes that did not reach somebody.
+    pub fn count_dropped(&self, reason: Dropped, count: u64) {
+        add(&self.dropped[reason as usize], count);
+    }
+
+    /// How many did not, for this reason.
+    #[must_use]
+    pub fn dropped(&self, reason: Dropped) -> u64 {
+        self.dropped[reason as usize].get()
+    }
+}
+
+/// Adds to a counter.
+pub(super) fn add(counter: &Cell<u64>, count: u64) {
+    counter.set(counter.get().wrapping_add(count));
+}

@@ -1,0 +1,374 @@
+//! The subscriptions of one tenant, by what has to be decided about a change once (spec: cdc-performance-notes 3.1).
+//!
+//! What comes in: where listeners belong. What goes out: the candidates of a table and an action, and who stands behind them. What
+//! always holds: subscriptions with equal role and wish are one class, those of them with equal claims are one group, so nothing is decided
+//! twice (`equal_subscriptions_are_one_class`); of filters that compare for equality only those are looked at whose value a row has
+//! (`filters_of_other_values_are_not_looked_at`); names of classes and groups are never used twice. Deliberately absent: when a
+//! placement may change: never while a batch is decided.
+
+use super::change::Action;
+use super::filter::{Checked, Filter};
+use super::wish::{Wanted, Wish};
+use crate::mail::{ClassId, GroupId, ListenerId, Seat};
+use rustc_hash::FxHashMap;
+use std::rc::Rc;
+
+/// A channel that listens, and its shard.
+pub type ListenerKey = (usize, ListenerId);
+
+/// An entry of a join that may be served.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// What it asks for.
+    pub wish: Rc<Wish>,
+    /// The role of its claims.
+    pub role: Rc<str>,
+    /// Its claims, as JSON.
+    pub claims: Rc<str>,
+    /// The tables that it was checked for, by their oids.
+    pub tables: Rc<FxHashMap<u32, Rc<Checked>>>,
+}
+
+/// See the room's documentation.
+#[derive(Debug, Default)]
+pub struct Registry {
+    listeners: FxHashMap<ListenerKey, Vec<Seat>>,
+    classes: FxHashMap<ClassId, Class>,
+    by_wish: FxHashMap<(Rc<Wish>, Rc<str>), ClassId>,
+    claims: FxHashMap<Rc<str>, Interned>,
+    /// What was made of the classes for a table.
+    tables: FxHashMap<u32, Rc<TableIndex>>,
+    last_id: u64,
+}
+
+/// Subscriptions that ask for the same with the same role.
+#[derive(Debug)]
+pub struct Class {
+    wish: Rc<Wish>,
+    role: Rc<str>,
+    tables: Rc<FxHashMap<u32, Rc<Checked>>>,
+    groups: FxHashMap<ClaimsId, Group>,
+    /// How many subscriptions it has on each shard.
+    shards: Vec<u32>,
+    /// How many it has.
+    pub size: u32,
+}
+
+/// Equal claims have equal names: they are compared once and not at every change.
+#[derive(Copy, Clone, Debug, Eq, Hash, PartialEq)]
+pub struct ClaimsId(u64);
+
+/// Those of a class that have the same claims.
+#[derive(Debug)]
+pub struct Group {
+    /// Its name.
+    pub id: GroupId,
+    /// The claims, as JSON.
+    pub claims: Rc<str>,
+    /// How many subscriptions it has.
+    pub size: u32,
+}
+
+/// Claims that somebody has, and how many groups there are with them.
+#[derive(Debug)]
+struct Interned {
+    id: ClaimsId,
+    groups: u32,
+}
+
+/// What is known of a table's subscriptions.
+#[derive(Debug, Default)]
+pub struct TableIndex {
+    /// All of its candidates.
+    pub candidates: Vec<Candidate>,
+    by_action: [ActionIndex; 3],
+}
+
+/// A class as a table's changes meet it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The class.
+    pub class: ClassId,
+    /// Its role.
+    pub role: Rc<str>,
+    /// All have to let a change pass.
+    pub filters: Rc<[Rc<Filter>]>,
+    /// The columns it asks for, sorted; none for all.
+    pub select: Option<Rc<[Box<str>]>>,
+}
+
+#[derive(Debug, Default)]
+struct ActionIndex {
+    /// Every candidate of the action.
+    all: Vec<usize>,
+    /// Those that are looked at for every row.
+    always: Vec<usize>,
+    /// Those that are for rows with one value in one column: a filter that says how values are to be written, and the candidates by value.
+    equal: Vec<(Rc<Filter>, FxHashMap<Box<str>, Vec<usize>>)>,
+}
+
+impl Registry {
+    /// Puts a listener where its entries belong, in place of where it stood. Returns its seats, one per entry.
+    pub fn place(&mut self, key: ListenerKey, entries: &[Placement]) -> Vec<Seat> {
+        self.remove(key);
+        let seats: Vec<Seat> = entries
+            .iter()
+            .zip(0..)
+            .map(|(placement, entry)| self.seat(key.0, placement, entry))
+            .collect();
+        self.listeners.insert(key, seats.clone());
+        seats
+    }
+
+    fn seat(&mut self, shard: usize, placement: &Placement, entry: u32) -> Seat {
+        let name = (Rc::clone(&placement.wish), Rc::clone(&placement.role));
+        let class_id = match self.by_wish.get(&name) {
+            Some(id) => *id,
+            None => {
+                self.last_id += 1;
+                let id = ClassId(self.last_id);
+                let class = Class {
+                    wish: Rc::clone(&placement.wish),
+                    role: Rc::clone(&placement.role),
+                    tables: Rc::clone(&placement.tables),
+                    groups: FxHashMap::default(),
+                    shards: Vec::new(),
+                    size: 0,
+                };
+                self.classes.insert(id, class);
+                self.by_wish.insert(name, id);
+                self.tables.clear();
+                id
+            }
+        };
+        let class = self
+            .classes
+            .get_mut(&class_id)
+            .expect("every name leads to a class");
+        // The last check counts for all of the class: it asked the same of the same tables.
+        if !Rc::ptr_eq(&class.tables, &placement.tables) && class.tables != placement.tables {
+            self.tables.clear();
+        }
+        class.tables = Rc::clone(&placement.tables);
+        let last_id = &mut self.last_id;
+        let mut next_id = || {
+            *last_id += 1;
+            *last_id
+        };
+        let interned = self
+            .claims
+            .entry(Rc::clone(&placement.claims))
+            .or_insert_with(|| Interned {
+                id: ClaimsId(next_id()),
+                groups: 0,
+            });
+        let group = class.groups.entry(interned.id).or_insert_with(|| {
+            interned.groups += 1;
+            Group {
+                id: GroupId(next_id()),
+                claims: Rc::clone(&placement.claims),
+                size: 0,
+            }
+        });
+        group.size += 1;
+        class.size += 1;
+        if class.shards.len() <= shard {
+            class.shards.resize(shard + 1, 0);
+        }
+        class.shards[shard] += 1;
+        Seat {
+            entry,
+            class: class_id,
+            group: group.id,
+        }
+    }
+
+    /// A listener is no more.
+    pub fn remove(&mut self, key: ListenerKey) {
+        for seat in self.listeners.remove(&key).unwrap_or_default() {
+            let Some(class) = self.classes.get_mut(&seat.class) else {
+                continue;
+            };
+            class.size -= 1;
+            class.shards[key.0] -= 1;
+            let of_seat = |(_, group): &(&ClaimsId, &mut Group)| group.id == seat.group;
+            if let Some((&claims, group)) = class.groups.iter_mut().find(of_seat) {
+                group.size -= 1;
+                if group.size == 0 {
+                    let group = class.groups.remove(&claims);
+                    group
+                        .into_iter()
+                        .for_each(|group| Self::release(&mut self.claims, &group));
+                }
+            }
+            if class.size == 0 {
+                let name = (Rc::clone(&class.wish), Rc::clone(&class.role));
+                self.by_wish.remove(&name);
+                self.classes.remove(&seat.class);
+                self.tables.clear();
+            }
+        }
+    }
+
+    fn release(claims: &mut FxHashMap<Rc<str>, Interned>, group: &Group) {
+        if let Some(interned) = claims.get_mut(&group.claims) {
+            interned.groups -= 1;
+            if interned.groups == 0 {
+                claims.remove(&group.claims);
+            }
+        }
+    }
+
+    /// Everybody who has a seat.
+    pub fn listeners(&self) -> impl Iterator<Item = ListenerKey> {
+        self.listeners.keys().copied()
+    }
+
+    /// Whether nobody has one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
+    /// How many subscriptions there are.
+    #[must_use]
+    pub fn subscriptions(&self) -> u64 {
+        self.classes
+            .values()
+            .map(|class| u64::from(class.size))
+            .sum()
+    }
+
+    /// The class of this name.
+    #[must_use]
+    pub fn class(&self, id: ClassId) -> Option<&Class> {
+        self.classes.get(&id)
+    }
+
+    /// What is known of a table's subscriptions. `name` is what the stream calls it now: who asks for a name of that kind, without a
+    /// filter that would have to be checked first, gets a table's changes from the first one on.
+    #[must_use]
+    pub fn table(&mut self, oid: u32, schema: &str, name: &str) -> Rc<TableIndex> {
+        if let Some(index) = self.tables.get(&oid) {
+            return Rc::clone(index);
+        }
+        let mut index = TableIndex::default();
+        // In the order in which they came: those of one channel among them are listed in one frame anyway.
+        let mut ids: Vec<&ClassId> = self.classes.keys().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let class = &self.classes[id];
+            let wish = &class.wish;
+            let is_unchecked =
+                || wish.filters.is_empty() && wish.select.is_none() && wish.matches(schema, name);
+            let checked = class.tables.get(&oid);
+            let (filters, select) = match checked {
+                Some(checked) => (Rc::clone(&checked.filters), checked.select.clone()),
+                None if is_unchecked() => (Rc::from([]), None),
+                None => continue,
+            };
+            let candidate = Candidate {
+                class: *id,
+                role: Rc::clone(&class.role),
+                filters,
+                select,
+            };
+            index.add(wish.wanted, candidate);
+        }
+        let index = Rc::new(index);
+        self.tables.insert(oid, Rc::clone(&index));
+        index
+    }
+
+    /// A table has another name, or is another one: what was made of the classes for it is made anew.
+    pub fn forget_table(&mut self, oid: u32) {
+        self.tables.remove(&oid);
+    }
+
+    /// Wishes that a table's name matches and that were not checked for it.
+    #[must_use]
+    pub fn has_unchecked(&self, oid: u32, schema: &str, name: &str) -> bool {
+        self.classes
+            .values()
+            .any(|class| !class.tables.contains_key(&oid) && class.wish.matches(schema, name))
+    }
+}
+
+impl Class {
+    /// Its groups by their claims.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (ClaimsId, &Group)> {
+        self.groups.iter().map(|(claims, group)| (*claims, group))
+    }
+
+    /// The shards that have subscriptions of it.
+    pub fn shards(&self) -> impl Iterator<Item = usize> {
+        let counts = self.shards.iter().enumerate();
+        counts
+            .filter(|(_, count)| **count > 0)
+            .map(|(shard, _)| shard)
+    }
+}
+
+impl TableIndex {
+    fn add(&mut self, wanted: Wanted, candidate: Candidate) {
+        let n = self.candidates.len();
+        let equal = candidate
+            .filters
+            .iter()
+            .find_map(|filter| Some((filter, filter.equality()?)));
+        for action in [Action::Insert, Action::Update, Action::Delete] {
+            if wanted != Wanted::All && wanted != Wanted::Only(action) {
+                continue;
+            }
+            let index = &mut self.by_action[action as usize];
+            index.all.push(n);
+            let Some((filter, value)) = equal else {
+                index.always.push(n);
+                continue;
+            };
+            let of_column = |one: &&mut (Rc<Filter>, _)| {
+                one.0.column() == filter.column() && one.0.type_oid() == filter.type_oid()
+            };
+            let by_value = match index.equal.iter_mut().find(of_column) {
+                Some((_, by_value)) => by_value,
+                None => {
+                    index.equal.push((Rc::clone(filter), FxHashMap::default()));
+                    let (_, by_value) = index.equal.last_mut().expect("it was pushed");
+                    by_value
+                }
+            };
+            by_value.entry(value.into()).or_default().push(n);
+        }
+        self.candidates.push(candidate);
+    }
+
+    /// Whether anybody asks for this.
+    #[must_use]
+    pub fn wants(&self, action: Action) -> bool {
+        !self.by_action[action as usize].all.is_empty()
+    }
+
+    /// Everybody who asks for this, whatever the row.
+    #[must_use]
+    pub fn all(&self, action: Action) -> &[usize] {
+        &self.by_action[action as usize].all
+    }
+
+    /// Those whom a row may be for: `value` is what it has in a filter's column, none where that is not known or NULL. Those who are left
+    /// out have a filter that does not let it pass.
+    pub fn for_row<'a>(
+        &self,
+        action: Action,
+        value: impl Fn(&Filter) -> Option<&'a str>,
+    ) -> Vec<usize> {
+        let index = &self.by_action[action as usize];
+        let mut found = index.always.clone();
+        for (filter, by_value) in &index.equal {
+            if let Some(text) = value(filter) {
+                let candidates = by_value.get(&*filter.canonical(text));
+                found.extend(candidates.into_iter().flatten());
+            }
+        }
+        found
+    }
+}

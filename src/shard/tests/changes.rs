@@ -1,0 +1,274 @@
+//! Row changes as clients see them: where the control core puts a channel, and what reaches it from there (spec: postgres-changes 6, 7).
+
+use super::database::world;
+use super::world::{Client, World, token};
+use super::{closed, fanned, pushed};
+use crate::mail::{
+    ChangeBatch, ClassId, GroupId, Listen, ListenerNews, Listeners, Listening, Mail, RowChange,
+    Run, Seat,
+};
+use crate::phoenix::subscription_id;
+use serde_json::{Value, json};
+use shards::ShardId;
+use std::sync::Arc;
+
+const TOPIC: &str = "realtime:a";
+
+/// What is asked of the control core, with the shard that asks.
+type Asked = (ShardId, Listen);
+
+impl World {
+    /// Joins with these entries; returns what the control core was told.
+    fn subscribe(
+        &mut self,
+        client: Client,
+        join_ref: &str,
+        topic: &str,
+        entries: &[Value],
+    ) -> Asked {
+        self.join(
+            client,
+            join_ref,
+            topic,
+            &json!({"postgres_changes": entries}),
+        );
+        let reads = self.reads(client);
+        assert_eq!(reads[0][4]["status"], "ok", "{reads:?}");
+        self.listens().pop().expect("the channel listens")
+    }
+
+    /// What the control core was told of listeners since it was asked last.
+    fn listens(&mut self) -> Vec<Asked> {
+        self.run();
+        std::mem::take(&mut self.listens)
+    }
+
+    /// How often it was told that somebody listens no more.
+    fn unlistens(&mut self) -> usize {
+        self.run();
+        let is_it = |letter: &&Mail| matches!(letter, Mail::Unlisten { .. });
+        self.letters.iter().filter(is_it).count()
+    }
+
+    /// Seats a channel: class and group of each entry.
+    fn seat(&mut self, (shard, listen): &Asked, seats: &[(u64, u64)], news: Option<ListenerNews>) {
+        let seats = seats.iter().zip(0..).map(|((class, group), entry)| Seat {
+            entry,
+            class: ClassId(*class),
+            group: GroupId(*group),
+        });
+        let listening = Listening {
+            listener: listen.listener,
+            seats: Some(seats.collect()),
+            news,
+        };
+        self.sim
+            .control
+            .send(*shard, Mail::Listening(Box::new(listening)));
+        self.run();
+    }
+
+    fn change(&mut self, runs: Vec<Run>) {
+        let batch = Arc::new(ChangeBatch { runs, room: None });
+        self.tell(|| Mail::Changes(Arc::clone(&batch)));
+    }
+}
+
+fn whole(class: u64) -> Listeners {
+    Listeners {
+        class: ClassId(class),
+        groups: None,
+    }
+}
+
+fn part(class: u64, groups: &[u64]) -> Listeners {
+    Listeners {
+        class: ClassId(class),
+        groups: Some(groups.iter().map(|group| GroupId(*group)).collect()),
+    }
+}
+
+fn run(audience: Vec<Listeners>, changes: &[(&'static str, u32)]) -> Run {
+    let changes = changes.iter().map(|(event, n)| RowChange {
+        event,
+        data: format!("{{\"n\":{n}}}").into(),
+    });
+    Run {
+        audience,
+        changes: changes.collect(),
+    }
+}
+
+fn entry(table: &str) -> Value {
+    json!({"event": "*", "schema": "public", "table": table})
+}
+
+fn id_of(table: &str) -> u32 {
+    subscription_id(&entry(table).to_string())
+}
+
+fn change_of(topic: &str, tables: &[&str], n: u32) -> Value {
+    let ids: Vec<u32> = tables.iter().map(|table| id_of(table)).collect();
+    fanned(
+        topic,
+        "postgres_changes",
+        &json!({"ids": ids, "data": {"n": n}}),
+    )
+}
+
+#[test]
+fn entries_of_a_channel_share_a_frame() {
+    let mut world = world(2);
+    let client = world.connect(1, 2);
+    let asked = world.subscribe(client, "1", TOPIC, &[entry("x"), entry("y"), entry("x")]);
+    assert_eq!(asked.0, super::shard_id(1));
+    assert_eq!(asked.1.entries.len(), 3);
+    assert!(!asked.1.is_refresh);
+    world.seat(&asked, &[(1, 10), (2, 20), (1, 10)], None);
+    world.change(vec![
+        run(
+            vec![whole(1), part(2, &[20])],
+            &[("INSERT", 1), ("UPDATE", 2)],
+        ),
+        run(vec![whole(2)], &[("DELETE", 3)]),
+        run(vec![part(1, &[11]), whole(3)], &[("INSERT", 4)]),
+    ]);
+    let expected = [
+        change_of(TOPIC, &["x", "y", "x"], 1),
+        change_of(TOPIC, &["x", "y", "x"], 2),
+        change_of(TOPIC, &["y"], 3),
+    ];
+    assert_eq!(world.reads(client), expected);
+}
+
+#[test]
+fn equal_listeners_share_a_buffer() {
+    let mut world = world(1);
+    let (one, other, old, away) = (
+        world.connect(0, 2),
+        world.connect(0, 2),
+        world.connect(0, 1),
+        world.connect(0, 2),
+    );
+    for client in [one, other, old] {
+        let asked = world.subscribe(client, "1", TOPIC, &[entry("x")]);
+        world.seat(&asked, &[(1, 10)], None);
+    }
+    let asked = world.subscribe(away, "1", "realtime:b", &[entry("x")]);
+    world.seat(&asked, &[(1, 11)], None);
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 1)])]);
+    for client in [one, other] {
+        assert_eq!(world.reads(client), [change_of(TOPIC, &["x"], 1)]);
+    }
+    assert_eq!(world.reads(away), [change_of("realtime:b", &["x"], 1)]);
+    let payload = json!({"ids": [id_of("x")], "data": {"n": 1}});
+    let expected = super::push(
+        1,
+        [Value::Null, Value::Null],
+        TOPIC,
+        "postgres_changes",
+        &payload,
+    );
+    assert_eq!(world.reads(old), [expected]);
+    let made = world
+        .shards()
+        .map(|shard| shard.channels().fanout.changes.buffers_made());
+    assert_eq!(made.sum::<u64>(), 3, "one for each serializer and topic");
+}
+
+#[test]
+fn a_topic_that_is_the_subscription_is_answered_the_way_of_old() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let topic = "realtime:public:x";
+    world.send(
+        client,
+        &json!(["1", "1", topic, "phx_join", {"user_token": token(3600)}]),
+    );
+    world.reads(client);
+    let asked = world.listens().pop().expect("the channel listens");
+    assert_eq!(*asked.1.entries[0], *r#"{"schema":"public","table":"x"}"#);
+    world.seat(&asked, &[(1, 10)], None);
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 1), ("DELETE", 2)])]);
+    let expected = [
+        fanned(topic, "INSERT", &json!({"n": 1})),
+        fanned(topic, "DELETE", &json!({"n": 2})),
+    ];
+    assert_eq!(world.reads(client), expected);
+}
+
+#[test]
+fn news_are_messages_of_the_channel() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let asked = world.subscribe(client, "7", TOPIC, &[entry("x")]);
+    let news = |is_ok, message: &str| {
+        Some(ListenerNews {
+            is_ok,
+            message: message.into(),
+        })
+    };
+    world.seat(&asked, &[(1, 10)], news(true, "fine"));
+    world.seat(&asked, &[], news(false, "not \"fine\""));
+    let system = |status: &str, message: &str| {
+        let payload = json!({"extension": "postgres_changes", "status": status, "message": message, "channel": "a"});
+        pushed("7", TOPIC, "system", &payload)
+    };
+    let expected = [system("ok", "fine"), system("error", "not \"fine\"")];
+    assert_eq!(world.reads(client), expected);
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 1)])]);
+    assert!(world.reads(client).is_empty(), "it stands nowhere any more");
+}
+
+#[test]
+fn whoever_leaves_hears_nothing_more_and_the_control_core_is_told() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let first = world.subscribe(client, "1", TOPIC, &[entry("x")]);
+    world.seat(&first, &[(1, 10)], None);
+    world.send(client, &json!(["1", "2", TOPIC, "phx_leave", {}]));
+    world.run();
+    assert_eq!(world.unlistens(), 1);
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 1)])]);
+    let reads = world.reads(client);
+    assert_eq!(reads.last(), Some(&closed("1", TOPIC)), "{reads:?}");
+    // The next channel has the place of the one before, and nothing of what is said to that one.
+    let second = world.subscribe(client, "3", TOPIC, &[entry("x")]);
+    assert_eq!(second.1.listener.index, first.1.listener.index);
+    world.seat(&first, &[(1, 10)], None);
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 2)])]);
+    assert!(world.reads(client).is_empty());
+    world.reset(client);
+    world.run();
+    assert_eq!(world.unlistens(), 2);
+    assert!(
+        world
+            .shards()
+            .all(|shard| shard.channels().fanout.changes.is_empty())
+    );
+}
+
+#[test]
+fn a_new_token_is_told_and_a_new_seat_replaces_the_old_one() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let asked = world.subscribe(client, "1", TOPIC, &[entry("x")]);
+    world.seat(&asked, &[(1, 10)], None);
+    let newer = json!(["1", "2", TOPIC, "access_token", {"access_token": token(7200)}]);
+    world.send(client, &newer);
+    let again = world
+        .listens()
+        .pop()
+        .expect("it listens with the new token");
+    assert!(again.1.is_refresh);
+    assert_eq!(again.1.listener, asked.1.listener);
+    assert_ne!(again.1.claims, asked.1.claims);
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 1)])]);
+    world.seat(&again, &[(1, 12)], None);
+    world.change(vec![
+        run(vec![part(1, &[10])], &[("INSERT", 2)]),
+        run(vec![part(1, &[12])], &[("INSERT", 3)]),
+    ]);
+    let expected = [1, 3].map(|n| change_of(TOPIC, &["x"], n));
+    assert_eq!(world.reads(client), expected);
+}

@@ -63,6 +63,8 @@ struct Moment {
     cpu: FamilyCpu,
     received: u64,
     at_ns: u64,
+    /// What each process is there for.
+    names: BTreeMap<u32, String>,
 }
 
 impl Watch {
@@ -112,7 +114,7 @@ impl Watch {
             }
         }
         let cpu = match (first, last) {
-            (Some(first), Some(last)) => self.cpu_between(&first, &last),
+            (Some(first), Some(last)) => Some(cpu_between(&first, &last)),
             _ => None,
         };
         thread::sleep(SETTLE);
@@ -129,25 +131,26 @@ impl Watch {
             received: board.received(),
             at_ns: crate::clock::now_ns(),
             cpu: FamilyCpu::read(postgres.postmaster),
+            // While the run lasts: processes that have ended have no name any more.
+            names: names(&postgres.database).unwrap_or_default(),
         })
     }
+}
 
-    fn cpu_between(&self, first: &Moment, last: &Moment) -> Option<PostgresCpu> {
-        let postgres = self.postgres.as_ref()?;
-        let names = names(&postgres.database).unwrap_or_default();
-        let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
-        for (pid, ns) in last.cpu.since(&first.cpu) {
-            let name = names.get(&pid).map_or("another process", |name| name);
-            *by_name.entry(name.to_owned()).or_default() += ns;
-        }
-        let mut by_name: Vec<_> = by_name.into_iter().filter(|(_, ns)| *ns > 0).collect();
-        by_name.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
-        Some(PostgresCpu {
-            total_ns: last.cpu.total_since(&first.cpu),
-            by_name,
-            received: last.received - first.received,
-            wall_ns: last.at_ns - first.at_ns,
-        })
+fn cpu_between(first: &Moment, last: &Moment) -> PostgresCpu {
+    let mut by_name: BTreeMap<String, u64> = BTreeMap::new();
+    for (pid, ns) in last.cpu.since(&first.cpu) {
+        let name = last.names.get(&pid).or_else(|| first.names.get(&pid));
+        let name = name.map_or("another process", |name| name);
+        *by_name.entry(name.to_owned()).or_default() += ns;
+    }
+    let mut by_name: Vec<_> = by_name.into_iter().filter(|(_, ns)| *ns > 0).collect();
+    by_name.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
+    PostgresCpu {
+        total_ns: last.cpu.total_since(&first.cpu),
+        by_name,
+        received: last.received - first.received,
+        wall_ns: last.at_ns - first.at_ns,
     }
 }
 

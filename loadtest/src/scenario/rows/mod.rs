@@ -155,14 +155,15 @@ pub(super) fn run(
         seconds: pace.seconds,
     };
     let mut run = fanout::run(&load, bench, board, threads)?;
-    let written: io::Result<Vec<Written>> = writers
+    let written: io::Result<Vec<_>> = writers
         .into_iter()
         .map(|writer| {
             let panicked = |_| io::Error::other("a writer panicked");
             writer.join().map_err(panicked)?
         })
         .collect();
-    describe(pace, written?, &mut run);
+    let written = written?.into_iter().map(|(written, _)| written).collect();
+    describe(pace, written, &mut run);
     Ok(run)
 }
 

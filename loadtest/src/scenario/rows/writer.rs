@@ -131,15 +131,16 @@ impl Writer {
         }
     }
 
-    /// Writes until the load is over.
-    pub(super) fn work(mut self) -> Written {
+    /// Writes until the load is over. The table comes back: its connection must not end before
+    /// everything has been measured.
+    pub(super) fn work(mut self) -> (Written, Box<dyn Table>) {
         while !self.board.is_at_least(Phase::WarmUp) {
             thread::sleep(LOOK);
         }
         if let Err(problem) = self.write_all() {
             self.written.problems.push(problem);
         }
-        self.written
+        (self.written, self.table)
     }
 
     fn write_all(&mut self) -> Result<(), String> {

@@ -81,7 +81,10 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
-    ("values", values::TESTS),
+    ("values", values::asked::TESTS),
+    ("values", values::documents::TESTS),
+    ("values", values::made::TESTS),
+    ("values", values::simple::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -95,6 +95,10 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::rows::TESTS),
     ("values", values::TESTS),
     ("visibility", visibility::TESTS),
+    ("values", values::asked::TESTS),
+    ("values", values::documents::TESTS),
+    ("values", values::made::TESTS),
+    ("values", values::simple::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

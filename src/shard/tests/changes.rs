@@ -33,7 +33,11 @@ impl World {
             &json!({"postgres_changes": entries}),
         );
         let reads = self.reads(client);
-        assert_eq!(reads[0][4]["status"], "ok", "{reads:?}");
+        let status = match &reads[0] {
+            Value::Array(message) => &message[4]["status"],
+            message => &message["payload"]["status"],
+        };
+        assert_eq!(status, "ok", "{reads:?}");
         self.listens().pop().expect("the channel listens")
     }
 

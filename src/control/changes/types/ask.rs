@@ -35,8 +35,9 @@ async fn ask_type(
     );
     let mut answers: Vec<Option<Box<str>>> = vec![None; texts.len()];
     // Parts that are still to be asked, each from one place up to another.
-    let mut waiting = vec![0..texts.len()];
-    while let Some(part) = waiting.pop() {
+    let mut waiting = vec![(0, texts.len())];
+    while let Some((start, end)) = waiting.pop() {
+        let part = start..end;
         if part.is_empty() {
             continue;
         }
@@ -51,8 +52,8 @@ async fn ask_type(
             Err(error) if !is_about_a_value(&error) => return Err(error),
             Err(_) if part.len() == 1 => {}
             Err(_) => {
-                let middle = part.start + part.len() / 2;
-                waiting.extend([part.start..middle, middle..part.end]);
+                let middle = start + part.len() / 2;
+                waiting.extend([(start, middle), (middle, end)]);
             }
         }
     }

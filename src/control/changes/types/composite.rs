@@ -107,6 +107,7 @@ mod tests {
             r#"(a"b)"#,
             r"(a\b)",
             r#"("a\b")"#,
+            r#"("a\,b)"#,
             "(()",
         ] {
             assert_eq!(fields(text), Err(Malformed), "{text}");

@@ -1,0 +1,133 @@
+//! Values whose JSON only the database knows.
+
+use std::sync::Arc;
+
+use realtime::control::changes::types::{Malformed, ask_json};
+
+use super::{World, json};
+use crate::postgres::Cluster;
+
+tests![
+    values_that_only_postgresql_knows_are_asked,
+    one_bad_value_costs_no_other,
+];
+
+async fn values_that_only_postgresql_knows_are_asked(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world
+        .run(
+            "create extension hstore; create extension citext;
+            create domain tags as hstore;
+            create type tagged as (id int, tags hstore);
+            create type shade as enum ('light', 'dark');
+            create function shade_json(shade) returns json language sql immutable as $$ select json_build_object('shade', $1::text) $$;
+            create cast (shade as json) with function shade_json(shade);
+            create type tone as enum ('high', 'low');
+            create cast (tone as json) with inout;
+            create type odd as enum ('a');
+            create function odd_jsonb(odd) returns jsonb language sql immutable as $$ select '1'::jsonb $$;
+            create cast (odd as jsonb) with function odd_jsonb(odd)",
+        )
+        .await;
+    for (of, literal) in [
+        ("hstore", r#"a=>1, "b c"=>NULL, "q\""=>"x""#),
+        ("hstore[]", r#"{"a=>1",null}"#),
+        ("tags", "a=>1"),
+        ("tagged", "(1,\"a=>1\")"),
+        ("tagged[]", "{\"(1,a=>1)\"}"),
+        ("shade", "dark"),
+        ("shade[]", "{light,dark}"),
+    ] {
+        let query = format!(
+            "select format('%s', $1::text::{of}), to_jsonb($1::text::{of})::text, '{of}'::regtype::oid"
+        );
+        let row = world
+            .connection
+            .client
+            .query_one(&query, &[&literal])
+            .await
+            .expect("it can be read");
+        let (text, expected, oid): (String, String, u32) = (row.get(0), row.get(1), row.get(2));
+        world
+            .types
+            .load(&world.connection.client, &[oid])
+            .await
+            .expect("types can be read");
+        let of = world.types.get(oid).expect("it was loaded");
+        assert!(of.needs_asking(), "{}", of.name);
+        assert_eq!(json(&of, &text), Err(Malformed));
+        let answers = ask_json(&world.connection.client, &[(&of, vec![&text, &text])])
+            .await
+            .expect("it can be asked");
+        let expected = Some(expected.into_boxed_str());
+        assert_eq!(answers, [vec![expected.clone(), expected]], "{}", of.name);
+    }
+    // Casts without a function, and those to jsonb, do not count.
+    for (of, literal) in [
+        ("citext", "Ab\"c"),
+        ("citext[]", "{Ab,\"\\\"\"}"),
+        ("tone", "high"),
+        ("odd", "a"),
+    ] {
+        world.literals(of, &[literal]).await;
+    }
+}
+
+async fn one_bad_value_costs_no_other(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world
+        .run(
+            "create type level as enum ('1', '2', 'bad');
+            create function level_json(level) returns json language sql immutable as $$ select to_json($1::text::int) $$;
+            create cast (level as json) with function level_json(level)",
+        )
+        .await;
+    let row = world
+        .connection
+        .client
+        .query_one("select 'level'::regtype::oid", &[])
+        .await
+        .expect("it is there");
+    let oid: u32 = row.get(0);
+    world
+        .types
+        .load(&world.connection.client, &[oid])
+        .await
+        .expect("types can be read");
+    let of = world.types.get(oid).expect("it was loaded");
+    let texts = ["1", "2", "bad", "1", "no such level", "2", "2"];
+    let answers = ask_json(
+        &world.connection.client,
+        &[(&of, texts.to_vec()), (&of, vec![]), (&of, vec!["2"])],
+    )
+    .await;
+    let answers = answers.expect("it can be asked");
+    let shown: Vec<Vec<Option<&str>>> = answers
+        .iter()
+        .map(|of| of.iter().map(Option::as_deref).collect())
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            vec![
+                Some("1"),
+                Some("2"),
+                None,
+                Some("1"),
+                None,
+                Some("2"),
+                Some("2")
+            ],
+            vec![],
+            vec![Some("2")]
+        ]
+    );
+    world.run("set statement_timeout = '100ms'; create or replace function level_json(level) returns json language plpgsql as
+        $$ begin perform pg_sleep(60); return '1'; end $$").await;
+    let answers = ask_json(&world.connection.client, &[(&of, vec!["1", "2"])]).await;
+    let error = answers.expect_err("it takes too long, however few are asked at once");
+    assert_eq!(
+        error.code().map(|code| code.code().to_owned()).as_deref(),
+        Some("57014")
+    );
+}

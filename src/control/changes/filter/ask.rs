@@ -51,8 +51,10 @@ pub async fn ask(
         }
     }
     let answers = questions.iter().map(|(filter, values)| {
-        let passes = |value: &Box<str>| passed.contains(&(&**filter, filter.asked_as(value)));
-        values.iter().map(passes).collect()
+        let texts = values.iter().map(|value| filter.asked_as(value));
+        texts
+            .map(|text| passed.contains(&(&**filter, text)))
+            .collect()
     });
     Ok(answers.collect())
 }

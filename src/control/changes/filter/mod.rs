@@ -23,8 +23,8 @@
 //! `eq.\xdeadbeef` does not. A `char(n)` is compared whole.
 
 mod form;
-pub mod check;
 pub mod ask;
+pub mod check;
 
 pub use ask::ask;
 pub use check::{CheckError, Checked, check};

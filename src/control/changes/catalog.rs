@@ -285,10 +285,16 @@ struct Said<'a> {
     name: Box<str>,
     is_rls_enabled: bool,
     columns: Option<Vec<SaidColumn>>,
-    key: Option<Vec<(Box<str>, Box<str>, Box<str>, bool)>>,
+    key: Option<Vec<SaidPart>>,
     #[serde(borrow)]
-    roles: Option<Vec<(Box<str>, bool, bool, Option<&'a str>)>>,
+    roles: Option<Vec<SaidRole<'a>>>,
 }
+
+/// Column, type, equality, whether that is leakproof.
+type SaidPart = (Box<str>, Box<str>, Box<str>, bool);
+
+/// Name, whether it exists, whether it sees all rows, a digit for each column: 1 for one that it may select.
+type SaidRole<'a> = (Box<str>, bool, bool, Option<&'a str>);
 
 /// Name, number, type, its modifier, its name, whether its collation is deterministic.
 type SaidColumn = (Box<str>, i16, u32, i32, Box<str>, bool);

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::cell::RefCell;
 use std::rc::Rc;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row, Statement};
 
 /// A table at the moment it was asked for.
@@ -164,7 +164,17 @@ impl Catalog {
                 statement
             }
         };
-        client.query(&statement, &[&oids, &of, &roles]).await
+        // With a plan of its own for each call, planning would take longer than the answer. Enqueued in one poll, as everything that
+        // shares a connection with others.
+        let parameters: [&(dyn ToSql + Sync); 3] = [&oids, &of, &roles];
+        let (begun, rows, _) = tokio::join!(
+            biased;
+            client.batch_execute("begin; set local plan_cache_mode = force_generic_plan"),
+            client.query(&statement, &parameters),
+            client.batch_execute("commit"),
+        );
+        begun?;
+        rows
     }
 
     fn read(&self, row: &Row) -> Result<(u32, Rc<TableNow>), Error> {
@@ -234,18 +244,18 @@ const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
         from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid \
         left join pg_catalog.pg_collation l on l.oid = a.attcollation \
         where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), \
-    'key', (select pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, \
-            pg_catalog.format('%I.%I', tn.nspname, t.typname), \
-            pg_catalog.format('operator(%I.%s)', pn.nspname, o.oprname), p.proleakproof) order by k.place) \
-        from pg_catalog.pg_index i \
-        cross join lateral pg_catalog.generate_series(0, i.indnkeyatts - 1) k(place) \
-        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[k.place] \
-        join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace \
-        join pg_catalog.pg_opclass s on s.oid = i.indclass[k.place] \
-        join pg_catalog.pg_amop m on m.amopfamily = s.opcfamily and m.amoplefttype = s.opcintype \
-            and m.amoprighttype = s.opcintype and m.amopstrategy = 3 \
-        join pg_catalog.pg_operator o on o.oid = m.amopopr join pg_catalog.pg_namespace pn on pn.oid = o.oprnamespace \
-        join pg_catalog.pg_proc p on p.oid = o.oprcode \
+    'key', (select pg_catalog.json_agg(q.part order by k.place) \
+        from pg_catalog.pg_index i cross join lateral pg_catalog.generate_series(0, i.indnkeyatts - 1) k(place) \
+        cross join lateral (select pg_catalog.json_build_array(a.attname, pg_catalog.format('%I.%I', tn.nspname, t.typname), \
+                pg_catalog.format('operator(%I.%s)', pn.nspname, o.oprname), p.proleakproof) as part \
+            from pg_catalog.pg_attribute a \
+            join pg_catalog.pg_type t on t.oid = a.atttypid join pg_catalog.pg_namespace tn on tn.oid = t.typnamespace \
+            join pg_catalog.pg_opclass s on s.oid = i.indclass[k.place] \
+            join pg_catalog.pg_amop m on m.amopfamily = s.opcfamily and m.amoplefttype = s.opcintype \
+                and m.amoprighttype = s.opcintype and m.amopstrategy = 3 \
+            join pg_catalog.pg_operator o on o.oid = m.amopopr join pg_catalog.pg_namespace pn on pn.oid = o.oprnamespace \
+            join pg_catalog.pg_proc p on p.oid = o.oprcode \
+            where a.attrelid = c.oid and a.attnum = i.indkey[k.place] limit 1) q \
         where i.indrelid = c.oid and i.indisprimary), \
     'roles', (select pg_catalog.json_agg(pg_catalog.json_build_array(w.role, r.oid is not null, \
             r.oid is not null and (not c.relrowsecurity or (not r.rolsuper and r.rolname <> session_user \
@@ -254,7 +264,7 @@ const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
             (select pg_catalog.string_agg(case when pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'select') then '1' else '0' end, '' \
                 order by a.attnum) \
              from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)) order by w.role) \
-        from pg_catalog.unnest($2, $3) w(of, role) left join pg_catalog.pg_roles r on r.rolname = w.role \
+        from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3)) w(of, role) left join pg_catalog.pg_roles r on r.rolname = w.role \
         where w.of = c.oid))::pg_catalog.text \
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
     where c.oid = any($1) and c.relkind in ('r', 'p')";
@@ -275,10 +285,16 @@ struct Said<'a> {
     name: Box<str>,
     is_rls_enabled: bool,
     columns: Option<Vec<SaidColumn>>,
-    key: Option<Vec<(Box<str>, Box<str>, Box<str>, bool)>>,
+    key: Option<Vec<SaidPart>>,
     #[serde(borrow)]
-    roles: Option<Vec<(Box<str>, bool, bool, Option<&'a str>)>>,
+    roles: Option<Vec<SaidRole<'a>>>,
 }
+
+/// Column, type, equality, whether that is leakproof.
+type SaidPart = (Box<str>, Box<str>, Box<str>, bool);
+
+/// Name, whether it exists, whether it sees all rows, a digit for each column: 1 for one that it may select.
+type SaidRole<'a> = (Box<str>, bool, bool, Option<&'a str>);
 
 /// Name, number, type, its modifier, its name, whether its collation is deterministic.
 type SaidColumn = (Box<str>, i16, u32, i32, Box<str>, bool);

@@ -165,8 +165,8 @@ mod tests {
                 let check = &checks[entry.check];
                 assert!(Rc::ptr_eq(&check.table, &first.table) && check.role == first.role);
                 assert!(entry.to - entry.from <= limits::VISIBILITY_KEYS_MAX);
-                for key in entry.from..entry.to {
-                    seen[entry.check][key] += 1;
+                for times in &mut seen[entry.check][entry.from..entry.to] {
+                    *times += 1;
                 }
             }
         }

@@ -97,7 +97,7 @@ async fn compare(reader: &mut Reader, breaks: impl AsyncFn(&Access)) {
                 reader.take(word);
                 words += 1;
                 // As often in the middle of a transaction as at its end, and sometimes long after.
-                if words % 7 == 0 && words % 100 > 20 {
+                if words.is_multiple_of(7) && words % 100 > 20 {
                     reader.finish();
                 }
             }

@@ -25,7 +25,7 @@ impl Backoff {
         Self {
             quick_left: limits::REPLICATION_QUICK_RESTARTS,
             // Spread, it is the shortest at least.
-            pause: pause_min * 2,
+            pause: pause_min.saturating_mul(2),
             pause_min,
             pause_max,
         }
@@ -46,14 +46,14 @@ impl Backoff {
     /// Whether something may be tried at once; that is used up then.
     pub fn may_hurry(&mut self) -> bool {
         let may = self.quick_left > 0;
-        self.quick_left -= u32::from(may);
+        self.quick_left = self.quick_left.saturating_sub(u32::from(may));
         may
     }
 
     /// An attempt has failed. Returns the pause before the next one.
     pub fn failed(&mut self) -> Duration {
         let pause = jittered(self.pause);
-        self.pause = (self.pause * 2).min(self.pause_max);
+        self.pause = self.pause.saturating_mul(2).min(self.pause_max);
         pause
     }
 }

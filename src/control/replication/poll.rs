@@ -141,6 +141,11 @@ impl Poll {
         self.confirmed = self.confirmed.max(position);
     }
 
+    /// Returns when the connection is closed, by whomever.
+    pub async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
     /// What has to be confirmed before anything new is read, where it stays until then.
     #[must_use]
     pub fn awaited(&self) -> Option<Lsn> {

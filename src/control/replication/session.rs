@@ -140,6 +140,14 @@ impl Changes {
         }
     }
 
+    /// Returns when a connection that is not listened to is closed; never for a stream, which is listened to all the time.
+    pub async fn closed(&self) {
+        match self {
+            Self::Stream(_) => std::future::pending().await,
+            Self::Poll(poll) => poll.closed().await,
+        }
+    }
+
     /// What has to be confirmed before [`Changes::next`] is called again; none where it need not wait.
     #[must_use]
     pub fn awaited(&self) -> Option<Lsn> {

@@ -158,10 +158,24 @@ impl Reader {
         self.taken.clone()
     }
 
-    /// Takes words until the row of this number comes, everything done at once.
-    pub async fn dispatch_until(&mut self, last: u64) {
-        while self.dispatched.last() != Some(&last) {
+    /// Takes words up to the end of the transaction, and everything is done.
+    pub async fn finish_transaction(&mut self) {
+        loop {
             let word = self.word().await;
+            let is_over = matches!(word, Word::Commit(..));
+            self.take(word);
+            if is_over {
+                return self.finish();
+            }
+        }
+    }
+
+    /// Takes words up to the end of the transaction whose last row has this number, everything done at once.
+    pub async fn dispatch_until(&mut self, last: u64) {
+        let mut is_over = false;
+        while self.dispatched.last() != Some(&last) || !is_over {
+            let word = self.word().await;
+            is_over = matches!(word, Word::Commit(..));
             self.take(word);
             self.finish();
         }
@@ -219,7 +233,7 @@ pub async fn kill(client: &tokio_postgres::Client) -> bool {
     let rows = client
         .query(
             "select pg_terminate_backend(pid) from pg_stat_activity \
-             where application_name = 'realtime_changes_replication' and datname = current_database()",
+             where application_name = 'realtime_changes_reader' and datname = current_database()",
             &[],
         )
         .await;

@@ -62,7 +62,11 @@ async fn slot_of_a_dead_owner_is_taken_over(cluster: Arc<Cluster>) {
     second.finish();
     // The other one was not dead, and knows that it has missed something.
     let mut first = first;
-    assert!(first.gap().await.contains("somebody else"));
+    let text = first.gap().await;
+    assert!(
+        text.contains("somebody else") || text.contains("gone"),
+        "{text}"
+    );
 }
 
 async fn slot_that_is_dropped_by_somebody_is_a_gap(cluster: Arc<Cluster>) {
@@ -125,13 +129,11 @@ async fn slot_that_the_database_invalidates_is_a_gap(_: Arc<Cluster>) {
     assert_eq!(reader.world.logged("max_slot_wal_keep_size is -1"), 0);
     reader.insert(1..=1).await;
     assert_eq!(reader.take_rows(1).await, [1]);
-    for _ in 0..3 {
-        reader
-            .sql("insert into other select n, repeat('x', 1000) from generate_series(1, 20000) n")
-            .await;
-        reader.sql("select pg_switch_wal()").await;
-        reader.sql("checkpoint").await;
-    }
+    reader
+        .sql("insert into other select n, repeat('x', 1000) from generate_series(1, 40000) n")
+        .await;
+    reader.sql("select pg_switch_wal()").await;
+    reader.sql("checkpoint").await;
     reader.gap().await;
     assert!(reader.up().await);
     reader.insert(2..=2).await;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How the connections that read slots show in the database.
-pub(super) const APPLICATION_NAME: &str = "realtime_changes_replication";
+pub(super) const APPLICATION_NAME: &str = "realtime_changes_reader";
 
 /// What a source does just now.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -274,7 +274,10 @@ impl Life {
     async fn pump(&self, mut changes: Changes) -> Fault {
         loop {
             if let Some(position) = changes.awaited() {
-                self.queue.reaches(position).await;
+                tokio::select! {
+                    () = self.queue.reaches(position) => {}
+                    () = changes.closed() => return Fault::Broken("the connection is closed".to_owned()),
+                }
             }
             changes.confirm(self.queue.position_done());
             let event = match &mut changes {

@@ -236,7 +236,7 @@ const KEPT: &[&str] = &[
 ];
 
 /// A debug build on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn copy_lines(output: impl std::io::Read, mut file: File, listening: &Sender<()>) {
     for line in BufReader::new(output).split(b'\n') {

@@ -302,12 +302,13 @@ async fn a_connection_that_does_not_answer_is_replaced(cluster: Arc<Cluster>) {
 
 async fn a_database_that_hangs_up_at_once_is_not_hammered(cluster: Arc<Cluster>) {
     let database = cluster.database(Kind::Empty);
+    let pool = pool(database.settings()).await;
+    // From now on it lets everybody in, and soon out again.
     database.sql(&format!(
-        "alter database {} set idle_session_timeout = '100ms'",
+        "alter database {} set idle_session_timeout = '100ms'; \
+         select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
         database.name
     ));
-    // It lets everybody in, and soon out again.
-    let pool = pool(database.settings()).await;
     let mut down = pool.down_since();
     let begin = clock::now();
     let mut losses = 0;

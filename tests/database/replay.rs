@@ -1,7 +1,6 @@
 //! Replay, asked of a real database: every recorded case, every kind of payload, and the end of patience.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use realtime::control::clock;
 use realtime::control::messages::replay;
@@ -11,6 +10,7 @@ use serde_json::json;
 
 use crate::asking::{World, state_of, vectors};
 use crate::postgres::{ADMIN, Cluster};
+use crate::world::PATIENCE;
 
 tests![
     replay_selects_what_the_original_selected,
@@ -121,10 +121,7 @@ async fn replay_is_given_up_in_time(cluster: Arc<Cluster>) {
     let outcome = replay(&lease, "t", 0, 25).await;
     assert!(matches!(outcome, Err(AskError::Canceled(_))), "{outcome:?}");
     let waited = clock::now().duration_since(start);
-    assert!(
-        waited < limits::REPLAY_TIMEOUT + Duration::from_secs(2),
-        "{waited:?}"
-    );
+    assert!(waited < limits::REPLAY_TIMEOUT + PATIENCE, "{waited:?}");
     other
         .batch_execute("rollback")
         .await

@@ -126,8 +126,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("IDLE_TIMEOUT_MS", "3600000"),
 ];
 
-/// No query, no connection and no refusal in between: a debug build on a busy machine.
-const PROMPTLY: Duration = Duration::from_secs(5);
+/// No query, no connection and no refusal in between: a debug build on a busy machine. Less than any timeout of the server's.
+const PROMPTLY: Duration = Duration::from_secs(9);
 
 fn tenant_of(external_id: &str, database: &Database) -> Value {
     let attributes = json!({

@@ -37,6 +37,7 @@ mod asking;
 mod changes;
 mod connect;
 mod dev;
+mod dice;
 mod faults;
 mod harness;
 mod janitor;
@@ -68,6 +69,10 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
+    ("faults", faults::changes::crashes::TESTS),
+    ("faults", faults::changes::ends::TESTS),
+    ("faults", faults::changes::publication::TESTS),
+    ("faults", faults::changes::slots::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
     ("harness", harness::TESTS),

@@ -3,9 +3,11 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 
-import { Presence, Socket } from 'phoenix'
+import { Presence } from 'phoenix'
 
 import { Inbox, LIBRARY_TIMEOUT_MS, Server, token, trackedTransport, within } from './support.js'
+import { VERSIONS, answer, connectTo } from './phoenix.js'
+import { Inbox, Server } from './support.js'
 
 let server
 before(async () => (server = await Server.start()))
@@ -35,6 +37,7 @@ function answer(push) {
   })
   return within(answered, 'an answer')
 }
+const connect = (version) => connectTo(server, version)
 
 for (const version of Object.keys(VERSIONS)) {
   test(`phoenix ${version}: join, push, leave`, async () => {

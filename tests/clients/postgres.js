@@ -1,5 +1,5 @@
-// A PostgreSQL for tests with private channels: a cluster of their own with one database, which holds what a Supabase project's
-// does. It is started by tests/database/cluster, and gone with this process.
+// A PostgreSQL for the tests that need one: a cluster of their own with a database `app`, which holds what a Supabase project's
+// does; more of them can be made. It is started by tests/database/cluster, and gone with this process.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { dirname, join } from 'node:path'
@@ -15,30 +15,38 @@ export class Postgres {
     const postgres = new Postgres()
     // The script stops the cluster at the end of its input.
     postgres.script = spawn(SCRIPT, ['supabase_admin'], { stdio: ['pipe', 'pipe', 'inherit'] })
-    const lines = createInterface({ input: postgres.script.stdout })[Symbol.asyncIterator]()
-    const answer = async (what) => (await within(lines.next(), what, 120_000)).value?.split(' ') ?? []
-    const [ready, port, folder, bin] = await answer('PostgreSQL to start')
+    postgres.lines = createInterface({ input: postgres.script.stdout })[Symbol.asyncIterator]()
+    const [ready, port, folder, bin] = await postgres.answer('PostgreSQL to start')
     if (ready !== 'ready') throw new Error('PostgreSQL does not start')
     Object.assign(postgres, { port, folder, bin })
-    postgres.script.stdin.write('project app\n')
-    const [project] = await answer('the database')
-    if (project !== 'project') throw new Error('the database cannot be made')
+    await postgres.project('app')
     return postgres
   }
 
+  async answer(what) {
+    return (await within(this.lines.next(), what, 120_000)).value?.split(' ') ?? []
+  }
+
+  /** Makes a database like a Supabase project's. */
+  async project(name) {
+    this.script.stdin.write(`project ${name}\n`)
+    const [project] = await this.answer('the database')
+    if (project !== 'project') throw new Error(`the database ${name} cannot be made`)
+  }
+
   /** Runs statements as the superuser; what they select comes back as text, a line per row. */
-  sql(text) {
-    const where = ['-h', this.folder, '-p', this.port, '-U', 'supabase_admin', '-d', 'app']
+  sql(text, database = 'app') {
+    const where = ['-h', this.folder, '-p', this.port, '-U', 'supabase_admin', '-d', database]
     const options = ['-X', '-q', '-At', '-v', 'ON_ERROR_STOP=1']
     return execFileSync(join(this.bin, 'psql'), [...where, ...options], { input: text, encoding: 'utf8' }).trim()
   }
 
   /** The attributes of a tenant that has this database. */
-  tenant(externalId, secret) {
+  tenant(externalId, secret, database = 'app') {
     const settings = {
       db_host: '127.0.0.1',
       db_port: this.port,
-      db_name: 'app',
+      db_name: database,
       db_user: 'supabase_admin',
       db_password: 'postgres',
       region: 'local',

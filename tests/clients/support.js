@@ -37,7 +37,7 @@ export function token(role = 'authenticated', seconds = 3600, more = {}) {
 
 /** A server on a port of its own. `stop` ends it, `restart` starts it again on the same port. */
 export class Server {
-  static async start(env = {}) {
+  static async start(env = {}, tenants) {
     const server = new Server()
     server.env = env
     server.folder = mkdtempSync(join(tmpdir(), 'realtime-clients-'))
@@ -52,16 +52,25 @@ export class Server {
         await server.kill()
       }
     }
+    server.log = ''
+    if (tenants) {
+      server.env = { ...env, EMBEDDED_TENANTS: join(server.folder, 'tenants.json') }
+      writeFileSync(server.env.EMBEDDED_TENANTS, JSON.stringify(tenants))
+    }
+    await server.run()
+    return server
+  }
+
+  /** A server with a tenant of each name, which has the database of that name in `postgres`. */
+  static startOf(postgres, databases) {
+    const tenants = Object.entries(databases).map(([name, database]) => postgres.tenant(name, SECRET, database))
+    // Refusals come at once.
+    return Server.start({ CHANNEL_ERROR_BACKOFF_MS: '50' }, tenants)
   }
 
   /** A server whose tenant has the database of `postgres`, with the objects of project.sql. */
   static async startWith(postgres) {
-    const folder = mkdtempSync(join(tmpdir(), 'realtime-tenants-'))
-    const list = join(folder, 'tenants.json')
-    writeFileSync(list, JSON.stringify([postgres.tenant('realtime-dev', SECRET)]))
-    // Refusals come at once.
-    const server = await Server.start({ EMBEDDED_TENANTS: list, CHANNEL_ERROR_BACKOFF_MS: '50' })
-    rmSync(folder, { recursive: true, force: true })
+    const server = await Server.startOf(postgres, { 'realtime-dev': 'app' })
     // A private message makes the server ask the database, in which it makes its schema first.
     const message = { topic: 't', event: 'e', payload: {}, private: true }
     const answer = await fetch(`${server.http}/api/broadcast`, {
@@ -75,11 +84,17 @@ export class Server {
   }
 
   get http() {
-    return `http://localhost:${this.port}`
+    return this.of('').http
   }
 
   get socket() {
-    return `ws://localhost:${this.port}/socket`
+    return this.of('').socket
+  }
+
+  /** The addresses of one of its tenants. */
+  of(tenant) {
+    const host = `${tenant && `${tenant}.`}localhost:${this.port}`
+    return { http: `http://${host}`, socket: `ws://${host}/socket` }
   }
 
   async run() {
@@ -181,12 +196,12 @@ export class Inbox {
   }
 }
 
-/** A `ws` class that remembers its sockets, so that a test can cut one off. */
+/** A `ws` class that remembers its sockets, so that a test can cut one off. Tenants' hosts are this machine, whatever resolves names. */
 export function trackedTransport() {
   const sockets = []
   class Tracked extends WebSocket {
-    constructor(...args) {
-      super(...args)
+    constructor(url, protocols) {
+      super(url, protocols, new URL(url).hostname === 'localhost' ? {} : { lookup: thisMachine })
       sockets.push(this)
     }
   }
@@ -194,6 +209,13 @@ export function trackedTransport() {
   /** Ends every connection without a close frame. */
   Tracked.cut = () => sockets.forEach((socket) => socket.terminate())
   return Tracked
+}
+
+/** A resolver in the form of `dns.lookup`. */
+function thisMachine(_host, options, done) {
+  const found = { address: '127.0.0.1', family: 4 }
+  if (options.all) done(null, [found])
+  else done(null, found.address, found.family)
 }
 
 /** Subscribes, and resolves with the inbox of later states once the channel is joined. */

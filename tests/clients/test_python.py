@@ -62,9 +62,12 @@ def free_port() -> int:
 class Server:
     """A server on a port of its own; `restart` keeps the port."""
 
-    def __init__(self, env: dict[str, str] | None = None) -> None:
-        self.env = env or {}
+    def __init__(self, env: dict[str, str] | None = None, tenants: list[dict] | None = None) -> None:
+        self.env = dict(env or {})
         self.folder = tempfile.TemporaryDirectory(prefix="realtime-python-")
+        if tenants is not None:
+            self.env["EMBEDDED_TENANTS"] = os.path.join(self.folder.name, "tenants.json")
+            pathlib.Path(self.env["EMBEDDED_TENANTS"]).write_text(json.dumps(tenants))
         # The port was free a moment ago; another process may take it before the server does.
         for last in (False, False, True):
             self.port = free_port()

@@ -6,7 +6,6 @@ The cluster is started by tests/database/cluster, which stops it when this proce
 import json
 import pathlib
 import subprocess
-import tempfile
 import unittest
 import urllib.request
 import uuid
@@ -58,10 +57,7 @@ class Postgres:
 
 def start_server(postgres: Postgres) -> Server:
     """A server whose tenant has the database, with the objects of project.sql."""
-    with tempfile.TemporaryDirectory() as folder:
-        tenants = pathlib.Path(folder, "tenants.json")
-        tenants.write_text(json.dumps([postgres.tenant("realtime-dev")]))
-        server = Server({"EMBEDDED_TENANTS": str(tenants), "CHANNEL_ERROR_BACKOFF_MS": "50"})
+    server = Server({"CHANNEL_ERROR_BACKOFF_MS": "50"}, [postgres.tenant("realtime-dev")])
     # A private message makes the server ask the database, in which it makes its schema first.
     message = {"messages": [{"topic": "t", "event": "e", "payload": {}, "private": True}]}
     headers = {"authorization": f"Bearer {token('service_role')}", "content-type": "application/json"}

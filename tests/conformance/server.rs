@@ -167,8 +167,13 @@ impl Server {
 
     /// Asks the server to stop, as an operator does.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &id]).status();
+        let status = Command::new("kill").args(["-s", name, &id]).status();
         assert!(
             status.is_ok_and(|status| status.success()),
             "the server is gone"

@@ -39,6 +39,7 @@ mod changes;
 mod connect;
 mod dev;
 mod exceptions;
+mod dice;
 mod faults;
 mod filters;
 mod harness;
@@ -77,6 +78,10 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
     ("exceptions", exceptions::TESTS),
+    ("faults", faults::changes::crashes::TESTS),
+    ("faults", faults::changes::ends::TESTS),
+    ("faults", faults::changes::publication::TESTS),
+    ("faults", faults::changes::slots::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
     ("filters", filters::answers::TESTS),

@@ -16,6 +16,7 @@ use crate::server::{self, Server, Setup};
 use crate::token;
 use peer::Peer;
 
+pub mod changes;
 pub mod joins;
 pub mod peer;
 pub mod stream;

@@ -2,6 +2,7 @@
 
 use super::pooler;
 use super::station::{Station, prepared};
+use crate::dice::Dice;
 use crate::postgres::Cluster;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -19,19 +20,6 @@ const TRANSACTIONS: usize = 60;
 
 /// Snapshots are taken as often as the watchdog looks: several times during a long transaction.
 const VARIABLES: [(&str, &str); 1] = [("REPLICATION_WATCHDOG_INTERVAL_MS", "500")];
-
-/// Numbers that look random, the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
-}
 
 /// What the writers have committed, by writer, in order.
 type Committed = Rc<RefCell<HashMap<u64, Vec<String>>>>;

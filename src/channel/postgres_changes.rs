@@ -56,6 +56,7 @@ impl Channels {
         let entries = Arc::clone(&extra.subscriptions);
         let ids = entries.iter().map(|entry| phoenix::subscription_id(entry));
         let listener = self.fanout.changes.add(Listener {
+            tenant: tenant.id,
             connection: id,
             topic,
             key,

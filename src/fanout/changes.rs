@@ -3,7 +3,8 @@
 //! What comes in: channels that listen, where the control core has put them, and its batches. What goes out: frames into outboxes. What
 //! always holds: a change reaches a channel in one frame, which names all of its entries that match
 //! (`entries_of_a_channel_share_a_frame`); changes reach a channel in the order they come in; neighbours for the same channels are one
-//! buffer, shared by all that read the same (`equal_listeners_share_a_buffer`). Deliberately absent: who may see what; the control core
+//! buffer, shared by all that read the same (`equal_listeners_share_a_buffer`); a batch reaches listeners of its own tenant alone
+//! (`a_batch_is_of_one_tenant`). Deliberately absent: who may see what; the control core
 //! has decided that.
 
 use crate::connection::{self, ConnectionId, Io, LocalBytes};
@@ -11,6 +12,7 @@ use crate::mail::{
     ChangeBatch, ClassId, GroupId, ListenerId, Listeners, RowChange, Seat, TopicKey, TopicRef,
 };
 use crate::phoenix::{self, Vsn};
+use crate::tenant::TenantId;
 use rustc_hash::FxHashMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 /// A channel that listens.
 #[derive(Clone, Debug)]
 pub struct Listener {
+    /// Whose channel.
+    pub tenant: TenantId,
     /// Its socket.
     pub connection: ConnectionId,
     /// Its topic in this shard's registry.
@@ -37,7 +41,8 @@ pub struct Listener {
 pub struct Changes {
     places: Vec<Place>,
     free: Vec<u32>,
-    classes: FxHashMap<ClassId, Class>,
+    /// A tenant's batch finds that tenant's classes only, whatever they are called.
+    classes: FxHashMap<(TenantId, ClassId), Class>,
     /// Counts runs, to tell which listeners a run has met already.
     run: u64,
     /// The listeners of a run, in the order they were met. Kept for its memory.
@@ -93,7 +98,7 @@ impl Changes {
         let Some(seated) = self.take_place(id) else {
             return false;
         };
-        self.unseat(id.index, &seated.seats);
+        self.unseat(seated.listener.tenant, id.index, &seated.seats);
         true
     }
 
@@ -107,16 +112,16 @@ impl Changes {
 
     /// Puts a channel where it stands from now on.
     pub fn seat(&mut self, id: ListenerId, seats: Vec<Seat>) {
-        if self.listener(id).is_none() {
+        let Some(tenant) = self.listener(id).map(|listener| listener.tenant) else {
             return;
-        }
+        };
         let seated = self.places[id.index as usize].seated.as_deref_mut();
         let old = seated.map_or_else(Vec::new, |seated| {
             std::mem::replace(&mut seated.seats, seats.clone())
         });
-        self.unseat(id.index, &old);
+        self.unseat(tenant, id.index, &old);
         for seat in seats {
-            let class = self.classes.entry(seat.class).or_default();
+            let class = self.classes.entry((tenant, seat.class)).or_default();
             let group = class.0.entry(seat.group).or_default();
             group.push((id.index, seat.entry));
         }
@@ -149,7 +154,7 @@ impl Changes {
     ) -> Vec<ConnectionId> {
         let mut slow = Vec::new();
         for run in &batch.runs {
-            self.meet(&run.audience);
+            self.meet(batch.tenant, &run.audience);
             let mut buffers = Buffers::default();
             let mut met = std::mem::take(&mut self.met);
             for place in met.drain(..) {
@@ -169,7 +174,7 @@ impl Changes {
     }
 
     /// Finds the listeners of an audience, each once, with the entries that match.
-    fn meet(&mut self, audience: &[Listeners]) {
+    fn meet(&mut self, tenant: TenantId, audience: &[Listeners]) {
         self.run += 1;
         let (places, met, run) = (&mut self.places, &mut self.met, self.run);
         let mut greet = |group: &[(u32, u32)]| {
@@ -186,7 +191,7 @@ impl Changes {
             }
         };
         for listeners in audience {
-            let Some(class) = self.classes.get(&listeners.class) else {
+            let Some(class) = self.classes.get(&(tenant, listeners.class)) else {
                 continue;
             };
             match &listeners.groups {
@@ -210,9 +215,10 @@ impl Changes {
         Some(seated)
     }
 
-    fn unseat(&mut self, place: u32, seats: &[Seat]) {
+    fn unseat(&mut self, tenant: TenantId, place: u32, seats: &[Seat]) {
         for seat in seats {
-            let Some(class) = self.classes.get_mut(&seat.class) else {
+            let name = (tenant, seat.class);
+            let Some(class) = self.classes.get_mut(&name) else {
                 continue;
             };
             if let Some(group) = class.0.get_mut(&seat.group) {
@@ -223,7 +229,7 @@ impl Changes {
                 }
             }
             if class.0.is_empty() {
-                self.classes.remove(&seat.class);
+                self.classes.remove(&name);
             }
         }
     }

@@ -81,8 +81,9 @@ pub struct ListenerNews {
 }
 
 /// Changes on their way: those for one channel in the order of their commits.
-#[derive(Default)]
 pub struct ChangeBatch {
+    /// Whose changes: nobody else's listeners get any of them.
+    pub tenant: TenantId,
     /// Neighbours that are for the same listeners.
     pub runs: Vec<Run>,
     /// The room that they take among what is under way: given back with the last holder of the batch.

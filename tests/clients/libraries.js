@@ -27,8 +27,6 @@ export const LIBRARIES = [
   direct('realtime-js, 2.0.0', RealtimeClient, { vsn: '2.0.0' }, true),
   direct('realtime-js, 1.0.0', RealtimeClient, { vsn: '1.0.0' }, false),
   direct('realtime-js 2.15', OlderClient, OLDER_OPTIONS, false),
-  // It joins again after as long as it reconnects, whether or not the join before is answered yet, and then never comes to rest.
-  direct('realtime-js 2.15', OlderClient, { reconnectAfterMs: () => 2000 }, false),
 ]
 
 function direct(name, Client, options, binary) {

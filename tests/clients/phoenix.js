@@ -2,7 +2,7 @@
 
 import { Socket } from 'phoenix'
 
-import { token, trackedTransport, within } from './support.js'
+import { LIBRARY_TIMEOUT_MS, token, trackedTransport, within } from './support.js'
 
 /** Options of a version: 1.0.0 sends objects. */
 export const VERSIONS = {
@@ -17,7 +17,7 @@ export const VERSIONS = {
 /** A connected socket of the server, and its transport. */
 export function connectTo(server, version) {
   const transport = trackedTransport()
-  const socket = new Socket(server.socket, { transport, params: { apikey: token() }, ...VERSIONS[version] })
+  const socket = new Socket(server.socket, { transport, params: { apikey: token() }, timeout: LIBRARY_TIMEOUT_MS, ...VERSIONS[version] })
   socket.connect()
   return { socket, transport }
 }

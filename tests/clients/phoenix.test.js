@@ -5,7 +5,6 @@ import { after, before, test } from 'node:test'
 
 import { Presence } from 'phoenix'
 
-import { Inbox, LIBRARY_TIMEOUT_MS, Server, token, trackedTransport, within } from './support.js'
 import { VERSIONS, answer, connectTo } from './phoenix.js'
 import { Inbox, Server } from './support.js'
 
@@ -13,30 +12,6 @@ let server
 before(async () => (server = await Server.start()))
 after(() => server?.dispose())
 
-/** Options of a version: 1.0.0 sends objects. */
-const VERSIONS = {
-  '2.0.0': { vsn: '2.0.0' },
-  '1.0.0': {
-    vsn: '1.0.0',
-    encode: (message, done) => done(JSON.stringify(message)),
-    decode: (text, done) => done(JSON.parse(text)),
-  },
-}
-
-function connect(version) {
-  const transport = trackedTransport()
-  const socket = new Socket(server.socket, { transport, params: { apikey: token() }, timeout: LIBRARY_TIMEOUT_MS, ...VERSIONS[version] })
-  socket.connect()
-  return { socket, transport }
-}
-
-/** The answer of a push or join: `{status, response}`. */
-function answer(push) {
-  const answered = new Promise((resolve) => {
-    for (const status of ['ok', 'error', 'timeout']) push.receive(status, (response) => resolve({ status, response }))
-  })
-  return within(answered, 'an answer')
-}
 const connect = (version) => connectTo(server, version)
 
 for (const version of Object.keys(VERSIONS)) {

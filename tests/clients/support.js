@@ -41,6 +41,11 @@ export class Server {
     const server = new Server()
     server.env = env
     server.folder = mkdtempSync(join(tmpdir(), 'realtime-clients-'))
+    server.log = ''
+    if (tenants) {
+      server.env = { ...env, EMBEDDED_TENANTS: join(server.folder, 'tenants.json') }
+      writeFileSync(server.env.EMBEDDED_TENANTS, JSON.stringify(tenants))
+    }
     // The port was free a moment ago; another process may take it before the server does.
     for (let left = 2; ; left -= 1) {
       server.port = await freePort()
@@ -52,13 +57,6 @@ export class Server {
         await server.kill()
       }
     }
-    server.log = ''
-    if (tenants) {
-      server.env = { ...env, EMBEDDED_TENANTS: join(server.folder, 'tenants.json') }
-      writeFileSync(server.env.EMBEDDED_TENANTS, JSON.stringify(tenants))
-    }
-    await server.run()
-    return server
   }
 
   /** A server with a tenant of each name, which has the database of that name in `postgres`. */

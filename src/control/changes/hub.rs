@@ -7,6 +7,7 @@
 
 use super::engine::{Context, End, Engine, Order, Roster};
 use super::measures::Measures;
+use super::registry::Ids;
 use super::settings::ChangesSettings;
 use super::source;
 use super::visibility::Checkers;
@@ -38,6 +39,8 @@ struct Inner {
     /// How many workers there are; whoever waits for the end waits for none.
     count: watch::Sender<usize>,
     measures: RefCell<FxHashMap<TenantId, Rc<Measures>>>,
+    /// For the classes and groups of all engines, those that come after others as well.
+    ids: Ids,
 }
 
 /// A tenant's engine as the hub knows it.
@@ -64,6 +67,7 @@ impl Hub {
             workers: RefCell::default(),
             count: watch::Sender::new(0),
             measures: RefCell::default(),
+            ids: Ids::default(),
         }));
         hub.sweep();
         hub
@@ -183,11 +187,8 @@ impl Hub {
             lost_said_at: Cell::default(),
             lost_unsaid: Cell::default(),
         };
-        Some(Engine::new(
-            context,
-            self.0.sessions.clone(),
-            Rc::clone(roster),
-        ))
+        let (sessions, ids) = (self.0.sessions.clone(), self.0.ids.clone());
+        Some(Engine::new(context, sessions, Rc::clone(roster), ids))
     }
 
     /// There can be no engine: waits until there may be one, or nobody listens.

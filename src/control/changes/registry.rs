@@ -11,6 +11,7 @@ use super::filter::{Checked, Filter};
 use super::wish::{Wanted, Wish};
 use crate::mail::{ClassId, GroupId, ListenerId, Seat};
 use rustc_hash::FxHashMap;
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// A channel that listens, and its shard.
@@ -38,7 +39,18 @@ pub struct Registry {
     claims: FxHashMap<Rc<str>, Interned>,
     /// What was made of the classes for a table.
     tables: FxHashMap<u32, Rc<TableIndex>>,
-    last_id: u64,
+    ids: Ids,
+}
+
+/// Gives out names that no two classes or groups of a process have, of whatever tenant. Clones go on together.
+#[derive(Clone, Debug, Default)]
+pub struct Ids(Rc<Cell<u64>>);
+
+impl Ids {
+    fn next(&self) -> u64 {
+        self.0.set(self.0.get() + 1);
+        self.0.get()
+    }
 }
 
 /// Subscriptions that ask for the same with the same role.
@@ -108,6 +120,15 @@ struct ActionIndex {
 }
 
 impl Registry {
+    /// Without anybody.
+    #[must_use]
+    pub fn new(ids: Ids) -> Self {
+        Self {
+            ids,
+            ..Self::default()
+        }
+    }
+
     /// Puts a listener where its entries belong, in place of where it stood. Returns its seats, one per entry.
     pub fn place(&mut self, key: ListenerKey, entries: &[Placement]) -> Vec<Seat> {
         self.remove(key);
@@ -125,8 +146,7 @@ impl Registry {
         let class_id = match self.by_wish.get(&name) {
             Some(id) => *id,
             None => {
-                self.last_id += 1;
-                let id = ClassId(self.last_id);
+                let id = ClassId(self.ids.next());
                 let class = Class {
                     wish: Rc::clone(&placement.wish),
                     role: Rc::clone(&placement.role),
@@ -150,22 +170,17 @@ impl Registry {
             self.tables.clear();
         }
         class.tables = Rc::clone(&placement.tables);
-        let last_id = &mut self.last_id;
-        let mut next_id = || {
-            *last_id += 1;
-            *last_id
-        };
         let interned = self
             .claims
             .entry(Rc::clone(&placement.claims))
             .or_insert_with(|| Interned {
-                id: ClaimsId(next_id()),
+                id: ClaimsId(self.ids.next()),
                 groups: 0,
             });
         let group = class.groups.entry(interned.id).or_insert_with(|| {
             interned.groups += 1;
             Group {
-                id: GroupId(next_id()),
+                id: GroupId(self.ids.next()),
                 claims: Rc::clone(&placement.claims),
                 size: 0,
             }

@@ -31,7 +31,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// What the server's SQL relies on, whatever the role or the database is set to. None of it runs long enough for a compiler: in a large
 /// table of messages the planner thinks otherwise, and a replay of 1 ms takes 10.
 const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
-     SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning; SET jit = off";
+     SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning; SET jit = off; \
+     SET extra_float_digits = 1; SET lc_monetary = 'C'";
 
 /// An open connection. Its driver runs as a task of the `LocalSet` and ends when this is dropped.
 pub struct Connection {

@@ -8,6 +8,7 @@ use crate::mail::{
     Run, Seat,
 };
 use crate::phoenix::subscription_id;
+use crate::tenant::TenantId;
 use serde_json::{Value, json};
 use shards::ShardId;
 use std::sync::Arc;
@@ -73,7 +74,15 @@ impl World {
     }
 
     fn change(&mut self, runs: Vec<Run>) {
-        let batch = Arc::new(ChangeBatch { runs, room: None });
+        self.change_of(self.tenants[0].id, runs);
+    }
+
+    fn change_of(&mut self, tenant: TenantId, runs: Vec<Run>) {
+        let batch = Arc::new(ChangeBatch {
+            tenant,
+            runs,
+            room: None,
+        });
         self.tell(|| Mail::Changes(Arc::clone(&batch)));
     }
 }
@@ -275,4 +284,20 @@ fn a_new_token_is_told_and_a_new_seat_replaces_the_old_one() {
     ]);
     let expected = [1, 3].map(|n| change_of(TOPIC, &["x"], n));
     assert_eq!(world.reads(client), expected);
+}
+
+#[test]
+fn a_batch_is_of_one_tenant() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let asked = world.subscribe(client, "1", TOPIC, &[entry("x")]);
+    world.seat(&asked, &[(1, 10)], None);
+    let other = TenantId(world.tenants[0].id.0 + 1);
+    world.change_of(
+        other,
+        vec![run(vec![whole(1), part(1, &[10])], &[("INSERT", 1)])],
+    );
+    assert!(world.reads(client).is_empty());
+    world.change(vec![run(vec![whole(1)], &[("INSERT", 2)])]);
+    assert_eq!(world.reads(client), [change_of(TOPIC, &["x"], 2)]);
 }

@@ -8,6 +8,7 @@ use crate::control::database::Environment;
 use crate::control::outgoing::Parcel;
 use crate::limits;
 use crate::mail::{ChangeBatch, Listeners, RowChange, Run};
+use crate::tenant::TenantId;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 /// Where a tenant's changes leave for the shards.
 #[derive(Debug)]
 pub(super) struct Dispatch {
+    tenant: TenantId,
     environment: Rc<Environment>,
     /// One permit per KiB that may be under way.
     room: Arc<Semaphore>,
@@ -64,9 +66,10 @@ impl Outbound {
 }
 
 impl Dispatch {
-    pub(super) fn new(environment: Rc<Environment>) -> Self {
+    pub(super) fn new(tenant: TenantId, environment: Rc<Environment>) -> Self {
         let permits = limits::CHANGES_BYTES_UNDER_WAY_MAX / KIB;
         Self {
+            tenant,
             environment,
             room: Arc::new(Semaphore::new(permits)),
         }
@@ -83,6 +86,7 @@ impl Dispatch {
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
         let runs = outbound.lanes.into_iter().flat_map(|(_, lane)| lane);
         let batch = Arc::new(ChangeBatch {
+            tenant: self.tenant,
             runs: runs.collect(),
             // Nobody closes the semaphore. Given back when the last shard has read the batch.
             room: room.ok().map(|room| Box::new(room) as _),

@@ -20,7 +20,7 @@ mod manager;
 use super::catalog::TableNow;
 use super::change::{Change, peek};
 use super::measures::{Dropped, Measures, add};
-use super::registry::{ListenerKey, Registry};
+use super::registry::{Ids, ListenerKey, Registry};
 use super::settings::ChangesSettings;
 use super::source::{Measures as SourceMeasures, Place, Source, Word};
 use super::visibility::Checkers;
@@ -137,14 +137,14 @@ struct Batch {
 }
 
 impl Engine {
-    pub(super) fn new(context: Context, sessions: Sessions, roster: Roster) -> Self {
+    pub(super) fn new(context: Context, sessions: Sessions, roster: Roster, ids: Ids) -> Self {
         let now = clock::now();
         Self {
-            dispatch: Dispatch::new(Rc::clone(&context.environment)),
+            dispatch: Dispatch::new(context.tenant.id, Rc::clone(&context.environment)),
             context: Rc::new(context),
             sessions,
             roster,
-            registry: Registry::default(),
+            registry: Registry::new(ids),
             listening: Listening::default(),
             jobs: JoinSet::new(),
             manager: None,

@@ -157,13 +157,14 @@ fn main() -> ExitCode {
     for case in limits {
         trials.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
     }
+    let changes = changes::trials(arguments.filter.as_deref().unwrap_or(""));
     let mut run = |threads: usize, trials| {
         arguments.test_threads = Some(threads);
         libtest_mimic::run(&arguments, trials)
     };
     // Servers end with their handles, those of changes with their last test; leaving by `exit` would leave them running.
     let waiting = run(threads, trials);
-    let changing = run(threads.min(changes::THREADS), changes::trials());
+    let changing = run(threads.min(changes::THREADS), changes);
     let loading = run(threads.min(THREADS_HEAVY), heavy);
     drop((setups, cluster));
     let conclusions = [waiting, changing, loading];

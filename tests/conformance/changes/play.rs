@@ -78,7 +78,9 @@ impl<'a> Group<'a> {
         }
         let group = |claims: &Value| {
             let mut signed = claims.clone();
-            signed["exp"] = json!(clock::unix_s() + 3600);
+            if signed["exp"].is_null() {
+                signed["exp"] = json!(clock::unix_s() + 3600);
+            }
             let all = vector.subscriptions.iter();
             Self {
                 token: token::sign(&signed),

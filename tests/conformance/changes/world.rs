@@ -147,8 +147,10 @@ pub fn original(cluster: &Arc<Cluster>, setup: Setup) -> Database {
     let server = Server::start(setup, &[tenant], &[]);
     migrate(&server, "original");
     drop(server);
+    // The server makes an empty publication; each test makes its own.
     database.sql(
-        "create schema probe;
+        "drop publication supabase_realtime;
+         create schema probe;
          create table probe.mark (id int primary key generated always as identity);
          grant usage on schema probe to anon, authenticated, service_role;
          grant select on probe.mark to anon, authenticated, service_role;",

@@ -80,8 +80,8 @@ pub fn trials(filter: &str) -> Vec<Trial> {
             tests.push(Test { name, what });
         }
     }
-    for (tests, name) in tests.iter_mut().zip(["params", "params"]) {
-        let (name, what) = (name.to_owned(), What::Params);
+    for tests in &mut tests {
+        let (name, what) = ("params".to_owned(), What::Params);
         tests.push(Test { name, what });
     }
     for (index, vector) in vector::all().into_iter().enumerate() {

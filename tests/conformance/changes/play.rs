@@ -188,7 +188,7 @@ impl<'a> Group<'a> {
                 .iter()
                 .filter(|(key, _)| row.receivers.contains(**key));
             let ids: BTreeSet<u64> = ids.map(|(_, id)| *id).collect();
-            (!ids.is_empty()).then(|| (Some(ids), &row.data))
+            (!ids.is_empty()).then_some((Some(ids), &row.data))
         });
         let expected = expected.collect();
         let changes = self.shared.changes(SHARED);

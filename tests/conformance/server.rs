@@ -183,9 +183,10 @@ impl Server {
         }
     }
 
-    fn signal(&self, name: &str) {
-        let (signal, id) = (format!("-{name}"), self.child.id().to_string());
-        let status = Command::new("kill").args([signal, id]).status();
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status();
         assert!(
             status.is_ok_and(|status| status.success()),
             "the server is gone"

@@ -26,6 +26,8 @@ pub struct Ears {
     refs: u32,
     join_refs: BTreeMap<String, String>,
     heard: BTreeMap<String, VecDeque<Heard>>,
+    /// When something was sent last.
+    sent_at: Instant,
 }
 
 /// A message of a channel.
@@ -62,6 +64,7 @@ impl Ears {
             refs: 0,
             join_refs: BTreeMap::new(),
             heard: BTreeMap::new(),
+            sent_at: clock::now(),
         }
     }
 
@@ -233,19 +236,26 @@ impl Ears {
             if let Some(heard) = self.heard.get_mut(topic).and_then(VecDeque::pop_front) {
                 return Some(heard);
             }
+            self.beat();
             let left = clock::left(deadline);
             let Some((event, at)) = self.client.try_next(left.min(BEAT)) else {
                 if left <= BEAT {
                     return None;
                 }
-                // A client that is silent for a minute is disconnected.
-                let msg_ref = json!(self.next_ref());
-                self.client
-                    .send(&Value::Null, &msg_ref, "phoenix", "heartbeat", &json!({}));
                 continue;
             };
             let (topic, heard) = self.read(&event, at);
             self.heard.entry(topic).or_default().push_back(heard);
+        }
+    }
+
+    /// A client that is silent for a minute is disconnected. The answers are heard on `phoenix`.
+    fn beat(&mut self) {
+        if self.sent_at.elapsed() >= BEAT {
+            self.sent_at = clock::now();
+            let msg_ref = json!(self.next_ref());
+            self.client
+                .send(&Value::Null, &msg_ref, "phoenix", "heartbeat", &json!({}));
         }
     }
 
@@ -297,7 +307,7 @@ impl Ears {
 /// So long something may take that has to come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A heartbeat is sent after so much silence.
+/// So often a client says that it is there.
 const BEAT: Duration = Duration::from_secs(20);
 
 fn id_of(entry: &Value) -> u64 {

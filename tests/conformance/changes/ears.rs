@@ -190,6 +190,25 @@ impl Ears {
         }
     }
 
+    /// The ids of the rows that changes on `topic` say, up to the next row of the probe. Meanwhile the channel may be told that it
+    /// is subscribed again.
+    #[track_caller]
+    pub fn rows_told(&mut self, topic: &str) -> Vec<Value> {
+        let mut ids = Vec::new();
+        loop {
+            let heard = self.next_on(topic);
+            if heard.event == "system" {
+                self.check_system(topic, &heard, "ok", "Subscribed to PostgreSQL");
+                continue;
+            }
+            let change = read_change(topic, heard);
+            if change.is_probe() {
+                return ids;
+            }
+            ids.push(change.data["record"]["id"].clone());
+        }
+    }
+
     /// The changes of `topic` that have come so far. Whoever asks knows by something else that all have.
     #[track_caller]
     pub fn changes_so_far(&mut self, topic: &str) -> Vec<Change> {

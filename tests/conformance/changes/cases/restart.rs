@@ -37,7 +37,7 @@ pub const CASES: &[Case] = &[
             }
             sql.run(PROBE);
             let ids: Vec<Value> = (2..12).map(Value::from).collect();
-            assert_eq!(rows_told(&mut ears, "realtime:room"), ids);
+            assert_eq!(ears.rows_told("realtime:room"), ids);
         },
     },
     Case {
@@ -94,22 +94,6 @@ fn ears(server: &Server, setup: Setup) -> Ears {
         },
         V2,
     )
-}
-
-/// The numbers of the rows up to the probe; the channel may be told meanwhile that it is subscribed again.
-fn rows_told(ears: &mut Ears, topic: &str) -> Vec<Value> {
-    let mut ids = Vec::new();
-    loop {
-        let heard = ears.next_on(topic);
-        let data = &heard.payload["data"];
-        if heard.event == "system" {
-            assert_eq!(heard.payload["status"], "ok", "{heard:?}");
-        } else if data["schema"] == "probe" {
-            return ids;
-        } else {
-            ids.push(data["record"]["id"].clone());
-        }
-    }
 }
 
 /// Asks until `query` selects `value`: a slot's end is no event that a session could be told of.

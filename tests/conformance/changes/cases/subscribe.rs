@@ -162,7 +162,7 @@ pub const CASES: &[Case] = &[
             let mut ears = place.ears(V2);
             for (filter, types) in [
                 ("j=eq.{}", "json = json"),
-                ("j=in.({})", "json = json"),
+                ("j=in.(\"{}\")", "json = json"),
                 ("j=not.eq.{}", "json = json"),
                 ("p=lt.(1,2)", "point < point"),
                 ("x=eq.<a/>", "xml = xml"),

@@ -58,7 +58,7 @@ pub const CASES: &[Case] = &[
                  create table public.calm (id int primary key);
                  grant select on public.t, public.calm to anon, authenticated, service_role;
                  alter table public.t enable row level security;
-                 create policy fails on public.t for select to authenticated using (1 / (length(v) - 1) > 0);
+                 create policy fails on public.t for select to authenticated using (1.0 / (length(v) - 1) > 0);
                  create policy works on public.t for select to anon using (true);
                  create publication supabase_realtime for all tables",
             );

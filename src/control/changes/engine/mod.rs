@@ -164,6 +164,12 @@ impl Engine {
 
     /// Runs until nobody needs it. The slot is gone then, unless the database could not be told.
     pub(super) async fn run(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+        // What was ordered before is in the roster: doing it twice would tell clients twice.
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Stop = order {
+                return End::Stopped;
+            }
+        }
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
         for key in keys {
             self.listen(key).await;
@@ -182,6 +188,13 @@ impl Engine {
             .database(self.context.tenant.id)
             .cloned();
         loop {
+            if self
+                .manager
+                .as_ref()
+                .is_some_and(|manager| manager.is_closed())
+            {
+                self.connect_later();
+            }
             let can_work = self
                 .manager
                 .as_ref()
@@ -297,6 +310,7 @@ impl Engine {
                     self.empty_subscriptions(&manager).await;
                 }
                 self.manager = Some(manager);
+                self.look_at_publication();
                 self.ask_what_waits();
             }
             Event::Connected(Err(text)) => {

@@ -52,6 +52,7 @@ pub async fn table_now(client: &Client, schema: &str, name: &str, roles: &[&str]
         name: name.into(),
         is_rls_enabled: false,
         columns,
+        key: Vec::new(),
         roles: Default::default(),
     };
     for role in roles {

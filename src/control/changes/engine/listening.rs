@@ -88,6 +88,11 @@ impl Listening {
         self.due.iter().map(|(at, _)| *at).min()
     }
 
+    /// The publication could not be looked at: the next look may begin.
+    pub(super) fn stop_looking(&mut self) {
+        self.is_looking = false;
+    }
+
     /// The answer to a question, if it may serve somebody who asks since then.
     fn outcome(&self, question: &Question, since: Instant) -> Option<&Outcome> {
         let (at, outcome) = self.outcomes.get(question)?;
@@ -396,8 +401,19 @@ impl Engine {
             .spawn_local(async move { Event::Published(manager.publication(&name).await) });
     }
 
+    /// A type may get other parts or names without a word in the stream: those that are known are read again from time to time.
+    fn refresh_types(&mut self) {
+        if let Some(manager) = self.manager.clone() {
+            self.jobs.spawn_local(async move {
+                let refreshed = manager.refresh_types().await;
+                Event::Refreshed(refreshed.err())
+            });
+        }
+    }
+
     pub(super) async fn on_published(&mut self, published: Published) {
         self.listening.is_looking = false;
+        self.refresh_types();
         let known = self.listening.published.replace(Rc::new(published));
         let now = self.listening.published.as_ref();
         if known.is_none() || known.as_ref() == now {

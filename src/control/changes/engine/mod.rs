@@ -97,6 +97,7 @@ enum Event {
     Connected(Result<Connection, String>),
     Checked(listening::Question, Outcome),
     Published(Result<super::catalog::Published, Unanswered>),
+    Refreshed(Option<Unanswered>),
 }
 
 /// See the room's documentation.
@@ -321,9 +322,11 @@ impl Engine {
             }
             Event::Checked(question, outcome) => self.on_checked(question, outcome).await,
             Event::Published(Ok(published)) => self.on_published(published).await,
-            Event::Published(Err(Unanswered(text))) => {
+            Event::Published(Err(Unanswered(text))) | Event::Refreshed(Some(Unanswered(text))) => {
+                self.listening.stop_looking();
                 self.context.log(ErrorCode::CheckOidsError, &text);
             }
+            Event::Refreshed(None) => {}
         }
     }
 

@@ -5,7 +5,7 @@
 //! slot that an earlier life of this process has left is dropped, at the start of the process or before the tenant's engine starts;
 //! engines of different tenants share nothing but this thread. Deliberately absent: what an engine does.
 
-use super::engine::{Context, End, Engine, Order, Roster};
+use super::engine::{Context, End, Engine, Order, Patience, Roster};
 use super::measures::Measures;
 use super::registry::Ids;
 use super::settings::ChangesSettings;
@@ -184,6 +184,7 @@ impl Hub {
             changes,
             environment: Rc::clone(&self.0.environment),
             measures: Rc::clone(measures.entry(id).or_default()),
+            patience: Patience::default(),
             lost_said_at: Cell::default(),
             lost_unsaid: Cell::default(),
         };

@@ -6,7 +6,8 @@
 //! - What the database says of tables, privileges and roles is asked once per batch, when its rows are known; nothing is kept from the
 //!   batch before (spec: cdc-performance-notes 3.3).
 //! - A verdict for some claims counts for these claims, this role and this table alone; without one nothing is delivered.
-//! - When the database cannot be asked, nothing of the batch is decided: it is tried again.
+//! - When the database cannot be asked, nothing of the batch is decided: it is tried again. Only where connections for row level
+//!   security are not to be had for long, what they would have been asked about is dropped: the others wait no longer.
 //!
 //! Deliberately absent: how rows come and where they go.
 
@@ -21,10 +22,12 @@ use crate::control::changes::payload::{Lack, Shape, View};
 use crate::control::changes::registry::{Candidate, ClaimsId, Registry, TableIndex};
 use crate::control::changes::visibility::{Check, Key, Verdict};
 use crate::control::clock;
+use crate::limits;
 use crate::mail::{GroupId, Listeners, RowChange};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// The database could not be asked.
 #[derive(Debug)]
@@ -33,6 +36,39 @@ pub(super) struct Unanswered(pub String);
 impl From<tokio_postgres::Error> for Unanswered {
     fn from(error: tokio_postgres::Error) -> Self {
         Self(crate::control::database::connect::describe(&error))
+    }
+}
+
+/// Why a batch is not decided.
+#[derive(Debug)]
+pub(super) enum Undecided {
+    /// The connection that asks about everything else is of no use any more.
+    Unanswered(String),
+    /// It is, but nobody could be asked about row level security.
+    Unchecked(String),
+}
+
+impl From<Unanswered> for Undecided {
+    fn from(Unanswered(text): Unanswered) -> Self {
+        Self::Unanswered(text)
+    }
+}
+
+/// How long nobody could be asked about row level security.
+#[derive(Debug, Default)]
+pub(in crate::control::changes) struct Patience(std::cell::Cell<Option<Instant>>);
+
+impl Patience {
+    /// Once more nobody could. Whether it is worth another try.
+    fn is_left(&self, now: Instant) -> bool {
+        let since = self.0.get().unwrap_or(now);
+        self.0.set(Some(since));
+        now < since + limits::CHANGES_UNANSWERED_MAX
+    }
+
+    /// There was an answer to everything.
+    fn restore(&self) {
+        self.0.set(None);
     }
 }
 
@@ -83,7 +119,7 @@ pub(super) async fn decide(
     manager: &Manager,
     registry: &mut Registry,
     batch: &[Change],
-) -> Result<Outbound, Unanswered> {
+) -> Result<Outbound, Undecided> {
     let began = clock::now();
     let indexes: Vec<Rc<TableIndex>> = batch
         .iter()
@@ -96,7 +132,7 @@ pub(super) async fn decide(
     let tables = manager.look(batch, &indexes).await?;
     let mut items = items(context, manager, batch, indexes, &tables).await?;
     filter_natively(&mut items).ask(manager, &mut items).await?;
-    let blocks = visibility(context, registry, &mut items).await?;
+    let blocks = visibility(context, manager, registry, &mut items).await?;
     convert(manager, &mut items).await?;
     let outbound = outbound(context, registry, &items, &blocks);
     add(&context.measures.batches, 1);
@@ -278,9 +314,10 @@ impl Questions {
 /// Asks what row level security says, where it has to be asked.
 async fn visibility(
     context: &Context,
+    manager: &Manager,
     registry: &Registry,
     items: &mut [Item<'_>],
-) -> Result<Blocks, Unanswered> {
+) -> Result<Blocks, Undecided> {
     let mut blocks = Blocks::default();
     for item in items.iter_mut() {
         collect_keys(registry, item, &mut blocks);
@@ -315,11 +352,14 @@ async fn visibility(
     }
     let began = clock::now();
     let verdicts = context.checkers.visible(checks).await;
-    let us = clock::now().duration_since(began).as_micros();
-    add(
-        &context.measures.checking_us,
-        u64::try_from(us).unwrap_or(u64::MAX),
-    );
+    let took = clock::now().duration_since(began);
+    let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    add(&context.measures.checking_us, us);
+    if took >= limits::VISIBILITY_TIMEOUT {
+        // Either a policy is slow, or nobody is there.
+        manager.is_there().await?;
+    }
+    is_answered(context, &verdicts)?;
     let mut lost: FxHashMap<u32, (u64, Rc<str>)> = FxHashMap::default();
     for ((oid, role, claims), answers) in asked.into_iter().zip(verdicts) {
         let Some(block) = blocks.get_mut(&(oid, role)) else {
@@ -331,7 +371,7 @@ async fn visibility(
             match verdict {
                 Verdict::Yes => visible[*place] = true,
                 Verdict::No => {}
-                Verdict::Lost(reason) => {
+                Verdict::Lost(reason) | Verdict::Unanswered(reason) => {
                     let (count, _) = lost.entry(oid).or_insert((0, reason));
                     *count += 1;
                 }
@@ -344,6 +384,25 @@ async fn visibility(
         table.map(|item| context.note_lost(&item.shape.table, count, &reason));
     }
     Ok(blocks)
+}
+
+/// Whether the verdicts may be used: not while some could not be asked about and may be soon.
+fn is_answered(context: &Context, verdicts: &[Vec<Verdict>]) -> Result<(), Undecided> {
+    let mut verdicts = verdicts.iter().flatten();
+    let unanswered = verdicts.find_map(|verdict| match verdict {
+        Verdict::Unanswered(reason) => Some(reason),
+        _ => None,
+    });
+    match unanswered {
+        Some(reason) if context.patience.is_left(clock::now()) => {
+            Err(Undecided::Unchecked(reason.to_string()))
+        }
+        Some(_) => Ok(()),
+        None => {
+            context.patience.restore();
+            Ok(())
+        }
+    }
 }
 
 /// Notes an item's key for everybody who may see it or not.

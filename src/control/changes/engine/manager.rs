@@ -38,6 +38,11 @@ impl Manager {
         &self.connection.client
     }
 
+    /// Returns when the connection is closed.
+    pub(super) async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.connection.client.is_closed()
     }
@@ -65,6 +70,18 @@ impl Manager {
             .map(|(oid, roles)| (*oid, roles.as_slice()))
             .collect();
         within(self.catalog.look(self.client(), &tables)).await
+    }
+
+    /// Whether the database answers at all.
+    pub(super) async fn is_there(&self) -> Result<(), Unanswered> {
+        within(self.client().batch_execute("")).await
+    }
+
+    /// Rows that the original has left would make its functions work for nobody (spec: postgres-changes 3.1).
+    pub(super) async fn empty_subscriptions(&self) -> Result<(), Unanswered> {
+        let sql = "do $$ begin if pg_catalog.to_regclass('realtime.subscription') is not null then \
+             delete from realtime.subscription; end if; end $$";
+        within(self.client().batch_execute(sql)).await
     }
 
     /// One table for one role.

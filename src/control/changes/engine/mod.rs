@@ -217,7 +217,6 @@ impl Engine {
                     self.context.say(Level::Warning, "the connection that asks about row changes was closed");
                     self.connect_later();
                 }
-                word = next_word(&mut self.source), if can_work && !self.has_work() => self.gather(word),
                 Ok(()) = tenants.changed() => {
                     let now = tenants.borrow_and_update().database(self.context.tenant.id).cloned();
                     if now != known {
@@ -234,6 +233,8 @@ impl Engine {
                     }
                     self.on_due().await;
                 }
+                // Last: there is always one while rows are written all the time.
+                word = next_word(&mut self.source), if can_work && !self.has_work() => self.gather(word),
             }
         }
     }

@@ -156,6 +156,10 @@ pub const CHANGES_BYTES_UNDER_WAY_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a value in JSON that a change keeps which is too large as a whole (spec: postgres-changes 5.4).
 pub const CHANGE_VALUE_BYTES_OF_TOO_LARGE: usize = 64;
 
+/// Filters of one entry of a join. Above: the entry is refused. The original has no bound of its own, and each filter is a cast in the
+/// customer's database.
+pub const CHANGES_FILTERS_MAX: usize = 100;
+
 /// How long a question about tables, types or privileges may take. Above: the connection is given up, and the batch is tried again.
 pub const CHANGES_QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -5,8 +5,9 @@
 //! and from then on each must meet its partner again. So a `phx_ref` may be any string, but a `phx_ref_prev` must be the
 //! right one, and equal subscriptions must have equal ids.
 //!
-//! Free: the order of keys, `phx_ref`, `phx_ref_prev`, UUIDs, ids of row subscriptions, a few seconds in "expired n seconds
-//! ago", what follows `UnknownErrorOnChannel:`. Everything else must be equal, numbers digit by digit.
+//! Free: the order of keys, `phx_ref`, `phx_ref_prev`, UUIDs, ids of row subscriptions and their order in a change, the time of
+//! a commit, a few seconds in "expired n seconds ago", what follows `UnknownErrorOnChannel:`. Everything else must be equal,
+//! numbers digit by digit.
 
 use std::collections::BTreeMap;
 
@@ -184,6 +185,9 @@ pub fn values(
     let differ = || Err(format!("{path}: {actual} instead of {recorded}"));
     match (recorded, actual) {
         (Value::Object(recorded), Value::Object(actual)) => objects(path, recorded, actual, pairs),
+        (Value::Array(recorded), Value::Array(actual)) if path.ends_with("/ids") => {
+            ids(path, recorded, actual, pairs)
+        }
         (Value::Array(recorded), Value::Array(actual)) if recorded.len() == actual.len() => {
             let both = recorded.iter().zip(actual).enumerate();
             for (index, (recorded, actual)) in both {
@@ -210,6 +214,28 @@ pub fn values(
     }
 }
 
+/// The ids of the subscriptions that a change is for, in any order: the partners of the recorded ones.
+fn ids(path: &str, recorded: &[Value], actual: &[Value], pairs: &Pairs) -> Result<(), String> {
+    let partner = |id: &Value| {
+        let partner = pairs.forward.get(&id.to_string());
+        partner
+            .cloned()
+            .ok_or(format!("{path}: no reply gave {id}"))
+    };
+    let mut partners = recorded
+        .iter()
+        .map(partner)
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut actual: Vec<String> = actual.iter().map(Value::to_string).collect();
+    partners.sort();
+    actual.sort();
+    if partners == actual {
+        Ok(())
+    } else {
+        Err(format!("{path}: {actual:?} instead of {partners:?}"))
+    }
+}
+
 /// `…/response/postgres_changes/0/id`.
 fn is_subscription_id(path: &str) -> bool {
     path.ends_with("/id") && path.contains("/postgres_changes/")
@@ -220,6 +246,9 @@ fn strings(path: &str, recorded: &str, actual: &str, pairs: &mut Pairs) -> Resul
     let reference = path.ends_with("/phx_ref") || path.ends_with("/phx_ref_prev");
     if reference || (is_uuid(recorded) && is_uuid(actual)) {
         return pairs.bind(recorded, actual).map(|()| true);
+    }
+    if path.ends_with("/commit_timestamp") {
+        return Ok(is_timestamp(recorded) && is_timestamp(actual));
     }
     let prefix = "UnknownErrorOnChannel: ";
     if recorded.starts_with(prefix) && actual.starts_with(prefix) && actual.len() > prefix.len() {
@@ -237,6 +266,16 @@ fn expired(text: &str) -> Option<(&str, i64)> {
     let text = text.strip_suffix(" seconds ago")?;
     let (before, seconds) = text.rsplit_once(' ')?;
     Some((before, seconds.parse().ok()?))
+}
+
+/// The form of a commit's time: `2026-11-23T17:06:41.355Z`, in milliseconds always.
+pub fn is_timestamp(text: &str) -> bool {
+    let form = "0000-00-00T00:00:00.000Z";
+    let fits = |(byte, form): (u8, u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        other => byte == other,
+    };
+    text.len() == form.len() && text.bytes().zip(form.bytes()).all(fits)
 }
 
 /// The shape of RFC 9562: 8-4-4-4-12 hexadecimal digits.
@@ -436,6 +475,36 @@ pub const TESTS: &[(&str, fn())] = &[
             )
             .is_err()
         );
+    }),
+    ("the_ids_of_a_change_come_in_any_order", || {
+        let recorded = r#"[{"postgres_changes":[{"id":5},{"id":6}]},{"ids":[6,5]}]"#;
+        for (ids, equal) in [
+            ("[70,71]", true),
+            ("[71,70]", true),
+            ("[70]", false),
+            ("[70,70]", false),
+            ("[70,71,71]", false),
+            ("[5,6]", false),
+        ] {
+            let actual =
+                format!(r#"[{{"postgres_changes":[{{"id":70}},{{"id":71}}]}},{{"ids":{ids}}}]"#);
+            assert_eq!(check(recorded, &actual).is_ok(), equal, "{ids}");
+        }
+        assert!(check(r#"{"ids":[5]}"#, r#"{"ids":[5]}"#).is_err());
+    }),
+    ("the_time_of_a_commit_is_free_and_its_form_is_not", || {
+        let recorded = r#"{"commit_timestamp":"2026-11-23T17:06:41.355Z"}"#;
+        for (actual, equal) in [
+            (r#""2027-01-01T00:00:00.000Z""#, true),
+            (r#""2027-01-01T00:00:00Z""#, false),
+            (r#""2027-01-01T00:00:00.000000Z""#, false),
+            (r#""2027-01-01 00:00:00.000Z""#, false),
+            (r#""2027-01-01T00:00:00.000+""#, false),
+            ("null", false),
+        ] {
+            let actual = format!(r#"{{"commit_timestamp":{actual}}}"#);
+            assert_eq!(check(recorded, &actual).is_ok(), equal, "{actual}");
+        }
     }),
     ("a_failed_comparison_binds_nothing", || {
         let mut pairs = Pairs::default();

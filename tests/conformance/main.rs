@@ -18,7 +18,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 use serde_json::{Value, json};
 
 use cases::{Case, Context};
@@ -27,6 +27,7 @@ use server::{Server, Setup};
 use transcript::Transcript;
 
 mod cases;
+mod changes;
 mod clock;
 mod compare;
 mod echo;
@@ -39,7 +40,7 @@ mod socket;
 mod token;
 mod transcript;
 
-/// The recordings that are played, longest first. Those of row changes come with that part of the server.
+/// The recordings that are played, longest first.
 const TRANSCRIPTS: &[&str] = &[
     "join_errors.v1",
     "join_errors.v2",
@@ -58,6 +59,12 @@ const TRANSCRIPTS: &[&str] = &[
     "broadcast_matrix.v2",
     "join_ok_variants.v1",
     "join_ok_variants.v2",
+    "postgres_changes_rls.v2",
+    "postgres_changes_filters.v2",
+    "postgres_changes_types.v1",
+    "postgres_changes_types.v2",
+    "postgres_changes_errors.v1",
+    "postgres_changes_errors.v2",
     "upgrade_refusals",
     "http_misc",
     "http_broadcast",
@@ -71,11 +78,19 @@ const WITH_DATABASE: &[&str] = &[
     "join_errors.v1",
     "join_errors.v2",
     "access_token_refresh.v2",
+    "join_invalid_payloads.v2",
     "join_ok_variants.v1",
     "join_ok_variants.v2",
+    "join_legacy_pg_topic.v2",
     "http_broadcast",
     "broadcast_private.v2",
     "system_and_db_broadcast",
+    "postgres_changes_rls.v2",
+    "postgres_changes_filters.v2",
+    "postgres_changes_types.v1",
+    "postgres_changes_types.v2",
+    "postgres_changes_errors.v1",
+    "postgres_changes_errors.v2",
 ];
 
 /// Recordings that end their server.
@@ -105,7 +120,7 @@ const THREADS_HEAVY: usize = 4;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
+    let threads = arguments.test_threads.unwrap_or(THREADS);
     // A failure says what it has to say in its own message; interleaved backtraces of a hundred threads say nothing.
     panic::set_hook(Box::new(|_| {}));
     let mut trials = harness_trials();
@@ -142,21 +157,25 @@ fn main() -> ExitCode {
     for case in limits {
         trials.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
     }
-    let waiting = libtest_mimic::run(&arguments, trials);
-    arguments.test_threads = Some(THREADS_HEAVY);
-    let loading = libtest_mimic::run(&arguments, heavy);
-    // Servers end with their handles; leaving by `exit` would leave them running.
+    let changes = changes::trials(arguments.filter.as_deref().unwrap_or(""));
+    let mut run = |threads: usize, trials| {
+        arguments.test_threads = Some(threads);
+        libtest_mimic::run(&arguments, trials)
+    };
+    // Servers end with their handles, those of changes with their last test; leaving by `exit` would leave them running.
+    let waiting = run(threads, trials);
+    let changing = run(threads.min(changes::THREADS), changes);
+    let loading = run(threads.min(THREADS_HEAVY), heavy);
     drop((setups, cluster));
-    if waiting.has_failed() {
-        waiting.exit_code()
-    } else {
-        loading.exit_code()
-    }
+    let conclusions = [waiting, changing, loading];
+    let failed = conclusions.iter().find(|one| one.has_failed());
+    failed.map_or(ExitCode::SUCCESS, Conclusion::exit_code)
 }
 
 /// Tests of the harness itself: no server.
 fn harness_trials() -> Vec<Trial> {
     let tables = [
+        ("changes", changes::TESTS),
         ("clock", clock::TESTS),
         ("compare", compare::TESTS),
         ("replay", replay::TESTS),
@@ -271,8 +290,12 @@ impl Shared {
     }
 
     fn start(&self) -> Running {
-        // A slot for each tenant of every setup.
-        let settings = ["max_replication_slots = 120", "max_wal_senders = 120"];
+        // Slots and sessions for each tenant with a database, of every setup.
+        let settings = [
+            "max_replication_slots = 240",
+            "max_wal_senders = 240",
+            "max_connections = 900",
+        ];
         let cluster = self
             .cluster
             .get_or_init(|| Arc::new(Cluster::start_with(postgres::ADMIN, &settings)));
@@ -305,7 +328,13 @@ impl Shared {
 
 /// Has the server make its schema in a recording's database, then adds what the recorded databases held.
 fn prepare(server: &Server, case: &str, database: &Database) {
-    let host = format!("realtime-dev-{}.localhost", slug(case));
+    migrate(server, &format!("realtime-dev-{}", slug(case)));
+    database.sql(include_str!("objects.sql"));
+}
+
+/// Has the server make its schema in the database of `tenant`.
+fn migrate(server: &Server, tenant: &str) {
+    let host = format!("{tenant}.localhost");
     let bearer = format!("Bearer {}", token::of_role("service_role", 60));
     let headers = [
         ("host", host.as_str()),
@@ -325,10 +354,9 @@ fn prepare(server: &Server, case: &str, database: &Database) {
     );
     assert!(
         matches!(answer, Ok(socket::Event::Upgrade { status: 202, .. })),
-        "{case}: a private message was answered by {answer:?}\n{}",
+        "{tenant}: a private message was answered by {answer:?}\n{}",
         server.log_end()
     );
-    database.sql(include_str!("objects.sql"));
 }
 
 /// The external id of a directed test's own tenant.

@@ -198,12 +198,15 @@ impl Player<'_> {
                 self.server.terminate();
                 Ok(())
             }
-            What::Sql(text) => {
-                // Statements about row changes are recorded as well, in recordings that are played without a database.
-                if let Some(database) = self.database {
-                    database.sql(text);
+            What::Sql { text, fails } => {
+                let database = self
+                    .database
+                    .ok_or_else(|| std::io::Error::other("no database"))?;
+                match database.try_sql(text) {
+                    Err(error) if !fails => Err(std::io::Error::other(error)),
+                    Ok(_) if *fails => Err(std::io::Error::other("the statement was accepted")),
+                    _ => Ok(()),
                 }
-                Ok(())
             }
             What::Receive(_) => Ok(()),
         }

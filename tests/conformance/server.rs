@@ -170,6 +170,19 @@ impl Server {
         self.signal("TERM");
     }
 
+    /// Holds the server still until the guard is dropped: what others do meanwhile has all happened when it looks again.
+    ///
+    /// One test at a time; the others wait for their turn.
+    pub fn hold(&self) -> Held<'_> {
+        let turn = File::create(self.folder.join("held")).expect("a temporary file can be written");
+        turn.lock().expect("a file can be locked");
+        self.signal("STOP");
+        Held {
+            server: self,
+            _turn: turn,
+        }
+    }
+
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
@@ -213,6 +226,17 @@ impl Server {
         String::from_utf8_lossy(&text).into_owned()
     }
 
+    /// The last lines of it that name `word`.
+    pub fn log_about(&self, word: &str) -> String {
+        let text = self.log();
+        let names = |line: &&str| {
+            line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'))
+                .any(|part| part == word)
+        };
+        let lines: Vec<&str> = text.lines().filter(names).collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
     /// The last lines of it.
     pub fn log_end(&self) -> String {
         let text = self.log();
@@ -227,6 +251,19 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A server that is held still.
+pub struct Held<'a> {
+    server: &'a Server,
+    /// Locked as long as it is open.
+    _turn: File,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.server.signal("CONT");
     }
 }
 

@@ -57,7 +57,11 @@ pub enum What {
     /// The server is told to stop.
     Terminate,
     /// A statement is run in the database of `realtime-dev`.
-    Sql(String),
+    Sql {
+        text: String,
+        /// PostgreSQL refuses it.
+        fails: bool,
+    },
 }
 
 /// A difference between this server and the original, or between its setup and the recording's.
@@ -134,6 +138,13 @@ impl Transcript {
             }
             let value: Value =
                 serde_json::from_str(&line).map_err(|error| format!("line {number}: {error}"))?;
+            if value["dir"] == "sql"
+                && value["error"].is_string()
+                && let Some(What::Sql { fails, .. }) =
+                    lines.last_mut().map(|line: &mut Line| &mut line.what)
+            {
+                *fails = true;
+            }
             let Some(what) = what(&value).filter(|_| !dropped) else {
                 continue;
             };
@@ -327,7 +338,7 @@ fn what(value: &Value) -> Option<What> {
                 .or_else(abort)
         }
         "s2c" => received(value).map(What::Receive),
-        "sql" => text("text").map(What::Sql),
+        "sql" => text("text").map(|text| What::Sql { text, fails: false }),
         "http" => {
             let request = &value["req"];
             let own = |key: &str| request[key].as_str().map(str::to_owned);

@@ -52,8 +52,8 @@ mod send;
 mod session;
 mod source;
 mod stream;
-mod values;
 mod turns;
+mod values;
 mod visibility;
 mod world;
 
@@ -100,11 +100,11 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
-    ("visibility", visibility::TESTS),
     ("values", values::asked::TESTS),
     ("values", values::documents::TESTS),
     ("values", values::made::TESTS),
     ("values", values::simple::TESTS),
+    ("visibility", visibility::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -133,6 +133,29 @@ impl Cluster {
         Database::new(name, Arc::clone(self))
     }
 
+    /// `count` databases that hold what `original` does. Nobody may be connected to that one.
+    pub fn copies(self: &Arc<Self>, original: &Database, count: usize) -> Vec<Database> {
+        // Copied file by file: page by page through the log, which is the default since there is a choice (PostgreSQL 15),
+        // every replication slot of the cluster would have to read.
+        let knows_strategies = "select current_setting('server_version_num')::int >= 150000";
+        let strategy = match self.psql("postgres", &[], knows_strategies).as_str() {
+            "t" => "strategy file_copy",
+            _ => "",
+        };
+        let first = self.databases.fetch_add(count, Ordering::Relaxed);
+        let names: Vec<String> = (first..first + count)
+            .map(|number| format!("test_{number}"))
+            .collect();
+        let of = &original.name;
+        let statements: String = names
+            .iter()
+            .map(|name| format!("create database {name} template {of} {strategy};\n"))
+            .collect();
+        self.psql("postgres", &[], &statements);
+        let database = |name| Database::new(name, Arc::clone(self));
+        names.into_iter().map(database).collect()
+    }
+
     /// psql as the superuser; `database` is a name or a connection string.
     pub fn psql_command(&self, database: &str) -> Command {
         let mut psql = Command::new(self.bin.join("psql"));
@@ -145,6 +168,12 @@ impl Cluster {
 
     /// What psql prints of `text`, run by the superuser in `database`; panics when a statement fails.
     fn psql(&self, database: &str, arguments: &[&str], text: &str) -> String {
+        self.try_psql(database, arguments, text)
+            .unwrap_or_else(|error| panic!("in {database}: {error}\nof {text}"))
+    }
+
+    /// The same; the error is what psql says of the first statement that fails.
+    fn try_psql(&self, database: &str, arguments: &[&str], text: &str) -> Result<String, String> {
         let mut psql = self
             .psql_command(database)
             .args(arguments)
@@ -160,11 +189,11 @@ impl Cluster {
         let writer = std::thread::spawn(move || drop(input.write_all(text_of_thread.as_bytes())));
         let output = psql.wait_with_output().expect("it was started");
         writer.join().expect("writing does not panic");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "in {database}: {error}\nof {text}");
-        String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned()
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let printed = String::from_utf8_lossy(&output.stdout);
+        Ok(printed.trim_end().to_owned())
     }
 }
 
@@ -223,6 +252,11 @@ impl Database {
     /// one fails.
     pub fn sql(&self, text: &str) -> String {
         self.cluster.psql(&self.name, &[], text)
+    }
+
+    /// The same; the error is what psql says of the first statement that fails.
+    pub fn try_sql(&self, text: &str) -> Result<String, String> {
+        self.cluster.try_psql(&self.name, &[], text)
     }
 
     /// A connection as `user` over TCP, with the password. Its driver ends when it is dropped.

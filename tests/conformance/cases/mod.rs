@@ -167,6 +167,11 @@ impl Client {
             .unwrap_or_else(|_| panic!("nothing came within {timeout:?}"))
     }
 
+    /// What comes next within `timeout`, and when it came.
+    pub fn try_next(&mut self, timeout: Duration) -> Option<(Event, Instant)> {
+        self.events.recv_timeout(timeout).ok()
+    }
+
     /// Sends a message of five parts in the client's version.
     pub fn send(
         &mut self,

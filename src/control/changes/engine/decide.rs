@@ -381,7 +381,9 @@ async fn visibility(
     }
     for (oid, (count, reason)) in lost {
         let table = items.iter().find(|item| item.change.relation.id == oid);
-        table.map(|item| context.note_lost(&item.shape.table, count, &reason));
+        if let Some(item) = table {
+            context.note_lost(&item.shape.table, count, &reason);
+        }
     }
     Ok(blocks)
 }

@@ -467,8 +467,13 @@ impl Engine {
         let number = self.listening.looks;
         let name = self.context.changes.publication.clone();
         self.jobs.spawn_local(async move {
-            let published = manager.publication(&name).await.map(Rc::new);
-            Event::Published(published.map(|published| Look { number, published }))
+            let look = async {
+                let published = Rc::new(manager.publication(&name).await?);
+                // A type may get other parts or names without a word in the stream.
+                manager.refresh_types().await?;
+                Ok(Look { number, published })
+            };
+            Event::Published(look.await)
         });
     }
 
@@ -481,8 +486,10 @@ impl Engine {
                     self.listen_all_anew().await;
                 }
             }
-            // The next look comes with the next connection, or when its time has come.
-            Err(Unanswered(text)) => self.context.log(ErrorCode::CheckOidsError, &text),
+            Err(Unanswered(text)) => {
+                self.context.log(ErrorCode::CheckOidsError, &text);
+                self.publication_due = clock::now() + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+            }
         }
     }
 

@@ -125,6 +125,11 @@ impl Manager {
         within_time(timeout, filter::ask(self.client(), questions)).await
     }
 
+    /// Reads all types again that are known.
+    pub(super) async fn refresh_types(&self) -> Result<(), Unanswered> {
+        within(self.types.refresh(self.client())).await
+    }
+
     /// The JSON of values that only PostgreSQL can convert, in their order; none for one that it refuses.
     pub(super) async fn convert(
         &self,

@@ -173,6 +173,12 @@ impl Engine {
 
     /// Runs until nobody needs it. The slot is gone then, unless the database could not be told.
     pub(super) async fn run(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+        // What was ordered before is in the roster: doing it twice would tell clients twice.
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Stop = order {
+                return End::Stopped;
+            }
+        }
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
         for key in keys {
             self.listen(key).await;
@@ -324,7 +330,7 @@ impl Engine {
                 }
                 self.manager = Some(manager);
                 // Nobody knows what has become of it meanwhile.
-                self.publication_due = clock::now();
+                self.look_at_publication();
                 self.ask_what_waits();
             }
             Event::Connected(Err(text)) => {

@@ -1,0 +1,259 @@
+//! The life of a subscription (checklist 32 to 37).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::world::PROBE;
+use super::{Case, OWN_ROWS, TABLE, anon, entry, none, prepared, service, user, values_of};
+use crate::cases::{V1, V2};
+use crate::clock;
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "a_changed_publication_subscribes_everybody_again_or_tells_them",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(
+                place,
+                "create table public.t (id int primary key);
+                 create table public.later (id int primary key);
+                 grant select on public.t, public.later to anon;
+                 create publication supabase_realtime for table public.t, probe.mark",
+            );
+            let mut ears = place.ears(V2);
+            let all = json!({"event": "*", "schema": "public"});
+            ears.subscribe("realtime:t", &[entry()], &anon());
+            ears.subscribe("realtime:all", &[all], &anon());
+            let later = json!({"event": "*", "schema": "public", "table": "later"});
+            ears.join("realtime:later", &[later], &anon(), &json!({}));
+            let missing = |table: &str| {
+                format!(
+                    "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given \
+                     connect parameters: [event: *, schema: public, table: {table}, filters: [], select: nil]"
+                )
+            };
+            ears.not_subscribed("realtime:later", &missing("later"));
+            sql.run("insert into public.later values (1)");
+            sql.run("alter publication supabase_realtime set table public.later, probe.mark");
+            let start = clock::now();
+            // Looked at every minute.
+            let heard = ears.try_next_on("realtime:all", Duration::from_secs(75));
+            let heard = heard.expect("the publication is looked at every minute");
+            assert_eq!(
+                heard.payload["message"], "Subscribed to PostgreSQL",
+                "{heard:?}"
+            );
+            assert!(
+                heard.at - start < Duration::from_secs(65),
+                "after {:?}",
+                heard.at - start
+            );
+            ears.not_subscribed("realtime:t", &missing("t"));
+            sql.run("insert into public.t values (2)");
+            sql.run("insert into public.later values (2)");
+            sql.run(PROBE);
+            let changes = ears.changes("realtime:all");
+            assert_eq!(changes.len(), 1, "{changes:?}");
+            assert_eq!(changes[0].data["table"], "later");
+            ears.nothing_on("realtime:t");
+        },
+    },
+    Case {
+        name: "over_the_limit_of_events_changes_are_dropped_silently_until_it_is_met_again",
+        settings: none,
+        limits: || json!({"max_events_per_second": 1}),
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            let mut ears = place.ears(V2);
+            let topic = "realtime:room";
+            ears.subscribe(topic, &[entry()], &anon());
+            // One a second on average over a minute; this is a little more.
+            sql.run("insert into public.t select i, 'burst', 'x' from generate_series(1, 75) i");
+            for id in 1..=75 {
+                assert_eq!(ears.change(topic).data["record"]["id"], id);
+            }
+            let start = clock::now();
+            let (mut id, mut dropped, mut resumed) = (100, 0, false);
+            // A row every half second: the first ones may still arrive, because the counter ticks every five seconds.
+            while !resumed && start.elapsed() < Duration::from_secs(100) {
+                id += 1;
+                sql.run(&format!(
+                    "insert into public.t values ({id}, 'single', 'x')"
+                ));
+                match ears.try_next_on(topic, Duration::from_millis(500)) {
+                    Some(heard) => {
+                        assert_eq!(heard.event, "postgres_changes", "{heard:?}");
+                        resumed = dropped > 10;
+                        // What was dropped never comes later.
+                        assert_eq!(heard.payload["data"]["record"]["id"], id, "{heard:?}");
+                    }
+                    None => dropped += 1,
+                }
+            }
+            assert!(
+                resumed,
+                "{dropped} rows were dropped, and delivery did not resume"
+            );
+            let log = place.server.log_about(&place.tenant);
+            assert!(
+                log.contains("MessagePerSecondRateLimitReached: Too many postgres changes messages per second"),
+                "{log}"
+            );
+        },
+    },
+    Case {
+        name: "a_refreshed_token_is_told_again_and_its_claims_count",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, OWN_ROWS);
+            for vsn in [V2, V1] {
+                let mut ears = place.ears(vsn);
+                let topic = "realtime:room";
+                sql.run("truncate public.t");
+                ears.subscribe(topic, &[entry()], &user("u1"));
+                let rows = "insert into public.t values (1, 'u1', 'x'), (2, 'u2', 'x')";
+                sql.run(rows);
+                sql.run(PROBE);
+                assert_eq!(values_of(&ears.changes(topic), "id"), [json!(1)]);
+                let refreshed = clock::now();
+                ears.push(topic, "access_token", &json!({"access_token": user("u2")}));
+                let heard = ears.subscribed(topic);
+                let after = heard.at - refreshed;
+                let range = Duration::from_millis(900)..Duration::from_millis(4000);
+                assert!(range.contains(&after), "told after {after:?}");
+                sql.run("truncate public.t");
+                sql.run(rows);
+                sql.run(PROBE);
+                assert_eq!(values_of(&ears.changes(topic), "id"), [json!(2)]);
+                // Another role is nothing special.
+                ears.push(topic, "access_token", &json!({"access_token": service()}));
+                ears.subscribed(topic);
+                sql.run("truncate public.t");
+                sql.run(rows);
+                sql.run(PROBE);
+                assert_eq!(values_of(&ears.changes(topic), "id"), [json!(1), json!(2)]);
+            }
+        },
+    },
+    Case {
+        name: "a_refreshed_token_of_a_role_that_does_not_exist_ends_the_subscription",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            let mut ears = place.ears(V2);
+            ears.subscribe("realtime:witness", &[entry()], &anon());
+            ears.subscribe("realtime:room", &[entry()], &anon());
+            let nobody = crate::token::of_role("nobody_at_all", 3600);
+            ears.push(
+                "realtime:room",
+                "access_token",
+                &json!({"access_token": nobody}),
+            );
+            let heard = ears.next_on("realtime:room");
+            assert_eq!(heard.payload["status"], "error", "{heard:?}");
+            let text = heard.payload["message"].as_str().unwrap_or_default();
+            assert!(
+                text.contains("42704 (undefined_object) role \"nobody_at_all\" does not exist"),
+                "{text}"
+            );
+            sql.run("insert into public.t values (1, 'a', 'x')");
+            sql.run(PROBE);
+            assert_eq!(ears.changes("realtime:witness").len(), 1);
+            ears.nothing_on("realtime:room");
+        },
+    },
+    Case {
+        name: "a_leave_ends_delivery_at_once_and_a_new_join_begins_anew",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            let mut ears = place.ears(V2);
+            for round in 0..20 {
+                for topic in ["realtime:stays", "realtime:goes"] {
+                    if round == 0 || topic == "realtime:goes" {
+                        ears.subscribe(topic, &[entry()], &anon());
+                    }
+                }
+                sql.run(&format!(
+                    "insert into public.t values ({round}, 'before', 'x')"
+                ));
+                assert_eq!(ears.change("realtime:goes").data["record"]["id"], round);
+                ears.leave("realtime:goes");
+                sql.run(&format!(
+                    "update public.t set owner = 'after' where id = {round}"
+                ));
+                sql.run(PROBE);
+                assert_eq!(ears.changes("realtime:stays").len(), 2);
+                ears.nothing_on("realtime:goes");
+            }
+        },
+    },
+    Case {
+        name: "rows_that_another_server_left_in_the_subscription_table_are_removed",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            sql.run(
+                "insert into realtime.subscription (subscription_id, entity, claims)
+                 select gen_random_uuid(), 'public.t', '{\"role\": \"anon\"}' from generate_series(1, 10)",
+            );
+            let mut ears = place.ears(V2);
+            let topic = "realtime:room";
+            ears.subscribe(topic, &[entry()], &anon());
+            // It happens when the worker starts, beside the subscription; the change comes after both.
+            sql.run("insert into public.t values (1, 'a', 'x')");
+            assert_eq!(ears.change(topic).data["record"]["id"], 1);
+            assert_eq!(sql.value("select count(*) from realtime.subscription"), "0");
+        },
+    },
+    Case {
+        name: "no_change_is_lost_or_repeated_when_every_session_of_the_server_is_killed",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, OWN_ROWS);
+            let mut ears = place.ears(V2);
+            for (topic, token) in [("realtime:mine", user("u1")), ("realtime:all", service())] {
+                ears.subscribe(topic, &[entry()], &token);
+            }
+            let insert =
+                |id: u32| sql.run(&format!("insert into public.t values ({id}, 'u1', 'x')"));
+            let (mut id, mut seen) = (0, [Vec::new(), Vec::new()]);
+            for round in 0..3 {
+                for _ in 0..20 {
+                    insert(id);
+                    id += 1;
+                }
+                let killed = sql.value(
+                    "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                     where datname = current_database() and pid <> pg_backend_pid()",
+                );
+                assert_ne!(killed, "0", "round {round}");
+                for _ in 0..20 {
+                    insert(id);
+                    id += 1;
+                }
+                sql.run(PROBE);
+                for (topic, seen) in ["realtime:all", "realtime:mine"].iter().zip(&mut seen) {
+                    seen.extend(ears.rows_told(topic));
+                }
+            }
+            let ids: Vec<Value> = (0..id).map(Value::from).collect();
+            let [all, mine] = seen;
+            assert_eq!(all, ids);
+            // A verdict that is lost with its session delivers nothing; what comes, comes once and in order.
+            let mut rest = ids.iter();
+            assert!(
+                mine.iter().all(|id| rest.any(|other| other == id)),
+                "{mine:?}"
+            );
+            assert!(mine.len() > 60, "{} of {id} came", mine.len());
+        },
+    },
+];

@@ -437,11 +437,10 @@ impl Engine {
                 // A table that was made or published after those who ask for it came.
                 self.publication_due = clock::now();
             }
-        } else {
-            // The database says a table again when it has changed, or the publication has: others may be in it no longer.
-            let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
-            self.publication_due = self.publication_due.min(due);
         }
+        // The database says a table before its first row, and again when the publication has changed: another one may be gone from it.
+        let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+        self.publication_due = self.publication_due.min(due);
         self.relations.insert(relation.id, Rc::new(relation));
     }
 

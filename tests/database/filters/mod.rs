@@ -51,7 +51,6 @@ pub async fn table_now(client: &Client, schema: &str, name: &str, roles: &[&str]
         schema: schema.into(),
         name: name.into(),
         is_rls_enabled: false,
-        key: Vec::new(),
         columns,
         roles: Default::default(),
     };

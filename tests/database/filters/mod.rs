@@ -51,8 +51,8 @@ pub async fn table_now(client: &Client, schema: &str, name: &str, roles: &[&str]
         schema: schema.into(),
         name: name.into(),
         is_rls_enabled: false,
-        columns,
         key: Vec::new(),
+        columns,
         roles: Default::default(),
     };
     for role in roles {

@@ -16,7 +16,7 @@ use super::dispatch::{Dispatch, Outbound};
 use super::manager::Manager;
 use crate::control::changes::catalog::{RoleNow, TableNow};
 use crate::control::changes::change::{Action, Cell, Change, Content, Row};
-use crate::control::changes::filter::{self, Filter, Truth};
+use crate::control::changes::filter::{Filter, Truth};
 use crate::control::changes::measures::{Dropped, add};
 use crate::control::changes::payload::{Lack, Shape, View};
 use crate::control::changes::registry::{Candidate, ClaimsId, Class, Registry, TableIndex};
@@ -304,7 +304,7 @@ impl Questions {
         if self.list.is_empty() {
             return Ok(());
         }
-        let answers = filter::ask(manager.client(), &self.list).await?;
+        let answers = manager.ask_filters(&self.list).await?;
         let is_yes = |&(question, value): &(usize, usize)| {
             let answers = answers.get(question);
             answers.and_then(|values| values.get(value)).copied() == Some(true)
@@ -387,7 +387,9 @@ async fn visibility(
     }
     for (oid, (count, reason)) in lost {
         let table = items.iter().find(|item| item.change.relation.id == oid);
-        table.map(|item| context.note_lost(&item.shape.table, count, &reason));
+        if let Some(item) = table {
+            context.note_lost(&item.shape.table, count, &reason);
+        }
     }
     Ok(blocks)
 }
@@ -648,5 +650,25 @@ impl Views {
             .entry(name)
             .or_insert_with(|| Rc::new(item.shape.view(role, candidate.select.as_deref())));
         Rc::clone(view)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends_and_comes_back_with_an_answer() {
+        let patience = Patience::default();
+        let start = clock::now();
+        assert!(patience.is_left(start));
+        let last = start + limits::CHANGES_UNANSWERED_MAX;
+        assert!(patience.is_left(last - std::time::Duration::from_millis(1)));
+        assert!(!patience.is_left(last));
+        // Those who come later do not wait once more.
+        assert!(!patience.is_left(last + limits::CHANGES_UNANSWERED_MAX));
+        patience.restore();
+        assert!(patience.is_left(last));
+        assert!(patience.is_left(last + limits::CHANGES_BATCH_RETRY_PAUSE));
     }
 }

@@ -500,8 +500,10 @@ impl Engine {
                     self.listen_all_anew().await;
                 }
             }
-            // The next look comes with the next connection, or when its time has come.
-            Err(Unanswered(text)) => self.context.log(ErrorCode::CheckOidsError, &text),
+            Err(Unanswered(text)) => {
+                self.context.log(ErrorCode::CheckOidsError, &text);
+                self.publication_due = clock::now() + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+            }
         }
     }
 

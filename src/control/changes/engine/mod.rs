@@ -219,13 +219,6 @@ impl Engine {
             .database(self.context.tenant.id)
             .cloned();
         loop {
-            if self
-                .manager
-                .as_ref()
-                .is_some_and(|manager| manager.is_closed())
-            {
-                self.connect_later();
-            }
             let can_work = self
                 .manager
                 .as_ref()
@@ -376,7 +369,7 @@ impl Engine {
                 }
                 self.manager = Some(manager);
                 // Nobody knows what has become of it meanwhile.
-                self.publication_due = clock::now();
+                self.look_at_publication();
                 self.ask_what_waits();
             }
             Event::Connected(Err(text)) => {
@@ -484,16 +477,15 @@ impl Engine {
                 // A table that was made or published after those who ask for it came.
                 self.publication_due = clock::now();
             }
-        } else {
-            // The database says a table again when it has changed, or the publication has: others may be in it no longer.
-            let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
-            self.publication_due = self.publication_due.min(due);
         }
         if self.registry.has_other_types(&relation) {
             // Filters are checked for the new type before any row of it is looked at.
             self.has_other_types = true;
             self.hold = Some(clock::now() + limits::CHANGES_SUBSCRIBE_TIMEOUT);
         }
+        // The database says a table before its first row, and again when the publication has changed: another one may be gone from it.
+        let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+        self.publication_due = self.publication_due.min(due);
         self.relations.insert(relation.id, Rc::new(relation));
     }
 

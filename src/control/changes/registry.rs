@@ -430,3 +430,177 @@ impl TableIndex {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::filter::text_filter;
+    use super::*;
+
+    fn wish(table: &str, wanted: Wanted) -> Rc<Wish> {
+        Rc::new(Wish {
+            wanted,
+            schema: "public".to_owned(),
+            table: table.to_owned(),
+            filters: Vec::new(),
+            select: None,
+        })
+    }
+
+    fn placement(wish: &Rc<Wish>, claims: &str) -> Placement {
+        Placement {
+            wish: Rc::clone(wish),
+            role: "anon".into(),
+            claims: claims.into(),
+            tables: Rc::default(),
+        }
+    }
+
+    /// With a filter on `room` of table 7.
+    fn filtered(room: &str, negate: bool) -> Placement {
+        let filters = Rc::from([Rc::new(text_filter("room", room, negate))]);
+        let checked = Rc::new(Checked {
+            filters,
+            select: None,
+        });
+        let mut wish = Wish::clone(&wish("t", Wanted::All));
+        wish.filters = vec![super::super::wish::FilterText {
+            column: "room".to_owned(),
+            operator: super::super::wish::Operator::Eq,
+            value: room.to_owned(),
+            negate,
+        }];
+        Placement {
+            tables: Rc::new(FxHashMap::from_iter([(7, checked)])),
+            ..placement(&Rc::new(wish), "{}")
+        }
+    }
+
+    fn key(index: u32) -> ListenerKey {
+        let listener = ListenerId {
+            index,
+            generation: 0,
+        };
+        (1, listener)
+    }
+
+    #[test]
+    fn equal_subscriptions_are_one_class() {
+        let mut registry = Registry::default();
+        let all = wish("t", Wanted::All);
+        let a = registry.place(key(1), &[placement(&all, "{1}"), placement(&all, "{1}")]);
+        let b = registry.place(key(2), &[placement(&wish("t", Wanted::All), "{1}")]);
+        let c = registry.place(key(3), &[placement(&all, "{2}")]);
+        let d = registry.place(
+            key(4),
+            &[placement(&wish("t", Wanted::Only(Action::Delete)), "{1}")],
+        );
+        assert_eq!((a[0].class, a[0].group), (b[0].class, b[0].group));
+        assert_eq!((a[0].entry, a[1].entry), (0, 1));
+        assert_eq!(c[0].class, a[0].class);
+        assert_ne!(c[0].group, a[0].group);
+        assert_ne!(d[0].class, a[0].class);
+        let class = registry.class(a[0].class).unwrap();
+        assert_eq!((class.size, class.groups().len()), (4, 2));
+        assert_eq!(class.shards().collect::<Vec<_>>(), [1]);
+        assert_eq!(registry.subscriptions(), 5);
+    }
+
+    #[test]
+    fn nothing_stays_of_those_who_left() {
+        let mut registry = Registry::default();
+        let all = wish("t", Wanted::All);
+        for n in 0..100 {
+            let claims = format!("{{{}}}", n % 10);
+            registry.place(
+                key(n),
+                &[placement(&all, &claims), placement(&all, &claims)],
+            );
+        }
+        // Somebody who is placed again leaves where it stood.
+        registry.place(key(5), &[placement(&wish("u", Wanted::All), "{}")]);
+        assert_eq!(registry.subscriptions(), 199);
+        assert!(registry.table(7, "public", "t").wants(Action::Insert));
+        for n in 0..100 {
+            registry.remove(key(n));
+            registry.remove(key(n));
+        }
+        assert!(registry.is_empty() && registry.classes.is_empty());
+        assert!(registry.by_wish.is_empty() && registry.claims.is_empty());
+        assert_eq!(registry.subscriptions(), 0);
+        assert!(!registry.table(7, "public", "t").wants(Action::Insert));
+    }
+
+    #[test]
+    fn names_are_never_used_twice() {
+        let ids = Ids::default();
+        let all = wish("t", Wanted::All);
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let mut registry = Registry::new(ids.clone());
+            for _ in 0..3 {
+                let seats = registry.place(key(1), &[placement(&all, "{}")]);
+                seen.extend([seats[0].class.0, seats[0].group.0]);
+            }
+        }
+        let count = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), count);
+    }
+
+    #[test]
+    fn filters_of_other_values_are_not_looked_at() {
+        let mut registry = Registry::default();
+        let mut classes = Vec::new();
+        for n in 0..50 {
+            classes.push(registry.place(key(n), &[filtered(&n.to_string(), false)])[0].class);
+        }
+        let negated = registry.place(key(50), &[filtered("7", true)])[0].class;
+        let plain = registry.place(key(51), &[placement(&wish("t", Wanted::All), "{}")])[0].class;
+        let index = registry.table(7, "public", "t");
+        let found = |value: Option<&'static str>| {
+            let mut found: Vec<ClassId> = index
+                .for_row(Action::Update, |_| value)
+                .into_iter()
+                .map(|n| index.candidates[n].class)
+                .collect();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(found(Some("7")), [classes[7], negated, plain]);
+        assert_eq!(found(Some("x")), [negated, plain]);
+        assert_eq!(found(None), [negated, plain]);
+        assert_eq!(index.all(Action::Update).len(), 52);
+    }
+
+    #[test]
+    fn a_table_that_was_not_checked_is_for_wishes_without_filters() {
+        let mut registry = Registry::default();
+        registry.place(key(1), &[filtered("1", false)]);
+        let any = registry.place(key(2), &[placement(&wish("*", Wanted::All), "{}")]);
+        let index = registry.table(8, "public", "t");
+        assert_eq!(index.candidates.len(), 1);
+        assert_eq!(index.candidates[0].class, any[0].class);
+        assert!(registry.has_unchecked(8, "public", "t"));
+        assert!(!registry.table(9, "other", "t").wants(Action::Insert));
+        // It has another name now.
+        registry.forget_table(8);
+        assert!(!registry.table(8, "other", "t").wants(Action::Insert));
+    }
+
+    #[test]
+    fn indexes_of_other_tables_are_kept() {
+        let mut registry = Registry::default();
+        registry.place(key(1), &[placement(&wish("t", Wanted::All), "{}")]);
+        let (t, u) = (
+            registry.table(7, "public", "t"),
+            registry.table(8, "public", "u"),
+        );
+        registry.place(key(2), &[placement(&wish("u", Wanted::All), "{}")]);
+        assert!(Rc::ptr_eq(&registry.table(7, "public", "t"), &t));
+        assert!(!Rc::ptr_eq(&registry.table(8, "public", "u"), &u));
+        registry.place(key(3), &[placement(&wish("*", Wanted::All), "{}")]);
+        assert!(!Rc::ptr_eq(&registry.table(7, "public", "t"), &t));
+        assert_eq!(registry.table(7, "public", "t").candidates.len(), 2);
+    }
+}

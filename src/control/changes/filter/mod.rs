@@ -243,6 +243,21 @@ impl Filter {
     }
 }
 
+/// A filter of a `text` column as a check leaves it: `eq`, or its negation.
+#[cfg(test)]
+pub(super) fn text_filter(column: &str, value: &str, negate: bool) -> Filter {
+    Filter {
+        column: column.into(),
+        type_oid: 25,
+        operator: Operator::Eq,
+        negate,
+        value: Value::One(value.into()),
+        form: Some(Form::Plain),
+        question: "".into(),
+        shown: Some(Form::Plain),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -117,6 +117,15 @@ impl Listening {
         self.due.iter().map(|(at, _)| *at).min()
     }
 
+    pub(super) fn is_anybody_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What was answered counts no longer.
+    pub(super) fn forget_answers(&mut self) {
+        self.outcomes.clear();
+    }
+
     /// The answer to a question, if it may serve somebody who asks since then.
     fn outcome(&self, question: &Question, since: Instant) -> Option<&Outcome> {
         let (at, outcome) = self.outcomes.get(question)?;
@@ -424,15 +433,20 @@ impl Engine {
         let gaps = &self.context.measures.gaps;
         gaps.set(gaps.get() + 1);
         self.context.log(ErrorCode::PoolingReplicationError, text);
-        let news = ListenerNews {
-            is_ok: false,
-            message: format!("Changes may have been missed: {text}").into(),
-        };
         let keys: Vec<ListenerKey> = self.registry.listeners().collect();
         for key in keys {
-            self.tell(key, news.clone()).await;
+            self.tell_missed(key, text).await;
             self.listen_anew(key).await;
         }
+    }
+
+    /// A client reads that changes may have passed it by.
+    pub(super) async fn tell_missed(&self, key: ListenerKey, why: &str) {
+        let news = ListenerNews {
+            is_ok: false,
+            message: format!("Changes may have been missed: {why}").into(),
+        };
+        self.tell(key, news).await;
     }
 
     /// There is no connection. Before there was a slot, those who wait read why.
@@ -494,7 +508,7 @@ impl Engine {
     }
 
     /// The publication is another one.
-    async fn listen_all_anew(&mut self) {
+    pub(super) async fn listen_all_anew(&mut self) {
         self.context.say(
             Level::Warning,
             "Found new oids: everybody is subscribed anew",

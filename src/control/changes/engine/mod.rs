@@ -132,6 +132,10 @@ pub(super) struct Engine {
     /// When the publication was looked at last.
     publication_seen: Instant,
     idle_since: Option<Instant>,
+    /// A filter's column has another type than when the filter was checked.
+    has_other_types: bool,
+    /// No words are taken before everybody has been checked anew, or before this moment.
+    hold: Option<Instant>,
 }
 
 /// What was taken from the source and is not dispatched yet.
@@ -168,11 +172,23 @@ impl Engine {
             publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
             publication_seen: now,
             idle_since: None,
+            has_other_types: false,
+            hold: None,
         }
     }
 
-    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told.
-    pub(super) async fn run(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+    /// Whether clients have been told of a slot that is there: without it, they may miss something.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told. `missed` says why those who listen may
+    /// have missed something since the engine before this one.
+    pub(super) async fn run(
+        &mut self,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        missed: Option<&str>,
+    ) -> End {
         // What was ordered before is in the roster: doing it twice would tell clients twice.
         while let Ok(order) = orders.try_recv() {
             if let Order::Stop = order {
@@ -180,7 +196,13 @@ impl Engine {
             }
         }
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
+        if keys.is_empty() {
+            self.idle_since = Some(clock::now());
+        }
         for key in keys {
+            if let Some(why) = missed {
+                self.tell_missed(key, why).await;
+            }
             self.listen(key).await;
         }
         let end = self.work(orders).await;
@@ -204,6 +226,10 @@ impl Engine {
             if can_work && self.has_work() && self.batch_due.is_none() {
                 self.work_off().await;
                 continue;
+            }
+            if self.hold.is_some() && !self.has_other_types && !self.listening.is_anybody_waiting()
+            {
+                self.hold = None;
             }
             self.measure();
             let due = self.next_due();
@@ -239,8 +265,10 @@ impl Engine {
                     }
                     self.on_due().await;
                 }
-                // Last: there is always one while rows are written all the time.
-                word = next_word(&mut self.source), if can_work && !self.has_work() => self.gather(word),
+                // Last: while there is a backlog, a word is always there.
+                word = next_word(&mut self.source), if can_work && !self.has_work() && self.hold.is_none() => {
+                    self.gather(word);
+                }
             }
         }
     }
@@ -256,6 +284,9 @@ impl Engine {
     }
 
     fn next_due(&self) -> Instant {
+        if self.has_other_types {
+            return clock::now();
+        }
         let idle = self
             .idle_since
             .map(|since| since + limits::CHANGES_IDLE_TIMEOUT);
@@ -264,6 +295,7 @@ impl Engine {
             self.listening.next_due(),
             idle,
             self.batch_due,
+            self.hold,
         ]
         .into_iter()
         .flatten()
@@ -284,6 +316,13 @@ impl Engine {
         }
         if self.batch_due.is_some_and(|at| at <= now) {
             self.batch_due = None;
+        }
+        if self.hold.is_some_and(|at| at <= now) {
+            self.hold = None;
+        }
+        if std::mem::take(&mut self.has_other_types) {
+            self.listening.forget_answers();
+            self.listen_all_anew().await;
         }
         if self.publication_due <= now {
             self.publication_due = now + limits::CHANGES_PUBLICATION_INTERVAL;
@@ -376,7 +415,8 @@ impl Engine {
                     return;
                 }
             }
-            if self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
+            if self.hold.is_some()
+                || self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
                 || self.batch.bytes >= limits::CHANGES_BATCH_BYTES_MAX
             {
                 return;
@@ -437,6 +477,11 @@ impl Engine {
                 // A table that was made or published after those who ask for it came.
                 self.publication_due = clock::now();
             }
+        }
+        if self.registry.has_other_types(&relation) {
+            // Filters are checked for the new type before any row of it is looked at.
+            self.has_other_types = true;
+            self.hold = Some(clock::now() + limits::CHANGES_SUBSCRIBE_TIMEOUT);
         }
         // The database says a table before its first row, and again when the publication has changed: another one may be gone from it.
         let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
@@ -499,9 +544,9 @@ impl Engine {
             return Ok(());
         }
         let before = context.measures.matched.get();
-        let outbound = decide(&context, &manager, &mut self.registry, changes).await?;
+        let (registry, dispatch) = (&mut self.registry, &self.dispatch);
+        decide(&context, &manager, registry, dispatch, changes).await?;
         context.count_events(context.measures.matched.get().wrapping_sub(before));
-        self.dispatch.send(outbound).await;
         let committed_at_us = committed_at_us.saturating_add(POSTGRES_EPOCH_US);
         let committed_at_ms = u64::try_from(committed_at_us / 1000).unwrap_or(0);
         let lag_ms = clock::unix_ms().saturating_sub(committed_at_ms);

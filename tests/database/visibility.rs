@@ -527,6 +527,10 @@ async fn a_database_that_is_away_is_waited_for(_: Arc<Cluster>) {
     let world = World::new(&cluster, 2, ORDERS).await;
     let table = world.table("orders").await;
     assert_eq!(world.ask(&table, &user(2), &keys([2])).await, "y");
+    // The cluster does not wait for its log, and is not stopped gently: what is there has to survive.
+    world
+        .database
+        .sql("set synchronous_commit = on; create table flushed ()");
     cluster.stop();
     let checks = vec![check(&table, "authenticated", &user(2), &keys([2]))];
     let deadline = clock::now() + Duration::from_millis(700);

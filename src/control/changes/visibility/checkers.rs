@@ -89,10 +89,13 @@ impl Checkers {
         // Whoever still asks is ended with its connection: see `Lease`.
         let is_late = tokio::time::timeout_at(deadline, all).await.is_err();
         drop(workers);
-        let unknown = match self.connections.failure() {
-            Some(failure) if is_late => Verdict::Unanswered(failure),
-            _ if is_late => Verdict::Lost("there was no answer in time".into()),
-            _ => Verdict::Lost("it was not asked".into()),
+        let unknown = if !is_late {
+            Verdict::Lost("it was not asked".into())
+        } else if call.is_asked() {
+            Verdict::Lost("there was no answer in time".into())
+        } else {
+            let failure = self.connections.failure();
+            Verdict::Unanswered(failure.unwrap_or_else(|| "there is no connection yet".into()))
         };
         let verdicts = call.verdicts(&unknown);
         self.count(&call.checks, &verdicts, begun);
@@ -147,6 +150,11 @@ impl Call {
             verdicts: RefCell::new(verdicts),
             checks,
         }
+    }
+
+    /// Whether some of it is being asked just now; the rest waits for that, or for connections.
+    fn is_asked(&self) -> bool {
+        self.unfinished.get() > self.waiting.borrow().len()
     }
 
     fn is_waiting(&self) -> bool {

@@ -117,7 +117,7 @@ impl Channels {
         };
         let (id, topic) = (listener.connection, listener.topic);
         if let Some(seats) = listening.seats {
-            self.fanout.changes.seat(listening.listener, seats);
+            self.fanout.changes.seat(listening.listener, &seats);
         }
         if let Some(news) = listening.news {
             let status = if news.is_ok { "ok" } else { "error" };

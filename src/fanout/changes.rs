@@ -59,7 +59,7 @@ struct Place {
 /// A listener and where it stands.
 struct Seated {
     listener: Listener,
-    seats: Vec<Seat>,
+    seats: Box<[Standing]>,
     /// The run that has met it last.
     run: u64,
     /// The entries that match in that run.
@@ -68,9 +68,27 @@ struct Seated {
     last: (Vec<u32>, Rc<str>),
 }
 
-/// The listeners of a class by their groups: place and entry of each.
+/// A seat, and where in its group it is, so that nobody looks for it when it is left.
+struct Standing {
+    class: ClassId,
+    group: GroupId,
+    index: u32,
+}
+
+/// One entry of a listener, as its group knows it.
+#[derive(Copy, Clone)]
+struct Member {
+    place: u32,
+    entry: u32,
+    /// Which of the listener's seats it is: that one knows where in the group this one is.
+    seat: u32,
+}
+
+const _: () = assert!(size_of::<Standing>() == 24 && size_of::<Member>() == 12);
+
+/// The listeners of a class by their groups.
 #[derive(Default)]
-struct Class(FxHashMap<GroupId, Vec<(u32, u32)>>);
+struct Class(FxHashMap<GroupId, Vec<Member>>);
 
 impl Changes {
     /// A channel begins to listen. It hears nothing before it is seated.
@@ -82,7 +100,7 @@ impl Changes {
         let place = &mut self.places[index as usize];
         place.seated = Some(Box::new(Seated {
             listener,
-            seats: Vec::new(),
+            seats: Box::default(),
             run: 0,
             entries: Vec::new(),
             last: (Vec::new(), Rc::from("[]")),
@@ -95,10 +113,14 @@ impl Changes {
 
     /// A channel listens no more. False when it did not.
     pub fn remove(&mut self, id: ListenerId) -> bool {
-        let Some(seated) = self.take_place(id) else {
+        if self.listener(id).is_none() {
             return false;
-        };
-        self.unseat(seated.listener.tenant, id.index, &seated.seats);
+        }
+        self.unseat(id.index);
+        let place = &mut self.places[id.index as usize];
+        place.seated = None;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(id.index);
         true
     }
 
@@ -111,19 +133,28 @@ impl Changes {
     }
 
     /// Puts a channel where it stands from now on.
-    pub fn seat(&mut self, id: ListenerId, seats: Vec<Seat>) {
+    pub fn seat(&mut self, id: ListenerId, seats: &[Seat]) {
         let Some(tenant) = self.listener(id).map(|listener| listener.tenant) else {
             return;
         };
-        let seated = self.places[id.index as usize].seated.as_deref_mut();
-        let old = seated.map_or_else(Vec::new, |seated| {
-            std::mem::replace(&mut seated.seats, seats.clone())
-        });
-        self.unseat(tenant, id.index, &old);
-        for seat in seats {
+        self.unseat(id.index);
+        let mut standing = Vec::with_capacity(seats.len());
+        for (seat, n) in seats.iter().zip(0..) {
             let class = self.classes.entry((tenant, seat.class)).or_default();
             let group = class.0.entry(seat.group).or_default();
-            group.push((id.index, seat.entry));
+            standing.push(Standing {
+                class: seat.class,
+                group: seat.group,
+                index: u32::try_from(group.len()).expect("a shard has fewer entries than that"),
+            });
+            group.push(Member {
+                place: id.index,
+                entry: seat.entry,
+                seat: n,
+            });
+        }
+        if let Some(seated) = self.places[id.index as usize].seated.as_deref_mut() {
+            seated.seats = standing.into_boxed_slice();
         }
     }
 
@@ -177,8 +208,8 @@ impl Changes {
     fn meet(&mut self, tenant: TenantId, audience: &[Listeners]) {
         self.run += 1;
         let (places, met, run) = (&mut self.places, &mut self.met, self.run);
-        let mut greet = |group: &[(u32, u32)]| {
-            for &(place, entry) in group {
+        let mut greet = |group: &[Member]| {
+            for &Member { place, entry, .. } in group {
                 let Some(seated) = places[place as usize].seated.as_deref_mut() else {
                     continue;
                 };
@@ -204,31 +235,40 @@ impl Changes {
         }
     }
 
-    fn take_place(&mut self, id: ListenerId) -> Option<Box<Seated>> {
-        let place = self.places.get_mut(id.index as usize)?;
-        if place.generation != id.generation {
-            return None;
-        }
-        let seated = place.seated.take()?;
-        place.generation = place.generation.wrapping_add(1);
-        self.free.push(id.index);
-        Some(seated)
-    }
-
-    fn unseat(&mut self, tenant: TenantId, place: u32, seats: &[Seat]) {
-        for seat in seats {
-            let name = (tenant, seat.class);
-            let Some(class) = self.classes.get_mut(&name) else {
-                continue;
-            };
-            if let Some(group) = class.0.get_mut(&seat.group) {
-                let found = group.iter().position(|&one| one == (place, seat.entry));
-                found.map(|found| group.swap_remove(found));
-                if group.is_empty() {
-                    class.0.remove(&seat.group);
+    /// Takes a listener out of every group: so many steps as it has seats, however many others are in there.
+    fn unseat(&mut self, place: u32) {
+        let Some(seated) = self.places[place as usize].seated.as_deref_mut() else {
+            return;
+        };
+        let tenant = seated.listener.tenant;
+        let mut seats = std::mem::take(&mut seated.seats);
+        for n in 0..seats.len() {
+            let Standing {
+                class,
+                group,
+                index,
+            } = seats[n];
+            let name = (tenant, class);
+            let of_class = self.classes.get_mut(&name).expect("a seat is in a class");
+            let members = of_class
+                .0
+                .get_mut(&group)
+                .expect("a seat is in a group of its class");
+            let left = members.swap_remove(index as usize);
+            debug_assert!(left.place == place && left.seat as usize == n);
+            // The last one of the group stands there now.
+            if let Some(moved) = members.get(index as usize) {
+                let (owner, seat) = (moved.place, moved.seat as usize);
+                if owner == place {
+                    seats[seat].index = index;
+                } else if let Some(owner) = self.places[owner as usize].seated.as_deref_mut() {
+                    owner.seats[seat].index = index;
                 }
             }
-            if class.0.is_empty() {
+            if members.is_empty() {
+                of_class.0.remove(&group);
+            }
+            if of_class.0.is_empty() {
                 self.classes.remove(&name);
             }
         }
@@ -310,4 +350,158 @@ fn ids_json(ids: impl Iterator<Item = u32>) -> String {
     }
     text.push(']');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::TopicHasher;
+
+    const TENANT: TenantId = TenantId(1);
+
+    fn add(changes: &mut Changes, key: &Arc<TopicKey>) -> ListenerId {
+        changes.add(Listener {
+            tenant: TENANT,
+            connection: ConnectionId::new(0, 0),
+            topic: TopicRef {
+                index: 0,
+                generation: 0,
+            },
+            key: Arc::clone(key),
+            vsn: Vsn::V2,
+            ids: None,
+        })
+    }
+
+    fn key() -> Arc<TopicKey> {
+        let hasher = TopicHasher::new(1);
+        TopicKey::new(&hasher, TENANT, false, "realtime:a", "\"realtime:a\"").into()
+    }
+
+    fn seat(entry: u32, class: u64, group: u64) -> Seat {
+        Seat {
+            entry,
+            class: ClassId(class),
+            group: GroupId(group),
+        }
+    }
+
+    /// The places of those that a change for this class meets, with the entries that match, in order.
+    fn met(changes: &mut Changes, class: u64) -> Vec<(u32, Vec<u32>)> {
+        let whole = Listeners {
+            class: ClassId(class),
+            groups: None,
+        };
+        changes.meet(TENANT, &[whole]);
+        let mut met: Vec<_> = std::mem::take(&mut changes.met)
+            .into_iter()
+            .map(|place| {
+                let seated = changes.places[place as usize].seated.as_deref_mut();
+                let seated = seated.expect("who is met is there");
+                seated.entries.sort_unstable();
+                (place, seated.entries.clone())
+            })
+            .collect();
+        met.sort_unstable();
+        met
+    }
+
+    /// Every member of every group is where its listener's seat says, and there are no others.
+    fn check(changes: &Changes) {
+        let mut members = 0;
+        for ((_, class), groups) in &changes.classes {
+            assert!(!groups.0.is_empty(), "a class of nobody");
+            for (group, all) in &groups.0 {
+                assert!(!all.is_empty(), "a group of nobody");
+                for (member, index) in all.iter().zip(0..) {
+                    let seated = changes.places[member.place as usize].seated.as_deref();
+                    let standing = &seated.expect("it listens").seats[member.seat as usize];
+                    assert_eq!((standing.class, standing.group), (*class, *group));
+                    assert_eq!(standing.index, index);
+                    members += 1;
+                }
+            }
+        }
+        let seated = changes.places.iter().filter_map(|one| one.seated.as_ref());
+        assert_eq!(members, seated.map(|one| one.seats.len()).sum::<usize>());
+    }
+
+    #[test]
+    fn leaving_a_large_group_takes_no_search() {
+        // Looked for, these were some 500 million comparisons.
+        const MEMBERS: u32 = 20_000;
+        let (mut changes, key) = (Changes::default(), key());
+        let ids: Vec<_> = (0..MEMBERS)
+            .map(|_| {
+                let id = add(&mut changes, &key);
+                changes.seat(id, &[seat(0, 1, 1)]);
+                id
+            })
+            .collect();
+        // The same wish again and again in one join.
+        let greedy = add(&mut changes, &key);
+        let same: Vec<_> = (0..MEMBERS).map(|entry| seat(entry, 1, 1)).collect();
+        changes.seat(greedy, &same);
+        check(&changes);
+        for id in ids.iter().rev().step_by(2) {
+            assert!(changes.remove(*id));
+        }
+        check(&changes);
+        assert!(changes.remove(greedy));
+        assert!(!changes.remove(greedy));
+        check(&changes);
+        let left: Vec<_> = ids
+            .iter()
+            .step_by(2)
+            .map(|id| (id.index, vec![0]))
+            .collect();
+        assert_eq!(met(&mut changes, 1), left);
+        for id in ids.iter().rev() {
+            changes.remove(*id);
+        }
+        assert!(changes.classes.is_empty() && changes.is_empty());
+    }
+
+    #[test]
+    fn seats_are_kept_while_channels_come_and_go() {
+        let (mut changes, key) = (Changes::default(), key());
+        let mut there: Vec<(ListenerId, Vec<Seat>)> = Vec::new();
+        let mut state = 7_u64;
+        let mut dice = |sides: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 33) % sides
+        };
+        for _ in 0..2000 {
+            if there.is_empty() || (there.len() < 30 && dice(3) == 0) {
+                there.push((add(&mut changes, &key), Vec::new()));
+            }
+            let one = usize::try_from(dice(there.len() as u64)).expect("it is small");
+            if dice(4) == 0 {
+                assert!(changes.remove(there.swap_remove(one).0));
+            } else {
+                let count = u32::try_from(dice(6)).expect("it is small");
+                let seats: Vec<_> = (0..count)
+                    .map(|entry| seat(entry, dice(3), dice(2)))
+                    .collect();
+                changes.seat(there[one].0, &seats);
+                there[one].1 = seats;
+            }
+            check(&changes);
+            let mut expected: Vec<_> = there
+                .iter()
+                .map(|(id, seats)| {
+                    let of_class = seats.iter().filter(|seat| seat.class == ClassId(1));
+                    (
+                        id.index,
+                        of_class.map(|seat| seat.entry).collect::<Vec<_>>(),
+                    )
+                })
+                .filter(|(_, entries)| !entries.is_empty())
+                .collect();
+            expected.sort_unstable();
+            assert_eq!(met(&mut changes, 1), expected);
+        }
+    }
 }

@@ -292,12 +292,15 @@ async fn nothing_is_confirmed_that_is_not_done_when_polled(cluster: Arc<Cluster>
     confirms_nothing(cluster, &json!({"cdc_engine": "poll"})).await;
 }
 
-async fn holds_no_log(cluster: Arc<Cluster>, settings: &Value) {
-    let mut reader = Reader::start(prepared(&cluster), settings, &[]);
-    assert!(reader.up().await);
+/// Others write while the published table is quiet.
+async fn others_write(reader: &Reader) {
     reader
         .sql("insert into other select n, repeat('x', 500) from generate_series(1, 1000) n")
         .await;
+}
+
+/// Dispatches what comes until the database knows that everything of now is done.
+async fn confirm_all(reader: &mut Reader) {
     let end = reader.database.sql("select pg_current_wal_lsn()");
     let confirmed = format!("confirmed_flush_lsn >= '{end}'");
     let deadline = clock::now() + PATIENCE;
@@ -308,6 +311,31 @@ async fn holds_no_log(cluster: Arc<Cluster>, settings: &Value) {
             reader.finish();
         }
     }
+}
+
+async fn holds_no_log(cluster: Arc<Cluster>, settings: &Value) {
+    let mut reader = Reader::start(prepared(&cluster), settings, &[]);
+    assert!(reader.up().await);
+    others_write(&reader).await;
+    confirm_all(&mut reader).await;
+    // Behind a commit that is confirmed, so that the next connection says none.
+    reader.insert(1..=3).await;
+    reader.dispatch_until(3).await;
+    confirm_all(&mut reader).await;
+    assert!(reader.kill().await);
+    assert!(!reader.up().await);
+    others_write(&reader).await;
+    confirm_all(&mut reader).await;
+    // And behind a transaction of which a half is done.
+    reader.insert(4..=9).await;
+    reader.take_rows(3).await;
+    reader.finish();
+    assert!(reader.kill().await);
+    assert!(!reader.up().await);
+    others_write(&reader).await;
+    confirm_all(&mut reader).await;
+    assert!(reader.dispatched.iter().copied().eq(1..=9));
+    assert_eq!(reader.measures.slots.get(), 1);
 }
 
 async fn quiet_tables_do_not_hold_the_log(cluster: Arc<Cluster>) {

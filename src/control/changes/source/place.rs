@@ -46,6 +46,15 @@ impl Place {
         self.confirms
     }
 
+    /// What is done where both of these are, of one slot: the later of them, and every position that either confirms.
+    #[must_use]
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            confirms: self.confirms.max(other.confirms),
+            ..self.max(other)
+        }
+    }
+
     /// Whether everything up to this place is done where `done` is.
     #[must_use]
     pub(super) fn is_done_at(&self, done: &Self) -> bool {

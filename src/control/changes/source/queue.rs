@@ -53,9 +53,10 @@ impl Queue {
         self.done.set(Place::start(self.life.get(), position));
     }
 
-    /// Where the words go on when a connection is restored: behind what is done.
+    /// Where the words go on when a connection is restored: behind what is done. A position that is passed before the next transaction
+    /// begins is behind the last one, as it was before the break.
     pub(super) fn resume(&self) -> Place {
-        Place::start(self.life.get(), self.position_done())
+        self.done.get()
     }
 
     /// Hands a word about the source over, at once.
@@ -118,11 +119,15 @@ impl Queue {
     /// Everything up to `place` was dispatched. What a slot has said that is none any more says nothing about the current one.
     pub(super) fn done(&self, place: Place) {
         let before = self.done.get();
-        if place.life == before.life && place > before {
-            self.done.set(place);
-            if place.confirms() > before.confirms() {
-                self.confirmed.notify_one();
-            }
+        if place.life != before.life {
+            return;
+        }
+        // A connection that was restored counts from what was done then. What was in hand may have been done since, and the database
+        // may not say it again: a position that is passed next confirms what it says, though its place is an earlier one.
+        let after = before.with(place);
+        self.done.set(after);
+        if after.confirms() > before.confirms() {
+            self.confirmed.notify_one();
         }
     }
 
@@ -284,6 +289,32 @@ mod tests {
         assert_eq!(text, "P");
         queue.done(places[0]);
         assert_eq!(queue.position_done(), Lsn(4));
+    }
+
+    #[test]
+    fn positions_that_are_passed_behind_a_break_confirm() {
+        let queue = queue();
+        queue.begin_life(Lsn(1));
+        let mut place = queue.resume();
+        transaction(&queue, &mut place, 100, 1);
+        transaction(&queue, &mut place, 200, 1);
+        let places = drain(&queue).1;
+        queue.done(places[2]);
+        assert_eq!(queue.position_done(), Lsn(108));
+        // A new connection: nothing is published, others write.
+        let mut restored = queue.resume();
+        restored.pass(Lsn(150));
+        queue.done(restored);
+        assert_eq!(queue.position_done(), Lsn(150));
+        // What was in hand when it broke is done only now.
+        queue.done(places[5]);
+        assert_eq!(queue.position_done(), Lsn(208));
+        restored.pass(Lsn(300));
+        queue.done(restored);
+        assert_eq!(queue.position_done(), Lsn(300));
+        // That takes nothing back of what is done.
+        transaction(&queue, &mut restored, 200, 1);
+        assert_eq!(drain(&queue).0, "R");
     }
 
     #[tokio::test]

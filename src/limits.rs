@@ -159,8 +159,19 @@ pub const CHANGES_BYTES_UNDER_WAY_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a value in JSON that a change keeps which is too large as a whole (spec: postgres-changes 5.4).
 pub const CHANGE_VALUE_BYTES_OF_TOO_LARGE: usize = 64;
 
+/// Filters of one entry of a join. Above: the entry is refused. The original has no bound of its own, and each filter is a cast in the
+/// customer's database.
+pub const CHANGES_FILTERS_MAX: usize = 100;
+
 /// How long a question about tables, types or privileges may take. Above: the connection is given up, and the batch is tried again.
 pub const CHANGES_QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long changes wait for a connection on which can be asked who may see them, while the database is there otherwise. Above: nobody is
+/// delivered what was not answered, until there are answers again.
+pub const CHANGES_UNANSWERED_MAX: Duration = Duration::from_secs(30);
+
+/// Time before a batch is tried again that could not be asked about.
+pub const CHANGES_BATCH_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long the check of a subscription may take. Above: its client reads so, and it is tried again (spec: postgres-changes 3.2).
 pub const CHANGES_SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -171,6 +182,9 @@ pub const CHANGES_CHECK_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Time between two looks at the tables of a publication (spec: postgres-changes 4.2).
 pub const CHANGES_PUBLICATION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Time between two looks that something in the stream gives occasion for.
+pub const CHANGES_PUBLICATION_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// How long a slot outlives its last subscriber (spec: postgres-changes, checklist 35): who comes back soon need not wait for a new one.
 pub const CHANGES_IDLE_TIMEOUT: Duration = Duration::from_secs(600);

@@ -52,8 +52,8 @@ mod send;
 mod session;
 mod source;
 mod stream;
-mod values;
 mod turns;
+mod values;
 mod visibility;
 mod world;
 
@@ -78,10 +78,10 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("connect", connect::TESTS),
     ("dev", dev::TESTS),
     ("exceptions", exceptions::TESTS),
-    ("faults", faults::changes::crashes::TESTS),
-    ("faults", faults::changes::ends::TESTS),
-    ("faults", faults::changes::publication::TESTS),
-    ("faults", faults::changes::slots::TESTS),
+    ("faults::changes", faults::changes::crashes::TESTS),
+    ("faults::changes", faults::changes::ends::TESTS),
+    ("faults::changes", faults::changes::publication::TESTS),
+    ("faults::changes", faults::changes::slots::TESTS),
     ("faults", faults::joins::TESTS),
     ("faults", faults::stream::TESTS),
     ("filters", filters::answers::TESTS),
@@ -100,12 +100,11 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
-    ("values", values::TESTS),
-    ("visibility", visibility::TESTS),
     ("values", values::asked::TESTS),
     ("values", values::documents::TESTS),
     ("values", values::made::TESTS),
     ("values", values::simple::TESTS),
+    ("visibility", visibility::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -267,10 +267,10 @@ impl Poll {
             }
         };
         self.pause = pause;
-        // One that ended at the bound has not seen the end of the log.
-        if is_whole {
-            self.events.push_back(Event::Passed(reading.end));
-        }
+        // One that ended at the bound has not seen the end of the log. There is an event in any case: before the next reading the caller
+        // has to wait until this one is done, or the slot would say it again.
+        let position = if is_whole { reading.end } else { self.said };
+        self.events.push_back(Event::Passed(position));
     }
 }
 

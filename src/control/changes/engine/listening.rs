@@ -6,6 +6,8 @@
 //! - Equal wishes of equal roles are checked once, however many ask at the same time; an answer serves those who ask within
 //!   [`limits::CHANGES_CHECK_LIFETIME`].
 //! - Old claims count until the new ones have been checked, and no longer; the message about it comes 1 to 3 s later, as from the original.
+//! - An answer holds for the publication as it was when it was given: when another answer or look has found another one since, all are
+//!   asked anew.
 //! - What the database refuses is not tried again before its publication changes; what it could not be asked is, after 5 to 10 s.
 
 use super::manager::Manager;
@@ -32,6 +34,20 @@ pub(super) type Question = (Rc<Wish>, Option<Rc<str>>);
 /// What came of it: the tables.
 pub(super) type Outcome = Result<Rc<FxHashMap<u32, Rc<Checked>>>, Refusal>;
 
+/// What came of it, and what the publication was then.
+pub(super) struct Answer {
+    /// None where it could not be looked at.
+    look: Option<Look>,
+    outcome: Outcome,
+}
+
+/// The publication as it was seen. Later looks have greater numbers: all go over one connection.
+#[derive(Clone)]
+pub(super) struct Look {
+    number: u64,
+    published: Rc<Published>,
+}
+
 /// Why somebody is not served.
 #[derive(Clone, Debug)]
 pub(super) enum Refusal {
@@ -50,11 +66,24 @@ pub(super) struct Listening {
     /// Questions that are being asked, and who waits for each.
     asked: FxHashMap<Question, Vec<ListenerKey>>,
     due: Vec<(Instant, Due)>,
-    /// The tables of the publication when they were last looked at.
-    published: Option<Rc<Published>>,
+    /// The publication as it was seen last.
+    seen: Option<Look>,
+    /// How often it was looked at.
+    looks: u64,
     is_looking: bool,
     /// Clients have read that the slot cannot be had.
     has_told_down: bool,
+}
+
+/// What a look at the publication tells.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum News {
+    /// It is as it was.
+    None,
+    /// It is another one.
+    Changed,
+    /// It was as it is no more.
+    Outdated,
 }
 
 /// Somebody who is not seated yet, or not with its new claims.
@@ -88,10 +117,32 @@ impl Listening {
         self.due.iter().map(|(at, _)| *at).min()
     }
 
+    pub(super) fn is_anybody_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What was answered counts no longer.
+    pub(super) fn forget_answers(&mut self) {
+        self.outcomes.clear();
+    }
+
     /// The answer to a question, if it may serve somebody who asks since then.
     fn outcome(&self, question: &Question, since: Instant) -> Option<&Outcome> {
         let (at, outcome) = self.outcomes.get(question)?;
         (*at + limits::CHANGES_CHECK_LIFETIME >= since).then_some(outcome)
+    }
+
+    /// What a look tells beside those before.
+    fn note(&mut self, look: Look) -> News {
+        let (is_same, is_old) = match &self.seen {
+            None => (true, false),
+            Some(seen) => (seen.published == look.published, look.number < seen.number),
+        };
+        if is_old {
+            return if is_same { News::None } else { News::Outdated };
+        }
+        self.seen = Some(look);
+        if is_same { News::None } else { News::Changed }
     }
 
     /// Forgets answers that serve nobody any more.
@@ -106,6 +157,14 @@ impl Listening {
 impl Engine {
     /// Somebody listens, with claims that are new here.
     pub(super) async fn listen(&mut self, key: ListenerKey) {
+        let listen = self.roster.borrow().get(&key).cloned();
+        if let Some(listen) = listen {
+            self.listen_as(key, listen.is_refresh).await;
+        }
+    }
+
+    /// The same; whether it reads of it later, as those do whose token is new.
+    async fn listen_as(&mut self, key: ListenerKey, is_refresh: bool) {
         let Some(listen) = self.roster.borrow().get(&key).cloned() else {
             return;
         };
@@ -126,7 +185,7 @@ impl Engine {
             questions,
             claims: Rc::from(&*listen.claims.json),
             since: clock::now(),
-            is_refresh: listen.is_refresh,
+            is_refresh,
         };
         self.listening.waiting.insert(key, waiting);
         self.ask_for(key);
@@ -157,13 +216,18 @@ impl Engine {
                 continue;
             }
             listening.asked.insert(question.clone(), vec![key]);
+            listening.looks += 1;
+            let number = listening.looks;
             let (manager, question) = (Rc::clone(manager), question.clone());
             let publication = self.context.changes.publication.clone();
             self.jobs.spawn_local(async move {
-                let answer = answer(&manager, &publication, &question);
-                let answer = tokio::time::timeout(limits::CHANGES_SUBSCRIBE_TIMEOUT, answer).await;
-                let answer = answer.unwrap_or_else(|_| Err(too_slow("the check took too long")));
-                Event::Checked(question, answer)
+                let mut look = None;
+                let answer = answer(&manager, &publication, &question, |published| {
+                    look = Some(Look { number, published });
+                });
+                let outcome = tokio::time::timeout(limits::CHANGES_SUBSCRIBE_TIMEOUT, answer).await;
+                let outcome = outcome.unwrap_or_else(|_| Err(too_slow("the check took too long")));
+                Event::Checked(question, Answer { look, outcome })
             });
         }
     }
@@ -176,11 +240,27 @@ impl Engine {
         }
     }
 
-    pub(super) async fn on_checked(&mut self, question: Question, outcome: Outcome) {
+    pub(super) async fn on_checked(&mut self, question: Question, answer: Answer) {
         let now = clock::now();
         self.listening.forget_old(now);
         let waiting = self.listening.asked.remove(&question).unwrap_or_default();
-        self.listening.outcomes.insert(question, (now, outcome));
+        let news = answer.look.map(|look| self.listening.note(look));
+        if news == Some(News::Outdated) {
+            for key in waiting {
+                self.ask_for(key);
+            }
+            return;
+        }
+        let is_changed = news == Some(News::Changed);
+        if is_changed {
+            self.listening.outcomes.clear();
+        }
+        let outcome = (now, answer.outcome);
+        self.listening.outcomes.insert(question, outcome);
+        if is_changed {
+            // Those who wait for this among them.
+            return self.listen_all_anew().await;
+        }
         for key in waiting {
             self.settle(key).await;
         }
@@ -329,6 +409,10 @@ impl Engine {
     pub(super) async fn on_up(&mut self, is_new: bool) {
         self.relations.clear();
         self.is_up = true;
+        if is_new {
+            // It may be read because its publication is there again.
+            self.publication_due = clock::now();
+        }
         self.listening.has_told_down = false;
         if is_new {
             let text = format!(
@@ -349,15 +433,20 @@ impl Engine {
         let gaps = &self.context.measures.gaps;
         gaps.set(gaps.get() + 1);
         self.context.log(ErrorCode::PoolingReplicationError, text);
-        let news = ListenerNews {
-            is_ok: false,
-            message: format!("Changes may have been missed: {text}").into(),
-        };
         let keys: Vec<ListenerKey> = self.registry.listeners().collect();
         for key in keys {
-            self.tell(key, news.clone()).await;
+            self.tell_missed(key, text).await;
             self.listen_anew(key).await;
         }
+    }
+
+    /// A client reads that changes may have passed it by.
+    pub(super) async fn tell_missed(&self, key: ListenerKey, why: &str) {
+        let news = ListenerNews {
+            is_ok: false,
+            message: format!("Changes may have been missed: {why}").into(),
+        };
+        self.tell(key, news).await;
     }
 
     /// There is no connection. Before there was a slot, those who wait read why.
@@ -377,10 +466,7 @@ impl Engine {
 
     /// Subscribes somebody again who listened before: it reads of it at once.
     async fn listen_anew(&mut self, key: ListenerKey) {
-        self.listen(key).await;
-        if let Some(waiting) = self.listening.waiting.get_mut(&key) {
-            waiting.is_refresh = false;
-        }
+        self.listen_as(key, false).await;
     }
 
     // -- the publication ------------------------------------------------------------------------------------------------
@@ -391,23 +477,42 @@ impl Engine {
             return;
         };
         self.listening.is_looking = true;
+        self.listening.looks += 1;
+        let number = self.listening.looks;
         let name = self.context.changes.publication.clone();
-        self.jobs
-            .spawn_local(async move { Event::Published(manager.publication(&name).await) });
+        self.jobs.spawn_local(async move {
+            let look = async {
+                let published = Rc::new(manager.publication(&name).await?);
+                // A type may get other parts or names without a word in the stream.
+                manager.refresh_types().await?;
+                Ok(Look { number, published })
+            };
+            Event::Published(look.await)
+        });
     }
 
-    pub(super) async fn on_published(&mut self, published: Published) {
+    pub(super) async fn on_published(&mut self, look: Result<Look, Unanswered>) {
         self.listening.is_looking = false;
-        let known = self.listening.published.replace(Rc::new(published));
-        let now = self.listening.published.as_ref();
-        if known.is_none() || known.as_ref() == now {
-            return;
+        match look {
+            Ok(look) => {
+                if self.listening.note(look) == News::Changed {
+                    self.listening.outcomes.clear();
+                    self.listen_all_anew().await;
+                }
+            }
+            Err(Unanswered(text)) => {
+                self.context.log(ErrorCode::CheckOidsError, &text);
+                self.publication_due = clock::now() + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+            }
         }
+    }
+
+    /// The publication is another one.
+    pub(super) async fn listen_all_anew(&mut self) {
         self.context.say(
             Level::Warning,
             "Found new oids: everybody is subscribed anew",
         );
-        self.listening.outcomes.clear();
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
         for key in keys {
             self.listen_anew(key).await;
@@ -427,10 +532,17 @@ fn retry_pause() -> Duration {
     jittered(limits::CHANGES_RETRY_PAUSE_MAX)
 }
 
-/// Checks a wish against every table that it matches.
-async fn answer(manager: &Manager, publication: &str, (wish, role): &Question) -> Outcome {
+/// Checks a wish against every table that it matches. Says what the publication is, as soon as it knows.
+async fn answer(
+    manager: &Manager,
+    publication: &str,
+    (wish, role): &Question,
+    see: impl FnOnce(Rc<Published>),
+) -> Outcome {
     let failed = |Unanswered(text): Unanswered| too_slow(&text);
     let published = manager.publication(publication).await.map_err(failed)?;
+    let published = Rc::new(published);
+    see(Rc::clone(&published));
     let matching = published
         .tables
         .iter()

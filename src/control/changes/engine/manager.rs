@@ -1,11 +1,12 @@
 //! What a tenant's database is asked beside row level security: tables, privileges, types, publications, casts.
 //!
 //! What comes in: an open connection. What goes out: answers. What always holds: nothing takes longer than
-//! [`limits::CHANGES_QUESTION_TIMEOUT`]. Deliberately absent: opening the connection again.
+//! [`limits::CHANGES_QUESTION_TIMEOUT`], filters that take long themselves apart. Deliberately absent: opening the connection again.
 
 use super::decide::Unanswered;
 use crate::control::changes::catalog::{Catalog, Published, TableNow, publication};
 use crate::control::changes::change::Change;
+use crate::control::changes::filter::{self, Filter};
 use crate::control::changes::registry::TableIndex;
 use crate::control::changes::types::{Type, Types, ask_json};
 use crate::control::database::Connection;
@@ -13,6 +14,7 @@ use crate::limits;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio_postgres::{Client, Error};
 
 /// See the room's documentation.
@@ -36,6 +38,11 @@ impl Manager {
 
     pub(super) fn client(&self) -> &Client {
         &self.connection.client
+    }
+
+    /// Returns when the connection is closed.
+    pub(super) async fn closed(&self) {
+        self.connection.closed().await;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -67,6 +74,18 @@ impl Manager {
         within(self.catalog.look(self.client(), &tables)).await
     }
 
+    /// Whether the database answers at all.
+    pub(super) async fn is_there(&self) -> Result<(), Unanswered> {
+        within(self.client().batch_execute("")).await
+    }
+
+    /// Rows that the original has left would make its functions work for nobody (spec: postgres-changes 3.1).
+    pub(super) async fn empty_subscriptions(&self) -> Result<(), Unanswered> {
+        let sql = "do $$ begin if pg_catalog.to_regclass('realtime.subscription') is not null then \
+             delete from realtime.subscription; end if; end $$";
+        within(self.client().batch_execute(sql)).await
+    }
+
     /// One table for one role.
     pub(super) async fn look_at(
         &self,
@@ -93,6 +112,22 @@ impl Manager {
             return Ok(());
         }
         within(self.types.load(self.client(), &unknown)).await
+    }
+
+    /// Whether values pass filters that only PostgreSQL can answer.
+    pub(super) async fn ask_filters(
+        &self,
+        questions: &[(Rc<Filter>, Vec<Box<str>>)],
+    ) -> Result<Vec<Vec<bool>>, Unanswered> {
+        // Slow filters are ended by the database: this is for one that is not there.
+        let round = limits::FILTER_STATEMENT_TIMEOUT * limits::FILTER_STATEMENTS_AT_ONCE as u32;
+        let timeout = limits::FILTER_ASK_TIMEOUT + round + limits::CHANGES_QUESTION_TIMEOUT;
+        within_time(timeout, filter::ask(self.client(), questions)).await
+    }
+
+    /// Reads all types again that are known.
+    pub(super) async fn refresh_types(&self) -> Result<(), Unanswered> {
+        within(self.types.refresh(self.client())).await
     }
 
     /// The JSON of values that only PostgreSQL can convert, in their order; none for one that it refuses.
@@ -124,7 +159,14 @@ impl Manager {
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Unanswered> {
-    match tokio::time::timeout(limits::CHANGES_QUESTION_TIMEOUT, work).await {
+    within_time(limits::CHANGES_QUESTION_TIMEOUT, work).await
+}
+
+async fn within_time<T>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Unanswered> {
+    match tokio::time::timeout(timeout, work).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(Unanswered("the database does not answer".to_owned())),
     }

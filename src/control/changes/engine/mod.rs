@@ -25,7 +25,7 @@ use super::settings::ChangesSettings;
 use super::source::{Place, Source, Word};
 use super::visibility::Checkers;
 use crate::control::clock;
-use crate::control::database::connect::{describe, jittered};
+use crate::control::database::connect::jittered;
 use crate::control::database::{Connection, Environment, Settings, connect};
 use crate::control::replication::POSTGRES_EPOCH_US;
 use crate::control::replication::pgoutput::{Message, Relation, decode};
@@ -35,9 +35,10 @@ use crate::limits;
 use crate::logging::Line;
 use crate::mail::Listen;
 use crate::tenant::{Counter, Tenant};
-use decide::{Unanswered, decide};
+pub(super) use decide::Patience;
+use decide::{Unanswered, Undecided, decide};
 use dispatch::Dispatch;
-use listening::{Listening, Outcome};
+use listening::{Answer, Listening, Look};
 use manager::Manager;
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
@@ -87,6 +88,8 @@ pub(super) struct Context {
     pub(super) environment: Rc<Environment>,
     pub(super) checkers: Checkers,
     pub(super) measures: Rc<Measures>,
+    /// For how long nobody could be asked about row level security.
+    pub(super) patience: Patience,
     /// When verdicts that could not be had were last written down, and how many came since.
     pub(super) lost_said_at: Cell<Option<Instant>>,
     pub(super) lost_unsaid: Cell<u64>,
@@ -95,8 +98,8 @@ pub(super) struct Context {
 /// What an engine waits for beside words and orders.
 enum Event {
     Connected(Result<Connection, String>),
-    Checked(listening::Question, Outcome),
-    Published(Result<super::catalog::Published, Unanswered>),
+    Checked(listening::Question, Answer),
+    Published(Result<Look, Unanswered>),
 }
 
 /// See the room's documentation.
@@ -120,10 +123,18 @@ pub(super) struct Engine {
     /// When the current transaction was committed.
     committed_at_us: i64,
     batch: Batch,
+    /// Before that the batch is not tried again.
+    batch_due: Option<Instant>,
     /// A word that ends a batch.
     next_word: Option<Word>,
     publication_due: Instant,
+    /// When the publication was looked at last.
+    publication_seen: Instant,
     idle_since: Option<Instant>,
+    /// A filter's column has another type than when the filter was checked.
+    has_other_types: bool,
+    /// No words are taken before everybody has been checked anew, or before this moment.
+    hold: Option<Instant>,
 }
 
 /// What was taken from the source and is not dispatched yet.
@@ -154,14 +165,28 @@ impl Engine {
             relations: FxHashMap::default(),
             committed_at_us: 0,
             batch: Batch::default(),
+            batch_due: None,
             next_word: None,
             publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
+            publication_seen: now,
             idle_since: None,
+            has_other_types: false,
+            hold: None,
         }
     }
 
-    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told.
-    pub(super) async fn run(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+    /// Whether clients have been told of a slot that is there: without it, they may miss something.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told. `missed` says why those who listen may
+    /// have missed something since the engine before this one.
+    pub(super) async fn run(
+        &mut self,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        missed: Option<&str>,
+    ) -> End {
         // What was ordered before is in the roster: doing it twice would tell clients twice.
         while let Ok(order) = orders.try_recv() {
             if let Order::Stop = order {
@@ -169,7 +194,13 @@ impl Engine {
             }
         }
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
+        if keys.is_empty() {
+            self.idle_since = Some(clock::now());
+        }
         for key in keys {
+            if let Some(why) = missed {
+                self.tell_missed(key, why).await;
+            }
             self.listen(key).await;
         }
         let end = self.work(orders).await;
@@ -187,20 +218,17 @@ impl Engine {
             .database(self.context.tenant.id)
             .cloned();
         loop {
-            if self
-                .manager
-                .as_ref()
-                .is_some_and(|manager| manager.is_closed())
-            {
-                self.connect_later();
-            }
             let can_work = self
                 .manager
                 .as_ref()
                 .is_some_and(|manager| !manager.is_closed());
-            if can_work && self.has_work() {
+            if can_work && self.has_work() && self.batch_due.is_none() {
                 self.work_off().await;
                 continue;
+            }
+            if self.hold.is_some() && !self.has_other_types && !self.listening.is_anybody_waiting()
+            {
+                self.hold = None;
             }
             self.measure();
             let due = self.next_due();
@@ -216,7 +244,10 @@ impl Engine {
                     // A job panicked: the supervisor starts all of it anew.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                word = next_word(&mut self.source), if can_work => self.gather(word),
+                () = closed(self.manager.clone()) => {
+                    self.context.say(Level::Warning, "the connection that asks about row changes was closed");
+                    self.connect_later();
+                }
                 Ok(()) = tenants.changed() => {
                     let now = tenants.borrow_and_update().database(self.context.tenant.id).cloned();
                     if now != known {
@@ -233,6 +264,10 @@ impl Engine {
                     }
                     self.on_due().await;
                 }
+                // Last: while there is a backlog, a word is always there.
+                word = next_word(&mut self.source), if can_work && !self.has_work() && self.hold.is_none() => {
+                    self.gather(word);
+                }
             }
         }
     }
@@ -248,13 +283,22 @@ impl Engine {
     }
 
     fn next_due(&self) -> Instant {
+        if self.has_other_types {
+            return clock::now();
+        }
         let idle = self
             .idle_since
             .map(|since| since + limits::CHANGES_IDLE_TIMEOUT);
-        [self.connect_at, self.listening.next_due(), idle]
-            .into_iter()
-            .flatten()
-            .fold(self.publication_due, Instant::min)
+        [
+            self.connect_at,
+            self.listening.next_due(),
+            idle,
+            self.batch_due,
+            self.hold,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.publication_due, Instant::min)
     }
 
     fn is_idle(&self) -> bool {
@@ -269,8 +313,19 @@ impl Engine {
         if self.connect_at.is_some_and(|at| at <= now) {
             self.connect();
         }
+        if self.batch_due.is_some_and(|at| at <= now) {
+            self.batch_due = None;
+        }
+        if self.hold.is_some_and(|at| at <= now) {
+            self.hold = None;
+        }
+        if std::mem::take(&mut self.has_other_types) {
+            self.listening.forget_answers();
+            self.listen_all_anew().await;
+        }
         if self.publication_due <= now {
             self.publication_due = now + limits::CHANGES_PUBLICATION_INTERVAL;
+            self.publication_seen = now;
             self.look_at_publication();
         }
         self.do_what_is_due(now).await;
@@ -305,10 +360,14 @@ impl Engine {
             Event::Connected(Ok(connection)) => {
                 self.connect_pause = limits::DATABASE_RECONNECT_PAUSE;
                 let manager = Rc::new(Manager::new(connection));
-                if self.source.is_none() {
-                    self.empty_subscriptions(&manager).await;
+                if self.source.is_none()
+                    && let Err(Unanswered(text)) = manager.empty_subscriptions().await
+                {
+                    let code = ErrorCode::SubscriptionCleanupFailed;
+                    self.context.log(code, &text);
                 }
                 self.manager = Some(manager);
+                // Nobody knows what has become of it meanwhile.
                 self.look_at_publication();
                 self.ask_what_waits();
             }
@@ -318,21 +377,8 @@ impl Engine {
                 self.connect_later();
                 self.tell_unreachable(&text).await;
             }
-            Event::Checked(question, outcome) => self.on_checked(question, outcome).await,
-            Event::Published(Ok(published)) => self.on_published(published).await,
-            Event::Published(Err(Unanswered(text))) => {
-                self.context.log(ErrorCode::CheckOidsError, &text);
-            }
-        }
-    }
-
-    /// Rows that the original has left would make its functions work for nobody (spec: postgres-changes 3.1).
-    async fn empty_subscriptions(&self, manager: &Manager) {
-        let sql = "do $$ begin if pg_catalog.to_regclass('realtime.subscription') is not null then \
-             delete from realtime.subscription; end if; end $$";
-        if let Err(error) = manager.client().batch_execute(sql).await {
-            self.context
-                .log(ErrorCode::SubscriptionCleanupFailed, &describe(&error));
+            Event::Checked(question, answer) => self.on_checked(question, answer).await,
+            Event::Published(look) => self.on_published(look).await,
         }
     }
 
@@ -368,7 +414,8 @@ impl Engine {
                     return;
                 }
             }
-            if self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
+            if self.hold.is_some()
+                || self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
                 || self.batch.bytes >= limits::CHANGES_BATCH_BYTES_MAX
             {
                 return;
@@ -430,6 +477,14 @@ impl Engine {
                 self.publication_due = clock::now();
             }
         }
+        if self.registry.has_other_types(&relation) {
+            // Filters are checked for the new type before any row of it is looked at.
+            self.has_other_types = true;
+            self.hold = Some(clock::now() + limits::CHANGES_SUBSCRIBE_TIMEOUT);
+        }
+        // The database says a table before its first row, and again when the publication has changed: another one may be gone from it.
+        let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+        self.publication_due = self.publication_due.min(due);
         self.relations.insert(relation.id, Rc::new(relation));
     }
 
@@ -440,11 +495,9 @@ impl Engine {
     /// Dispatches the batch, and does what the word behind it says.
     async fn work_off(&mut self) {
         if !self.batch.changes.is_empty()
-            && let Err(Unanswered(text)) = self.dispatch_batch().await
+            && let Err(undecided) = self.dispatch_batch().await
         {
-            self.context.log(ErrorCode::PoolingReplicationError, &text);
-            self.connect_later();
-            return;
+            return self.try_again(undecided);
         }
         let batch = std::mem::take(&mut self.batch);
         if let (Some(place), Some(source)) = (batch.place, &self.source) {
@@ -458,9 +511,28 @@ impl Engine {
         }
     }
 
-    async fn dispatch_batch(&mut self) -> Result<(), Unanswered> {
+    /// The batch waits.
+    fn try_again(&mut self, undecided: Undecided) {
+        match undecided {
+            Undecided::Unanswered(text) => {
+                self.context.log(ErrorCode::PoolingReplicationError, &text);
+                self.connect_later();
+            }
+            Undecided::Unchecked(text) => {
+                let text = format!(
+                    "row level security could not be asked about and is tried again: {text}"
+                );
+                self.context.say(Level::Warning, &text);
+                let pause = jittered(limits::CHANGES_BATCH_RETRY_PAUSE);
+                self.batch_due = Some(clock::now() + pause);
+            }
+        }
+    }
+
+    async fn dispatch_batch(&mut self) -> Result<(), Undecided> {
         let Some(manager) = self.manager.clone() else {
-            return Err(Unanswered("there is no connection to ask".to_owned()));
+            let text = "there is no connection to ask".to_owned();
+            return Err(Undecided::Unanswered(text));
         };
         let changes = &self.batch.changes;
         let (context, committed) = (Rc::clone(&self.context), changes.last());
@@ -471,9 +543,9 @@ impl Engine {
             return Ok(());
         }
         let before = context.measures.matched.get();
-        let outbound = decide(&context, &manager, &mut self.registry, changes).await?;
+        let (registry, dispatch) = (&mut self.registry, &self.dispatch);
+        decide(&context, &manager, registry, dispatch, changes).await?;
         context.count_events(context.measures.matched.get().wrapping_sub(before));
-        self.dispatch.send(outbound).await;
         let committed_at_us = committed_at_us.saturating_add(POSTGRES_EPOCH_US);
         let committed_at_ms = u64::try_from(committed_at_us / 1000).unwrap_or(0);
         let lag_ms = clock::unix_ms().saturating_sub(committed_at_ms);
@@ -490,6 +562,14 @@ impl Engine {
 async fn next_word(source: &mut Option<Source>) -> Word {
     match source {
         Some(source) => source.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when the connection that asks is closed; never while there is none.
+async fn closed(manager: Option<Rc<Manager>>) {
+    match manager {
+        Some(manager) => manager.closed().await,
         None => std::future::pending().await,
     }
 }

@@ -402,7 +402,17 @@ impl Life {
             Fault::TooMany(_) => self.log_rarely(fault.code(), &fault.start_text()),
             _ => self.log_rarely(ErrorCode::PoolingReplicationPreparationError, &text),
         }
-        self.tell_down(&text);
+        // An owner that is dead is replaced within seconds: nobody needs to hear of it.
+        let is_replaced = matches!(
+            fault,
+            Fault::SlotInUse {
+                is_elsewhere: false,
+                ..
+            }
+        ) && self.in_use.get() < limits::CHANGES_SLOT_FAILURES_MAX;
+        if !is_replaced {
+            self.tell_down(&text);
+        }
     }
 
     /// A line that comes once within [`limits::CHANGES_FAILURE_LOG_INTERVAL`], while nothing else fails.

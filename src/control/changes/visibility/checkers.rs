@@ -89,16 +89,12 @@ impl Checkers {
         // Whoever still asks is ended with its connection: see `Lease`.
         let is_late = tokio::time::timeout_at(deadline, all).await.is_err();
         drop(workers);
-        let why = || {
-            let failure = self.connections.failure();
-            failure.unwrap_or_else(|| "there was no answer in time".into())
+        let unknown = match self.connections.failure() {
+            Some(failure) if is_late => Verdict::Unanswered(failure),
+            _ if is_late => Verdict::Lost("there was no answer in time".into()),
+            _ => Verdict::Lost("it was not asked".into()),
         };
-        let lost = Verdict::Lost(if is_late {
-            why()
-        } else {
-            "it was not asked".into()
-        });
-        let verdicts = call.verdicts(&lost);
+        let verdicts = call.verdicts(&unknown);
         self.count(&call.checks, &verdicts, begun);
         verdicts
     }
@@ -106,7 +102,9 @@ impl Checkers {
     fn count(&self, checks: &[Check], verdicts: &[Vec<Verdict>], begun: Instant) {
         let measures = &self.measures;
         let all = verdicts.iter().flatten();
-        let lost = all.filter(|verdict| matches!(verdict, Verdict::Lost(_)));
+        let is_lost =
+            |verdict: &Verdict| matches!(verdict, Verdict::Lost(_) | Verdict::Unanswered(_));
+        let lost = all.filter(|verdict| is_lost(verdict));
         Measures::add(&measures.calls, 1);
         Measures::add(&measures.checks, checks.len());
         Measures::add(&measures.keys, verdicts.iter().map(Vec::len).sum());
@@ -165,16 +163,16 @@ impl Call {
         for (entry, outcome) in chunk.entries.iter().zip(outcomes) {
             match outcome {
                 Outcome::Seen(places) => self.note(entry, &places),
-                Outcome::Refused(reason) => self.lose(entry, &reason),
+                Outcome::Refused(reason) => self.fill(entry, &Verdict::Lost(reason)),
                 // For now: what is asked again may find more.
                 Outcome::Failed(reason) => {
-                    self.lose(entry, &reason);
+                    self.fill(entry, &Verdict::Lost(reason));
                     if entry.to - entry.from > 1 {
                         failed.push(*entry);
                     }
                 }
                 Outcome::Unanswered(reason) => {
-                    self.lose(entry, &reason);
+                    self.fill(entry, &Verdict::Unanswered(reason));
                     unanswered.push(*entry);
                 }
             }
@@ -199,9 +197,9 @@ impl Call {
     }
 
     fn note(&self, entry: &Entry, places: &[usize]) {
+        self.fill(entry, &Verdict::No);
         let mut verdicts = self.verdicts.borrow_mut();
         let verdicts = &mut verdicts[entry.check][entry.from..entry.to];
-        verdicts.fill(Some(Verdict::No));
         for place in places {
             if let Some(verdict) = verdicts.get_mut(*place) {
                 *verdict = Some(Verdict::Yes);
@@ -209,16 +207,15 @@ impl Call {
         }
     }
 
-    fn lose(&self, entry: &Entry, reason: &Rc<str>) {
+    fn fill(&self, entry: &Entry, verdict: &Verdict) {
         let mut verdicts = self.verdicts.borrow_mut();
-        let verdicts = &mut verdicts[entry.check][entry.from..entry.to];
-        verdicts.fill(Some(Verdict::Lost(Rc::clone(reason))));
+        verdicts[entry.check][entry.from..entry.to].fill(Some(verdict.clone()));
     }
 
-    /// What is known, and `lost` for the rest.
-    fn verdicts(&self, lost: &Verdict) -> Vec<Vec<Verdict>> {
+    /// What is known, and `unknown` for the rest.
+    fn verdicts(&self, unknown: &Verdict) -> Vec<Vec<Verdict>> {
         let verdicts = self.verdicts.take().into_iter();
-        let known = |verdict: Option<Verdict>| verdict.unwrap_or_else(|| lost.clone());
+        let known = |verdict: Option<Verdict>| verdict.unwrap_or_else(|| unknown.clone());
         verdicts
             .map(|check| check.into_iter().map(known).collect())
             .collect()

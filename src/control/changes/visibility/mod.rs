@@ -4,7 +4,7 @@
 //! always holds:
 //!
 //! - A row is said to be visible only where a SELECT with this role and these claims found it. What fails, takes too long or is not
-//!   known for any other reason is [`Verdict::Lost`].
+//!   known for any other reason is [`Verdict::Lost`]; where there was no connection to ask on it is [`Verdict::Unanswered`].
 //! - Claims never meet other claims: each query stands in a savepoint of its own and is rolled back (`claims_do_not_mix`).
 //! - What fails is isolated: a policy that raises for some claims loses those only, one that raises for a row loses that row only, and
 //!   one that is slow holds up its own connection (`a_row_on_which_a_policy_raises_is_lost_alone`).
@@ -61,6 +61,8 @@ pub enum Verdict {
     Yes,
     /// There is none, or it may not be seen.
     No,
-    /// Nobody knows, for this reason. It counts as no.
+    /// Nobody knows, for this reason, and would not the next time either: a policy raised, or took too long. It counts as no.
     Lost(Rc<str>),
+    /// It could not be asked, for this reason: connections were lost, or there is none to be had. It may be asked again.
+    Unanswered(Rc<str>),
 }

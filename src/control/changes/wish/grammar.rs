@@ -6,13 +6,25 @@
 
 use super::{FilterText, Operator};
 use crate::error::inspect;
+use crate::limits;
 use serde_json::Value;
 
 /// The filters of a text; an empty one has none.
 pub(super) fn filters(text: &str) -> Result<Vec<FilterText>, String> {
     match text.trim() {
         "" => Ok(Vec::new()),
-        text => Segments::of(text).map(filter).collect(),
+        text => {
+            let filters: Result<Vec<_>, _> = Segments::of(text)
+                .take(limits::CHANGES_FILTERS_MAX + 1)
+                .map(filter)
+                .collect();
+            let filters = filters?;
+            if filters.len() > limits::CHANGES_FILTERS_MAX {
+                let max = limits::CHANGES_FILTERS_MAX;
+                return Err(format!("more than {max} filters in one entry"));
+            }
+            Ok(filters)
+        }
     }
 }
 

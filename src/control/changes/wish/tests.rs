@@ -374,3 +374,18 @@ proptest! {
         let _ = Wish::parse(&entry);
     }
 }
+
+#[test]
+fn filters_are_bounded() {
+    let entry = |count| {
+        let filter = vec!["a=eq.1"; count].join(",");
+        format!(r#"{{"schema": "s", "table": "t", "filter": "{filter}"}}"#)
+    };
+    assert_eq!(Wish::parse(&entry(100)).unwrap().filters.len(), 100);
+    let error = Wish::parse(&entry(101)).unwrap_err();
+    assert!(
+        error.ends_with("more than 100 filters in one entry"),
+        "{error}"
+    );
+    assert!(Wish::parse(&entry(30_000)).is_err());
+}

@@ -126,6 +126,9 @@ pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections that the control core serves at one time. Above: 503 and the connection is closed.
 pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 
+/// Scrapes that wait for the metrics to be written. Above: the next ones wait in their connections.
+pub const METRICS_SCRAPES_MAX: usize = 16;
+
 /// How long a connection may wait for its next request, that request's head included. Above: the connection is closed.
 pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -47,7 +47,7 @@ impl World {
         let database = cluster.database(Kind::Supabase);
         database.sql(sql);
         let admin = database.client(ADMIN).await;
-        let checkers = Checkers::new(Rc::new(database.settings()), connections_max);
+        let checkers = Checkers::new(Rc::new(database.settings()), connections_max, Rc::default());
         Self {
             database,
             admin,
@@ -640,7 +640,7 @@ async fn roles_that_may_not_be_taken_on_see_nothing(cluster: Arc<Cluster>) {
     let settings = world
         .database
         .settings_with(&json!({"db_user": "vis_modest"}));
-    let modest = Checkers::new(Rc::new(settings), 1);
+    let modest = Checkers::new(Rc::new(settings), 1, Rc::default());
     assert_eq!(
         reason(&ask(&modest, "vis_modest").await),
         may_not("vis_modest")

@@ -2,12 +2,12 @@
 //!
 //! What comes in: connections with the bytes that a shard has read ([`Connections::serve`]). What goes out: answers, and parcels for
 //! the shards. What always holds: a request is read, counted and answered in bounds of [`limits`](crate::limits); an unknown path or
-//! method is a 404 in the original's form. Deliberately absent: a listener, TLS, HTTP/2; and so far the management API, metrics and
-//! web pages.
+//! method is a 404 in the original's form. Deliberately absent: a listener, TLS, HTTP/2; and so far the management API and web pages.
 //!
 //! ```text
 //! serve (hyper) ─▶ edge: request id, body, path ─▶ router ─▶ broadcast ─▶ exchange: tenant, rate, token ─▶ outgoing
-//!                    │                                └─▶ private: desk
+//!                    │          │                     └─▶ private: desk
+//!                    │          └─▶ scrape: gate, metrics
 //!                    └─▶ upgrade ─▶ back to a shard
 //! ```
 
@@ -17,10 +17,12 @@ pub mod broadcast;
 pub mod edge;
 pub mod exchange;
 pub mod form;
+pub mod gate;
 pub mod messages;
 pub mod private;
 pub mod request_id;
 pub mod respond;
+pub mod scrape;
 pub mod serve;
 pub mod upgrade;
 #[cfg(test)]
@@ -32,6 +34,7 @@ pub use serve::Connections;
 use super::database::Environment;
 use super::desk::Desk;
 use super::log::Log;
+use super::metrics::Metrics;
 use super::outgoing::Outgoing;
 use super::rates::Notice;
 use super::tenants::Live;
@@ -42,6 +45,7 @@ use axum::extract::{Request, State};
 use axum::routing::{get, post};
 use body::Budget;
 use exchange::{Exchange, text_of};
+use gate::Gate;
 use hyper::header::ACCEPT;
 use hyper::{Response, StatusCode};
 use std::ops::Deref;
@@ -83,6 +87,12 @@ pub struct Context {
     pub log: Log,
     /// To the tenants' databases.
     pub desk: Desk,
+    /// To what was counted.
+    pub metrics: Metrics,
+    /// Of the metrics.
+    pub metrics_gate: Gate,
+    /// `REGION`.
+    pub region: Option<String>,
     budget: Budget,
 }
 
@@ -101,9 +111,14 @@ impl Deref for Api {
 impl Api {
     /// A handle on what the routes work with.
     #[must_use]
-    pub fn new(settings: Settings, environment: &Environment, desk: Desk) -> Self {
+    pub fn new(
+        settings: Settings,
+        environment: &Environment,
+        desk: Desk,
+        metrics: Metrics,
+    ) -> Self {
         let Environment {
-            config: _,
+            config,
             tenants,
             outgoing,
             notices,
@@ -120,6 +135,9 @@ impl Api {
             cell,
             log,
             desk,
+            metrics,
+            metrics_gate: Gate::of_metrics(&config),
+            region: config.region.clone(),
             budget: Budget::default(),
         }))
     }
@@ -140,6 +158,8 @@ impl Api {
 pub fn app(api: &Api) -> App {
     let routes = Router::new()
         .route("/healthcheck", get(healthcheck))
+        .route("/metrics", get(scrape::all))
+        .route("/metrics/{region}", get(scrape::of_region))
         .route("/api/ping", get(ping))
         .route(
             "/api/broadcast",

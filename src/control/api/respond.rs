@@ -29,7 +29,7 @@ pub fn empty(status: StatusCode) -> Response<Body> {
 
 /// Plain text.
 #[must_use]
-pub fn text(body: &'static str) -> Response<Body> {
+pub fn text(body: impl Into<Body>) -> Response<Body> {
     with_body(StatusCode::OK, TEXT, body)
 }
 

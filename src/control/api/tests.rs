@@ -48,6 +48,7 @@ impl Answer {
 }
 
 const EXP: i64 = 4_102_444_800;
+const METRICS_SECRET: &str = "of the metrics";
 
 fn token(claims: &str) -> String {
     sign_hs256(b"secret", claims)
@@ -59,6 +60,10 @@ fn good_token() -> String {
 
 impl Stack {
     fn new() -> Self {
+        Self::with(Metrics::for_test(Some("# EOF")))
+    }
+
+    fn with(metrics: Metrics) -> Self {
         let mut registry = registry();
         for name in ["a", "suspended", "tiny", "none", "db"] {
             let mut record = record(name);
@@ -98,7 +103,12 @@ impl Stack {
             asked.send((tenant, context, checks)).unwrap();
             outcome.map(Told::Verdict)
         });
-        let (config, _) = Config::from_env(|_| None).unwrap();
+        let variables = |name: &str| match name {
+            "METRICS_JWT_SECRET" => Some(METRICS_SECRET.to_owned()),
+            "REGION" => Some("eu-1".to_owned()),
+            _ => None,
+        };
+        let (config, _) = Config::from_env(variables).unwrap();
         let environment = Environment {
             config: Arc::new(config),
             tenants: registry.watch(),
@@ -108,7 +118,7 @@ impl Stack {
             cell: 1,
             log,
         };
-        let api = Api::new(settings, &environment, desk);
+        let api = Api::new(settings, &environment, desk, metrics);
         Self {
             app: app(&api),
             api,
@@ -195,6 +205,23 @@ GET /nope ;; ;; 404 html ;; Not Found
 GET /nope | accept: */* ;; ;; 404 html ;; Not Found
 GET /nope | accept: application/json ;; ;; 404 json ;; "Not Found"
 GET /api/nope ;; ;; 404 html ;; Not Found
+GET /metrics | authorization: Bearer {metrics} ;; ;; 200 text ;; # EOF
+GET /metrics | authorization: Bearer {metrics} | accept: text/html ;; ;; 200 text ;; # EOF
+HEAD /metrics | authorization: Bearer {metrics} ;; ;; 200 text ;;
+GET /metrics/eu-1 | authorization: Bearer {metrics} ;; ;; 200 text ;; # EOF
+GET /metrics/eu%2D1 | authorization: Bearer {metrics} ;; ;; 200 text ;; # EOF
+GET /metrics/eu-2 | authorization: Bearer {metrics} ;; ;; 200 text ;;
+GET /metrics/%ff | authorization: Bearer {metrics} ;; ;; 200 text ;;
+GET /metrics/eu-1/x | authorization: Bearer {metrics} ;; ;; 404 html ;; Not Found
+POST /metrics | authorization: Bearer {metrics} ;; ;; 404 html ;; Not Found
+GET /metrics ;; ;; 403 - ;;
+HEAD /metrics ;; ;; 403 - ;;
+GET /metrics/eu-1 ;; ;; 403 - ;;
+GET /metrics/eu-2 ;; ;; 403 - ;;
+GET /metrics | authorization: Bearer {token} ;; ;; 403 - ;;
+GET /metrics | authorization: bearer {metrics} ;; ;; 403 - ;;
+GET /metrics | authorization: nospace ;; ;; 403 - ;;
+GET /metrics | apikey: {metrics} ;; ;; 403 - ;;
 GET /api/broadcast ;; ;; 404 html ;; Not Found
 PUT /api/broadcast ;; ;; 404 html ;; Not Found
 GET /api/broadcast/t/events/e ;; ;; 404 html ;; Not Found
@@ -291,6 +318,7 @@ fn filled(row: &str) -> String {
     }
     let many = vec![r#"{"topic":"t","event":"e","payload":{}}"#; 101].join(",");
     row.replace("{token}", &good_token())
+        .replace("{metrics}", &sign_hs256(METRICS_SECRET.as_bytes(), "{}"))
         .replace("{expired}", &token(r#"{"role":"anon","exp":1}"#))
         .replace("{no-role}", &token(r#"{"role":5,"exp":4102444800}"#))
         .replace("{roleless}", &token(r#"{"exp":4102444800}"#))
@@ -707,5 +735,16 @@ fn refused_upgrades_are_those_of_a_shard() {
         400,
         missing,
         None,
+    );
+}
+
+#[test]
+fn metrics_that_cannot_be_written_are_a_500() {
+    let stack = Stack::with(Metrics::for_test(None));
+    let token = sign_hs256(METRICS_SECRET.as_bytes(), "{}");
+    let answer = run(stack.ask(&format!("GET /metrics | authorization: Bearer {token}"), ""));
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (500, "Internal Server Error")
     );
 }

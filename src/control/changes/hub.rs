@@ -184,14 +184,18 @@ impl Hub {
                 return None;
             }
         };
-        let mut measures = self.0.measures.borrow_mut();
+        let measures = Rc::clone(self.0.measures.borrow_mut().entry(id).or_default());
         let context = Context {
             tenant: Arc::clone(tenant),
-            checkers: Checkers::new(Rc::clone(&settings), changes.check_connections_max),
+            checkers: Checkers::new(
+                Rc::clone(&settings),
+                changes.check_connections_max,
+                Rc::clone(&measures.visibility),
+            ),
             settings,
             changes,
             environment: Rc::clone(&self.0.environment),
-            measures: Rc::clone(measures.entry(id).or_default()),
+            measures,
             patience: Patience::default(),
             lost_said_at: Cell::default(),
             lost_unsaid: Cell::default(),

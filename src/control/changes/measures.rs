@@ -1,6 +1,8 @@
 //! What delivering row changes has done so far, and how far it is behind.
 
+use super::{source, visibility};
 use std::cell::Cell;
+use std::rc::Rc;
 
 /// Why a change did not reach somebody who had asked for it, or anybody.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -49,20 +51,16 @@ pub struct Measures {
     pub batches: Cell<u64>,
     /// Microseconds that deciding them took.
     pub deciding_us: Cell<u64>,
-    /// Questions about row level security: one per set of claims, table and batch.
-    pub checks: Cell<u64>,
-    /// Keys that were asked about with them.
-    pub checked_keys: Cell<u64>,
-    /// Microseconds that batches waited for their answers.
-    pub checking_us: Cell<u64>,
     /// Milliseconds between the commit of the last transaction and when its last change was handed to the shards.
     pub lag_ms: Cell<u64>,
-    /// Bytes of the write-ahead log between what was said and its end, when they were last looked at.
-    pub lag_bytes: Cell<u64>,
     /// Times that changes may have been missed, and subscribers were told.
     pub gaps: Cell<u64>,
     /// Subscriptions now.
     pub subscriptions: Cell<u64>,
+    /// Of reading the slot.
+    pub source: Rc<source::Measures>,
+    /// Of asking who may see what, one question per set of claims, table and batch.
+    pub visibility: Rc<visibility::Measures>,
     dropped: [Cell<u64>; Dropped::ALL.len()],
 }
 
@@ -76,6 +74,19 @@ impl Measures {
     #[must_use]
     pub fn dropped(&self, reason: Dropped) -> u64 {
         self.dropped[reason as usize].get()
+    }
+
+    /// Nobody listens any more: there is nothing to be behind with, and no slot that keeps anything.
+    pub(super) fn come_to_rest(&self) {
+        let source = &self.source;
+        for gauge in [
+            &self.subscriptions,
+            &self.lag_ms,
+            &source.lag_bytes,
+            &source.retained_bytes,
+        ] {
+            gauge.set(0);
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub use kept::{Identity, Kept};
 pub use ledger::Ledger;
 pub use measures::{Lag, Measures};
 pub use replay::replay;
+pub use row::Dropped;
 pub use snapshot::Snapshot;
 
 use super::database::{Environment, Pool, Settings};

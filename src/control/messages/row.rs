@@ -174,22 +174,31 @@ impl Dropped {
         Self::TooManyRequests,
         Self::NameTooLong,
     ];
+
+    /// Its name as a label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InsertedAtMissing => "inserted_at_missing",
+            Self::EventMissing => "event_missing",
+            Self::IdMissing => "id_missing",
+            Self::TopicMissing => "topic_missing",
+            Self::PrivateMissing => "private_missing",
+            Self::PayloadMissing => "payload_missing",
+            Self::PayloadSizeExceeded => "payload_size_exceeded",
+            Self::TooManyRequests => "too_many_requests",
+            Self::NameTooLong => "name_too_long",
+        }
+    }
 }
 
 /// As the original logs it (spec: errors-and-logs 2.4).
 impl fmt::Display for Dropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InsertedAtMissing => ":inserted_at_missing",
-            Self::EventMissing => ":event_missing",
-            Self::IdMissing => ":id_missing",
-            Self::TopicMissing => ":topic_missing",
-            Self::PrivateMissing => ":private_missing",
-            Self::PayloadMissing => ":payload_missing",
-            Self::PayloadSizeExceeded => ":payload_size_exceeded",
-            Self::TooManyRequests => ":too_many_requests",
-            Self::NameTooLong => "topic or event of more than 255 bytes",
-        })
+        match self {
+            Self::NameTooLong => f.write_str("topic or event of more than 255 bytes"),
+            reason => write!(f, ":{}", reason.as_str()),
+        }
     }
 }
 

@@ -41,6 +41,17 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "the_metrics_know_who_is_connected",
+        limits: none,
+        run: |context| {
+            let users = || context.metric("realtime_connections_connected");
+            assert_eq!(users(), None, "it was never here");
+            let mut client = context.joined(V2, "realtime:m", &json!({}));
+            assert_eq!(users().as_deref(), Some("1"));
+            client.expect_alive();
+        },
+    },
+    Case {
         name: "a_batch_reaches_both_versions_as_text",
         limits: none,
         run: |context| {

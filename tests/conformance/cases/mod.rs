@@ -137,6 +137,27 @@ impl Context<'_> {
         socket::request(self.server.address, method, path, &headers, body)
             .expect("the server answers")
     }
+
+    /// The value of the first series of this metric that is about this tenant.
+    pub fn metric(&self, name: &str) -> Option<String> {
+        let header = json!({"alg": "HS256", "typ": "JWT"});
+        let token = token::sign_with(&header, &json!({}), token::METRICS_SECRET);
+        let headers = [("authorization", &*format!("Bearer {token}"))];
+        let page = match self.http("GET", "/metrics", &headers, b"") {
+            Event::Upgrade {
+                status: 200,
+                headers,
+                body,
+            } if headers["content-type"] == "text/plain; charset=utf-8" => body,
+            other => panic!("{other:?} instead of metrics"),
+        };
+        assert_eq!(page.matches("# EOF\n").count(), 2, "{page}");
+        let (start, end) = (format!("{name}{{"), format!("tenant=\"{}\"}}", self.tenant));
+        page.lines().find_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.starts_with(&start) && series.ends_with(&end)).then(|| value.to_owned())
+        })
+    }
 }
 
 /// One WebSocket.

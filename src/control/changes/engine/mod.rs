@@ -22,7 +22,7 @@ use super::change::{Change, peek};
 use super::measures::{Dropped, Measures, add};
 use super::registry::{Ids, ListenerKey, Registry};
 use super::settings::ChangesSettings;
-use super::source::{Measures as SourceMeasures, Place, Source, Word};
+use super::source::{Place, Source, Word};
 use super::visibility::Checkers;
 use crate::control::clock;
 use crate::control::database::connect::jittered;
@@ -116,7 +116,6 @@ pub(super) struct Engine {
     connect_at: Option<Instant>,
     connect_pause: Duration,
     source: Option<Source>,
-    source_measures: Rc<SourceMeasures>,
     /// The slot is there.
     is_up: bool,
     /// What the stream has said of its tables.
@@ -162,7 +161,6 @@ impl Engine {
             connect_at: Some(now),
             connect_pause: limits::DATABASE_RECONNECT_PAUSE,
             source: None,
-            source_measures: Rc::default(),
             is_up: false,
             relations: FxHashMap::default(),
             committed_at_us: 0,
@@ -209,6 +207,7 @@ impl Engine {
         if let Some(source) = self.source.take() {
             source.end().await;
         }
+        self.context.measures.come_to_rest();
         end
     }
 
@@ -392,7 +391,7 @@ impl Engine {
                 Arc::clone(&context.tenant),
                 Rc::clone(&context.settings),
                 Rc::clone(&context.changes),
-                Rc::clone(&self.source_measures),
+                Rc::clone(&context.measures.source),
             ));
         }
     }
@@ -556,7 +555,6 @@ impl Engine {
 
     fn measure(&self) {
         let measures = &self.context.measures;
-        measures.lag_bytes.set(self.source_measures.lag_bytes.get());
         measures.subscriptions.set(self.registry.subscriptions());
     }
 }

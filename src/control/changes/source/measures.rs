@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-/// Counters of one source, since it began.
+/// Counters of one tenant, over all of its sources since the process began.
 #[derive(Debug, Default)]
 pub struct Measures {
     /// Connections that read the slot.

@@ -45,10 +45,10 @@ struct Call {
 }
 
 impl Checkers {
-    /// Opens no connection before there is a question, and never more than `connections_max`, at least one.
+    /// Opens no connection before there is a question, and never more than `connections_max`, at least one. What it does is added to
+    /// `measures`.
     #[must_use]
-    pub fn new(settings: Rc<Settings>, connections_max: usize) -> Self {
-        let measures = Rc::new(Measures::default());
+    pub fn new(settings: Rc<Settings>, connections_max: usize, measures: Rc<Measures>) -> Self {
         let connections = Connections::new(settings, connections_max, Rc::clone(&measures));
         Self {
             connections: Rc::new(connections),
@@ -56,7 +56,7 @@ impl Checkers {
         }
     }
 
-    /// What it has done so far.
+    /// What it and others before it have done so far.
     #[must_use]
     pub fn measures(&self) -> &Rc<Measures> {
         &self.measures

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-/// Counters of one tenant, since its worker began.
+/// Counters of one tenant, over all of its checkers since the process began.
 #[derive(Debug, Default)]
 pub struct Measures {
     /// Batches that were asked about.

@@ -61,6 +61,43 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
+        name: "what_changes_cost_is_measured",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let (_ears, _sql) = delivers(place);
+            let context = place.context();
+            // Three inserts, three updates, a delete and two probes. One row is nobody's who listens.
+            for (name, value) in [
+                ("realtime_postgres_changes_seen_total", "9"),
+                ("realtime_postgres_changes_delivered_total", "7"),
+                ("realtime_subscriptions_manager_subscribers", "4"),
+                ("realtime_postgres_changes_slots_total", "1"),
+                ("realtime_postgres_changes_streams_total", "1"),
+                ("realtime_postgres_changes_gaps_total", "0"),
+            ] {
+                assert_eq!(context.metric(name).as_deref(), Some(value), "{name}");
+            }
+            for name in [
+                "realtime_channel_db_events",
+                "realtime_postgres_changes_batches_total",
+                "realtime_postgres_changes_deciding_seconds_total",
+                "realtime_postgres_changes_rls_checks_total",
+                "realtime_postgres_changes_rls_keys_total",
+                "realtime_postgres_changes_rls_seconds_total",
+                "realtime_postgres_changes_rls_connections_total",
+                "realtime_postgres_changes_stream_messages_total",
+                "realtime_postgres_changes_stream_bytes_total",
+            ] {
+                let value = context.metric(name).expect("it is measured");
+                assert!(
+                    value.parse::<f64>().expect("a number") > 0.0,
+                    "{name} {value}"
+                );
+            }
+        },
+    },
+    Case {
         name: "a_publication_of_another_name_is_read",
         settings: || json!({"publication": "my publication"}),
         limits: none,

@@ -177,16 +177,22 @@ async fn every_row_comes_once_behind_a_pooler(cluster: Arc<Cluster>) {
 async fn every_row_comes_once_while_the_database_stops_and_starts(_: Arc<Cluster>) {
     let cluster = Arc::new(Cluster::start_with(ADMIN, &[]));
     let mut reader = Reader::up_from(&cluster).await;
+    let measures = Rc::clone(&reader.measures);
     compare(&mut reader, async |_| {
         for _ in 0..3 {
             a_while(700).await;
+            let before = measures.streams.get();
             cluster.stop();
             cluster.start_again();
+            until("it is read again", || async {
+                measures.streams.get() > before
+            })
+            .await;
         }
         a_while(700).await;
     })
     .await;
-    assert!(reader.measures.streams.get() > 2);
+    assert!(reader.measures.streams.get() > 3);
 }
 
 async fn every_row_comes_once_while_the_network_is_cut(cluster: Arc<Cluster>) {
@@ -195,15 +201,24 @@ async fn every_row_comes_once_while_the_network_is_cut(cluster: Arc<Cluster>) {
     database.port = wire.port;
     let mut reader = Reader::start(database, &json!({}), &[]);
     assert!(reader.up().await);
+    let measures = Rc::clone(&reader.measures);
     compare(&mut reader, async |_| {
-        for _ in 0..6 {
-            a_while(400).await;
+        for _ in 0..4 {
+            a_while(300).await;
+            let before = measures.streams.get();
             wire.cut();
+            // Once more while it is being restored.
+            a_while(130).await;
+            wire.cut();
+            until("it is read again", || async {
+                measures.streams.get() > before
+            })
+            .await;
         }
-        a_while(400).await;
+        a_while(300).await;
     })
     .await;
-    assert!(reader.measures.streams.get() > 2);
+    assert!(reader.measures.streams.get() > 4);
 }
 
 async fn stream_that_says_nothing_is_restored(cluster: Arc<Cluster>) {

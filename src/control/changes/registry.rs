@@ -119,6 +119,9 @@ pub struct Candidate {
     pub select: Option<Rc<[Box<str>]>>,
 }
 
+/// Candidates by the value that a row has to have.
+type ByValue = FxHashMap<Box<str>, Vec<usize>>;
+
 #[derive(Debug, Default)]
 struct ActionIndex {
     /// Every candidate of the action.
@@ -126,7 +129,7 @@ struct ActionIndex {
     /// Those that are looked at for every row.
     always: Vec<usize>,
     /// Those that are for rows with one value in one column: a filter that says how values are to be written, and the candidates by value.
-    equal: Vec<(Rc<Filter>, FxHashMap<Box<str>, Vec<usize>>)>,
+    equal: Vec<(Rc<Filter>, ByValue)>,
 }
 
 impl Registry {

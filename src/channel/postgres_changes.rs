@@ -2,6 +2,7 @@
 
 use super::Channels;
 use crate::connection::{CONTROL, Channel, ConnectionId, Io};
+use crate::error::text;
 use crate::fanout::Listener;
 use crate::mail::{Listen, Listening, Mail, TopicRef};
 use crate::phoenix;
@@ -38,7 +39,7 @@ impl Channels {
             return;
         };
         if !tenant.has_database {
-            let text = "Realtime was unable to connect to the project database";
+            let text = text::UNABLE_TO_CONNECT;
             return self.push_system(io, id, topic, EXTENSION, "error", text);
         }
         let Some(key) = self.fanout.topic(topic).map(|entry| Arc::clone(&entry.key)) else {

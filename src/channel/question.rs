@@ -21,7 +21,7 @@ use crate::tenant::TenantId;
 use std::sync::Arc;
 
 /// What a client reads of a database that cannot be asked.
-const UNREACHABLE: &str = "Realtime was unable to connect to the project database";
+const UNREACHABLE: &str = crate::error::text::UNABLE_TO_CONNECT;
 
 impl Channels {
     /// What is known of a tenant's database.

@@ -383,6 +383,8 @@ impl ErrorCode {
 
 /// Texts of codes that have more than one, and client texts without a code.
 pub mod text {
+    /// `UnableToConnectToProject`, and what whoever needs the tenant's database reads while there is none.
+    pub const UNABLE_TO_CONNECT: &str = "Realtime was unable to connect to the project database";
     /// `TenantNotFound` to a join.
     pub const TENANT_NOT_FOUND_IN_JOIN: &str = "Tenant with the given ID does not exist";
     /// `UnableToReplayMessages`: replay was asked of a public channel.

@@ -7,18 +7,19 @@
 
 use super::engine::{Context, End, Engine, Order, Patience, Roster};
 use super::measures::Measures;
-use super::registry::Ids;
+use super::registry::{Ids, ListenerKey};
 use super::settings::ChangesSettings;
 use super::source;
 use super::visibility::Checkers;
 use crate::control::clock;
 use crate::control::database::{Environment, Settings};
+use crate::control::outgoing::Parcel;
 use crate::control::session::Sessions;
 use crate::control::supervise::{caught, panic_text};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::limits;
 use crate::logging::Line;
-use crate::mail::{Listen, ListenerId};
+use crate::mail::{Listen, ListenerId, ListenerNews, Listening};
 use crate::tenant::{Tenant, TenantId};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
@@ -124,18 +125,25 @@ impl Hub {
     /// Runs engines as long as somebody listens.
     async fn run(&self, id: TenantId, roster: Roster, mut orders: mpsc::UnboundedReceiver<Order>) {
         let mut pause = limits::TASK_RESTART_PAUSE;
+        // Why those who listen may have missed something, since an engine that had a slot is gone.
+        let mut missed = None;
         loop {
             let began = clock::now();
             let end = match self.engine(id, &roster) {
-                Some(mut engine) => match caught(engine.run(&mut orders)).await {
-                    Ok(end) => end,
-                    Err(panic) => {
-                        let text = format!("row changes start anew: {}", panic_text(&*panic));
-                        self.log(id, ErrorCode::UnknownError, &text);
-                        End::Changed
-                    }
-                },
-                None => self.wait_for_settings(id, &mut orders).await,
+                Some(mut engine) => {
+                    let outcome = caught(engine.run(&mut orders, missed.take())).await;
+                    let (end, why) = match outcome {
+                        Ok(end) => (end, "the settings of the database were changed"),
+                        Err(panic) => {
+                            let text = format!("row changes start anew: {}", panic_text(&*panic));
+                            self.log(id, ErrorCode::UnknownError, &text);
+                            (End::Changed, "the server had to start reading anew")
+                        }
+                    };
+                    missed = engine.is_up().then_some(why);
+                    end
+                }
+                None => self.wait_for_settings(id, &roster, &mut orders).await,
             };
             let is_over = match end {
                 End::Stopped => true,
@@ -196,15 +204,20 @@ impl Hub {
     async fn wait_for_settings(
         &self,
         id: TenantId,
+        roster: &Roster,
         orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> End {
         let mut tenants = self.0.environment.tenants.clone();
         let before = tenants.borrow_and_update().database(id).cloned();
+        let keys: Vec<ListenerKey> = roster.borrow().keys().copied().collect();
+        for key in keys {
+            self.tell_unreachable(key).await;
+        }
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Stop) | None => return End::Stopped,
-                    Some(Order::Listen(_)) => {}
+                    Some(Order::Listen(key)) => self.tell_unreachable(key).await,
                     Some(Order::Unlisten(_)) => return End::Unwanted,
                 },
                 Ok(()) = tenants.changed() => {
@@ -214,6 +227,20 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// A client reads that there is no database to listen to.
+    async fn tell_unreachable(&self, (shard, listener): ListenerKey) {
+        let listening = Listening {
+            listener,
+            seats: Some(Vec::new()),
+            news: Some(ListenerNews {
+                is_ok: false,
+                message: text::UNABLE_TO_CONNECT.into(),
+            }),
+        };
+        let parcel = Parcel::Listening(shard, Box::new(listening));
+        self.0.environment.outgoing.send(parcel).await;
     }
 
     /// Drops what an earlier life of the process has left.

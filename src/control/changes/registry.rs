@@ -9,6 +9,7 @@
 use super::change::Action;
 use super::filter::{Checked, Filter};
 use super::wish::{Wanted, Wish};
+use crate::control::replication::pgoutput::Relation;
 use crate::mail::{ClassId, GroupId, ListenerId, Seat};
 use rustc_hash::FxHashMap;
 use std::cell::Cell;
@@ -33,13 +34,22 @@ pub struct Placement {
 /// See the room's documentation.
 #[derive(Debug, Default)]
 pub struct Registry {
-    listeners: FxHashMap<ListenerKey, Vec<Seat>>,
+    listeners: FxHashMap<ListenerKey, Vec<(Seat, ClaimsId)>>,
     classes: FxHashMap<ClassId, Class>,
     by_wish: FxHashMap<(Rc<Wish>, Rc<str>), ClassId>,
     claims: FxHashMap<Rc<str>, Interned>,
     /// What was made of the classes for a table.
-    tables: FxHashMap<u32, Rc<TableIndex>>,
+    tables: FxHashMap<u32, Named>,
+    subscriptions: u64,
     ids: Ids,
+}
+
+/// A table's index, and what the stream calls the table.
+#[derive(Debug)]
+struct Named {
+    schema: Box<str>,
+    name: Box<str>,
+    index: Rc<TableIndex>,
 }
 
 /// Gives out names that no two classes or groups of a process have, of whatever tenant. Clones go on together.
@@ -132,16 +142,18 @@ impl Registry {
     /// Puts a listener where its entries belong, in place of where it stood. Returns its seats, one per entry.
     pub fn place(&mut self, key: ListenerKey, entries: &[Placement]) -> Vec<Seat> {
         self.remove(key);
-        let seats: Vec<Seat> = entries
+        let seats: Vec<(Seat, ClaimsId)> = entries
             .iter()
             .zip(0..)
             .map(|(placement, entry)| self.seat(key.0, placement, entry))
             .collect();
-        self.listeners.insert(key, seats.clone());
-        seats
+        let places = seats.iter().map(|(seat, _)| *seat).collect();
+        self.subscriptions += seats.len() as u64;
+        self.listeners.insert(key, seats);
+        places
     }
 
-    fn seat(&mut self, shard: usize, placement: &Placement, entry: u32) -> Seat {
+    fn seat(&mut self, shard: usize, placement: &Placement, entry: u32) -> (Seat, ClaimsId) {
         let name = (Rc::clone(&placement.wish), Rc::clone(&placement.role));
         let class_id = match self.by_wish.get(&name) {
             Some(id) => *id,
@@ -157,7 +169,7 @@ impl Registry {
                 };
                 self.classes.insert(id, class);
                 self.by_wish.insert(name, id);
-                self.tables.clear();
+                forget_tables_of(&mut self.tables, &placement.wish, &placement.tables);
                 id
             }
         };
@@ -167,7 +179,8 @@ impl Registry {
             .expect("every name leads to a class");
         // The last check counts for all of the class: it asked the same of the same tables.
         if !Rc::ptr_eq(&class.tables, &placement.tables) && class.tables != placement.tables {
-            self.tables.clear();
+            forget_tables_of(&mut self.tables, &class.wish, &class.tables);
+            forget_tables_of(&mut self.tables, &class.wish, &placement.tables);
         }
         class.tables = Rc::clone(&placement.tables);
         let interned = self
@@ -191,23 +204,24 @@ impl Registry {
             class.shards.resize(shard + 1, 0);
         }
         class.shards[shard] += 1;
-        Seat {
+        let seat = Seat {
             entry,
             class: class_id,
             group: group.id,
-        }
+        };
+        (seat, interned.id)
     }
 
     /// A listener is no more.
     pub fn remove(&mut self, key: ListenerKey) {
-        for seat in self.listeners.remove(&key).unwrap_or_default() {
+        for (seat, claims) in self.listeners.remove(&key).unwrap_or_default() {
+            self.subscriptions -= 1;
             let Some(class) = self.classes.get_mut(&seat.class) else {
                 continue;
             };
             class.size -= 1;
             class.shards[key.0] -= 1;
-            let of_seat = |(_, group): &(&ClaimsId, &mut Group)| group.id == seat.group;
-            if let Some((&claims, group)) = class.groups.iter_mut().find(of_seat) {
+            if let Some(group) = class.groups.get_mut(&claims) {
                 group.size -= 1;
                 if group.size == 0 {
                     let group = class.groups.remove(&claims);
@@ -219,8 +233,8 @@ impl Registry {
             if class.size == 0 {
                 let name = (Rc::clone(&class.wish), Rc::clone(&class.role));
                 self.by_wish.remove(&name);
+                forget_tables_of(&mut self.tables, &class.wish, &class.tables);
                 self.classes.remove(&seat.class);
-                self.tables.clear();
             }
         }
     }
@@ -248,10 +262,7 @@ impl Registry {
     /// How many subscriptions there are.
     #[must_use]
     pub fn subscriptions(&self) -> u64 {
-        self.classes
-            .values()
-            .map(|class| u64::from(class.size))
-            .sum()
+        self.subscriptions
     }
 
     /// The class of this name.
@@ -264,8 +275,8 @@ impl Registry {
     /// filter that would have to be checked first, gets a table's changes from the first one on.
     #[must_use]
     pub fn table(&mut self, oid: u32, schema: &str, name: &str) -> Rc<TableIndex> {
-        if let Some(index) = self.tables.get(&oid) {
-            return Rc::clone(index);
+        if let Some(known) = self.tables.get(&oid) {
+            return Rc::clone(&known.index);
         }
         let mut index = TableIndex::default();
         // In the order in which they came: those of one channel among them are listed in one frame anyway.
@@ -291,7 +302,12 @@ impl Registry {
             index.add(wish.wanted, candidate);
         }
         let index = Rc::new(index);
-        self.tables.insert(oid, Rc::clone(&index));
+        let named = Named {
+            schema: schema.into(),
+            name: name.into(),
+            index: Rc::clone(&index),
+        };
+        self.tables.insert(oid, named);
         index
     }
 
@@ -300,13 +316,32 @@ impl Registry {
         self.tables.remove(&oid);
     }
 
-    /// Wishes that a table's name matches and that were not checked for it.
+    /// Whether some filter was checked for another type than its column has in the rows that come now.
     #[must_use]
-    pub fn has_unchecked(&self, oid: u32, schema: &str, name: &str) -> bool {
-        self.classes
+    pub fn has_other_types(&self, relation: &Relation) -> bool {
+        let is_other = |filter: &Rc<Filter>| {
+            let mut columns = relation.columns.iter();
+            columns.any(|column| {
+                *column.name == *filter.column() && column.type_oid != filter.type_oid()
+            })
+        };
+        let mut checked = self
+            .classes
             .values()
-            .any(|class| !class.tables.contains_key(&oid) && class.wish.matches(schema, name))
+            .filter_map(|class| class.tables.get(&relation.id));
+        checked.any(|checked| checked.filters.iter().any(is_other))
     }
+}
+
+/// Forgets what a class that comes, goes or changes has a part in.
+fn forget_tables_of(
+    tables: &mut FxHashMap<u32, Named>,
+    wish: &Wish,
+    checked: &FxHashMap<u32, Rc<Checked>>,
+) {
+    tables.retain(|oid, named| {
+        !checked.contains_key(oid) && !wish.matches(&named.schema, &named.name)
+    });
 }
 
 impl Class {

@@ -51,6 +51,7 @@ pub async fn table_now(client: &Client, schema: &str, name: &str, roles: &[&str]
         schema: schema.into(),
         name: name.into(),
         is_rls_enabled: false,
+        key: Vec::new(),
         columns,
         roles: Default::default(),
     };

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 const APPLICATION_NAME: &str = "realtime_subscription_manager_pub";
 
 /// What a client reads when the database is away (spec: README, operations).
-pub(super) const UNREACHABLE: &str = "Realtime was unable to connect to the project database";
+pub(super) const UNREACHABLE: &str = crate::error::text::UNABLE_TO_CONNECT;
 
 /// What it reads when the database is too slow: the original's text, braces and all (spec: websocket-protocol 7.2).
 const TOO_SLOW: &str = "{:error, \"Too many database timeouts\"}";

@@ -12,14 +12,14 @@
 //! Deliberately absent: how rows come and where they go.
 
 use super::Context;
-use super::dispatch::Outbound;
+use super::dispatch::{Dispatch, Outbound};
 use super::manager::Manager;
 use crate::control::changes::catalog::{RoleNow, TableNow};
 use crate::control::changes::change::{Action, Cell, Change, Content, Row};
 use crate::control::changes::filter::{Filter, Truth};
 use crate::control::changes::measures::{Dropped, add};
 use crate::control::changes::payload::{Lack, Shape, View};
-use crate::control::changes::registry::{Candidate, ClaimsId, Registry, TableIndex};
+use crate::control::changes::registry::{Candidate, ClaimsId, Class, Registry, TableIndex};
 use crate::control::changes::visibility::{Check, Key, Verdict};
 use crate::control::clock;
 use crate::limits;
@@ -113,13 +113,14 @@ struct Block {
 
 type Blocks = FxHashMap<(u32, Rc<str>), Block>;
 
-/// Decides a batch.
+/// Decides a batch and sends what came of it. When it cannot be decided, nothing of it is sent.
 pub(super) async fn decide(
     context: &Context,
     manager: &Manager,
     registry: &mut Registry,
+    dispatch: &Dispatch,
     batch: &[Change],
-) -> Result<Outbound, Undecided> {
+) -> Result<(), Undecided> {
     let began = clock::now();
     let indexes: Vec<Rc<TableIndex>> = batch
         .iter()
@@ -134,14 +135,14 @@ pub(super) async fn decide(
     filter_natively(&mut items).ask(manager, &mut items).await?;
     let blocks = visibility(context, manager, registry, &mut items).await?;
     convert(manager, &mut items).await?;
-    let outbound = outbound(context, registry, &items, &blocks);
     add(&context.measures.batches, 1);
     let us = clock::now().duration_since(began).as_micros();
     add(
         &context.measures.deciding_us,
         u64::try_from(us).unwrap_or(u64::MAX),
     );
-    Ok(outbound)
+    deliver(context, registry, dispatch, &items, &blocks).await;
+    Ok(())
 }
 
 /// The rows, with what is known of their tables.
@@ -229,24 +230,29 @@ fn filter_natively(items: &mut [Item<'_>]) -> Questions {
             Some(Content::Text(text)) => Some(text),
             Some(Content::Null) | None => None,
         };
+        // A role that lacks something hears of every change, whatever its filters (spec 5.3, step 4 b and c).
+        let roles = item.shape.table.roles.iter();
+        let lacking: Vec<&Rc<str>> = roles
+            .filter(|(_, now)| now.exists && item.lack_of(now).is_some())
+            .map(|(role, _)| role)
+            .collect();
+        let lacks = |n: &usize| lacking.contains(&&item.index.candidates[*n].role);
         let mut passing = Vec::new();
         for n in item.index.for_row(action, text) {
             let candidate = &item.index.candidates[n];
-            if let Some(open) = questions.filter(candidate, |filter| item.cell(filter)) {
+            if !lacks(&n)
+                && let Some(open) = questions.filter(candidate, |filter| item.cell(filter))
+            {
                 passing.push(Passing { candidate: n, open });
             }
         }
-        // A role that lacks something hears of every change, whatever its filters (spec 5.3, step 4 b and c).
-        let lacking = item.index.all(action).iter().filter(|n| {
-            let role = item.role(&item.index.candidates[**n]);
-            role.is_some_and(|role| item.lack_of(role).is_some())
-        });
-        let lacking: Vec<usize> = lacking.copied().collect();
-        passing.retain(|one: &Passing| !lacking.contains(&one.candidate));
-        passing.extend(lacking.into_iter().map(|candidate| Passing {
-            candidate,
-            open: Vec::new(),
-        }));
+        if !lacking.is_empty() {
+            let all = item.index.all(action).iter().copied().filter(lacks);
+            passing.extend(all.map(|candidate| Passing {
+                candidate,
+                open: Vec::new(),
+            }));
+        }
         item.passing = passing;
     }
     questions
@@ -482,23 +488,46 @@ async fn convert(manager: &Manager, items: &mut [Item<'_>]) -> Result<(), Unansw
     Ok(())
 }
 
-/// The changes as clients read them, with their listeners.
-fn outbound(
+/// Those who read the same of an item.
+struct Audience<'a> {
+    /// Stands for all of them: role and columns.
+    candidate: &'a Candidate,
+    role: &'a RoleNow,
+    lack: Option<Lack>,
+    listeners: Vec<Listeners>,
+    /// How many subscriptions that are.
+    size: u64,
+    shards: Vec<usize>,
+}
+
+impl Audience<'_> {
+    /// What they read depends on this. Of a change that a role may not be shown there is but one thing to read.
+    fn columns(&self) -> Option<&Rc<[Box<str>]>> {
+        let select = self.candidate.select.as_ref();
+        select.filter(|_| self.lack.is_none())
+    }
+}
+
+/// Sends the changes as clients read them: as soon as there is enough for a letter, for a row may be read in as many ways as there are lists
+/// of columns.
+async fn deliver(
     context: &Context,
     registry: &Registry,
+    dispatch: &Dispatch,
     items: &[Item<'_>],
     blocks: &Blocks,
-) -> Outbound {
+) {
     let mut outbound = Outbound::default();
     let mut views = Views::default();
     for item in items {
         let mut values = None;
-        let mut is_delivered = false;
-        for (candidate, audience, size) in audiences(registry, item, blocks, &mut outbound) {
-            let Some(role) = item.role(candidate) else {
-                continue;
-            };
-            let data = match item.lack_of(role) {
+        let audiences = audiences(registry, item, blocks);
+        add(
+            &context.measures.delivered,
+            u64::from(!audiences.is_empty()),
+        );
+        for audience in audiences {
+            let data = match audience.lack {
                 Some(lack) => item.shape.data_without_row(item.change.action, lack),
                 None => {
                     let bytes_max = context.changes.record_bytes_max;
@@ -509,7 +538,7 @@ fn outbound(
                         }
                         values
                     });
-                    let view = views.of(item, candidate, role);
+                    let view = views.of(item, audience.candidate, audience.role);
                     item.shape.data(item.change, &view, values)
                 }
             };
@@ -517,72 +546,89 @@ fn outbound(
                 event: item.change.action.as_str(),
                 data,
             };
-            outbound.push(&candidate.role, &audience, change);
-            add(&context.measures.matched, size);
-            is_delivered = true;
+            add(&context.measures.matched, audience.size);
+            audience
+                .shards
+                .iter()
+                .for_each(|shard| outbound.is_for(*shard));
+            outbound.push(&audience.candidate.role, &audience.listeners, change);
+            if outbound.is_enough() {
+                dispatch.send(std::mem::take(&mut outbound)).await;
+            }
         }
-        add(&context.measures.delivered, u64::from(is_delivered));
     }
-    outbound
+    dispatch.send(outbound).await;
 }
 
-/// Those who get an item: by role and list of columns, each with a candidate that stands for it and the number of subscriptions.
-fn audiences<'a>(
-    registry: &Registry,
-    item: &'a Item<'_>,
-    blocks: &Blocks,
-    outbound: &mut Outbound,
-) -> Vec<(&'a Candidate, Vec<Listeners>, u64)> {
-    let mut found: Vec<(&Candidate, Vec<Listeners>, u64)> = Vec::new();
+/// Those who get an item, by role and list of columns.
+fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Vec<Audience<'a>> {
+    let mut found: Vec<Audience<'_>> = Vec::new();
+    let mut places: FxHashMap<(&Rc<str>, Option<&Rc<[Box<str>]>>), usize> = FxHashMap::default();
     for passing in &item.passing {
         let candidate = &item.index.candidates[passing.candidate];
         let Some((role, class)) = item.role(candidate).zip(registry.class(candidate.class)) else {
             continue;
         };
-        let is_checked = item.is_checked(role) && item.lack_of(role).is_none();
-        let (groups, size) = if is_checked {
-            let name = (item.change.relation.id, Rc::clone(&candidate.role));
-            let place = item.keys.iter().find(|(role, _)| *role == candidate.role);
-            let Some((block, (_, place))) = blocks.get(&name).zip(place) else {
+        let lack = item.lack_of(role);
+        let (groups, size) = if item.is_checked(role) && lack.is_none() {
+            let Some((groups, size)) = visible_groups(class, candidate, item, blocks) else {
                 continue;
             };
-            let (mut groups, mut size) = (Vec::<GroupId>::new(), 0);
-            for (claims, group) in class.groups() {
-                let visible = block.visible.get(&claims);
-                if visible.and_then(|visible| visible.get(*place)) == Some(&true) {
-                    groups.push(group.id);
-                    size += u64::from(group.size);
-                }
-            }
-            if groups.is_empty() {
-                continue;
-            }
             let is_all = groups.len() == class.groups().len();
             ((!is_all).then(|| Arc::from(groups)), size)
         } else {
             (None, u64::from(class.size))
         };
-        class.shards().for_each(|shard| outbound.is_for(shard));
-        let listeners = Listeners {
+        let select = candidate.select.as_ref().filter(|_| lack.is_none());
+        let place = *places.entry((&candidate.role, select)).or_insert_with(|| {
+            found.push(Audience {
+                candidate,
+                role,
+                lack,
+                listeners: Vec::new(),
+                size: 0,
+                shards: Vec::new(),
+            });
+            found.len() - 1
+        });
+        let audience = &mut found[place];
+        audience.size += size;
+        audience.listeners.push(Listeners {
             class: candidate.class,
             groups,
-        };
-        let is_same = |(other, ..): &&mut (&Candidate, Vec<Listeners>, u64)| {
-            other.role == candidate.role && other.select == candidate.select
-        };
-        match found.iter_mut().find(is_same) {
-            Some((_, audience, count)) => {
-                audience.push(listeners);
-                *count += size;
+        });
+        for shard in class.shards() {
+            if !audience.shards.contains(&shard) {
+                audience.shards.push(shard);
             }
-            None => found.push((candidate, vec![listeners], size)),
         }
     }
     // As the original orders them: by role, all columns first.
-    found.sort_by(|(one, ..), (other, ..)| {
-        (&one.role, &one.select).cmp(&(&other.role, &other.select))
+    found.sort_by(|one, other| {
+        let (first, second) = (&one.candidate.role, &other.candidate.role);
+        (first, one.columns()).cmp(&(second, other.columns()))
     });
     found
+}
+
+/// The groups of a class that may see an item, and how many subscriptions they have; none when nobody may.
+fn visible_groups(
+    class: &Class,
+    candidate: &Candidate,
+    item: &Item<'_>,
+    blocks: &Blocks,
+) -> Option<(Vec<GroupId>, u64)> {
+    let block = blocks.get(&(item.change.relation.id, Rc::clone(&candidate.role)))?;
+    let (_, place) = item.keys.iter().find(|(role, _)| *role == candidate.role)?;
+    let (mut groups, mut size) = (Vec::new(), 0);
+    for (claims, group) in class.groups() {
+        let visible = block.visible.get(&claims);
+        if visible.and_then(|visible| visible.get(*place)) == Some(&true) {
+            groups.push(group.id);
+            size += u64::from(group.size);
+        }
+    }
+    (!groups.is_empty()).then_some((groups, size))
 }
 
 /// Views of this batch.

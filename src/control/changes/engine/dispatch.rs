@@ -27,9 +27,9 @@ pub(super) struct Dispatch {
 pub(super) struct Outbound {
     lanes: Vec<(Rc<str>, Vec<Run>)>,
     shards: Vec<bool>,
+    /// Of changes and of names of groups.
     bytes: usize,
-    /// How many changes are in it.
-    pub(super) changes: u64,
+    changes: u64,
 }
 
 const KIB: usize = 1024;
@@ -49,11 +49,20 @@ impl Outbound {
         };
         match lane.last_mut() {
             Some(run) if run.audience == audience => run.changes.push(change),
-            _ => lane.push(Run {
-                audience: audience.to_vec(),
-                changes: vec![change],
-            }),
+            _ => {
+                let groups = audience.iter().filter_map(|one| one.groups.as_ref());
+                self.bytes += groups.map(|groups| size_of_val(&**groups)).sum::<usize>();
+                lane.push(Run {
+                    audience: audience.to_vec(),
+                    changes: vec![change],
+                });
+            }
         }
+    }
+
+    /// Whether it is as large as a letter should be.
+    pub(super) fn is_enough(&self) -> bool {
+        self.bytes >= limits::CHANGES_BATCH_BYTES_MAX
     }
 
     /// Some of those it is for are on this shard.

@@ -88,12 +88,21 @@ const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
 /// What it reads while there is no slot. Why is for the log: it may hold names of hosts, users and slots.
 const DOWN: &str = "Unable to read the changes of the database, it is tried again";
 
-/// What it reads when changes may be missing. Why is for the log.
-const GAP: &str = "Changes may have been missed";
+/// Why changes may be missing, as far as a client is concerned. The rest is for the log.
+const GAP: &str = "the log of the database could not be read without a break";
 
 impl Listening {
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.due.next()
+    }
+
+    pub(super) fn is_anybody_waiting(&self) -> bool {
+        !self.questions.is_empty()
+    }
+
+    /// What was answered counts no longer.
+    pub(super) fn forget_answers(&mut self) {
+        self.questions.forget_all();
     }
 }
 
@@ -352,19 +361,24 @@ impl Engine {
         let gaps = &self.context.measures.gaps;
         gaps.set(gaps.get() + 1);
         self.context.log(ErrorCode::PoolingReplicationError, text);
-        let news = ListenerNews {
-            is_ok: false,
-            message: GAP.into(),
-        };
         let keys: Vec<ListenerKey> = self.registry.listeners().collect();
         for key in keys {
-            self.tell(key, news.clone()).await;
+            self.tell_missed(key, GAP).await;
             self.listen_anew(key).await;
             if let Some(waiting) = self.listening.questions.get_mut(key) {
                 // This one knows.
                 waiting.has_read_down = true;
             }
         }
+    }
+
+    /// A client reads that changes may have passed it by.
+    pub(super) async fn tell_missed(&self, key: ListenerKey, why: &'static str) {
+        let news = ListenerNews {
+            is_ok: false,
+            message: format!("Changes may have been missed: {why}").into(),
+        };
+        self.tell(key, news).await;
     }
 
     /// There is no connection. While there is no slot, those who wait read of it, and so does whoever comes later.
@@ -446,6 +460,16 @@ impl Engine {
                 self.context.log(ErrorCode::CheckOidsError, &text);
                 self.publication_due = clock::now() + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
             }
+        }
+    }
+
+    /// Everybody is subscribed anew.
+    pub(super) async fn listen_all_anew(&mut self) {
+        let text = "a filter's column has another type: everybody is subscribed anew";
+        self.context.say(Level::Warning, text);
+        let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
+        for key in keys {
+            self.listen_anew(key).await;
         }
     }
 

@@ -137,6 +137,10 @@ pub(super) struct Engine {
     /// When the publication was looked at last.
     publication_seen: Instant,
     idle_since: Option<Instant>,
+    /// A filter's column has another type than when the filter was checked.
+    has_other_types: bool,
+    /// No words are taken before everybody has been checked anew, or before this moment.
+    hold: Option<Instant>,
 }
 
 /// What was taken from the source and is not dispatched yet.
@@ -175,11 +179,23 @@ impl Engine {
             publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
             publication_seen: now,
             idle_since: None,
+            has_other_types: false,
+            hold: None,
         }
     }
 
-    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told.
-    pub(super) async fn run(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+    /// Whether clients have been told of a slot that is there: without it, they may miss something.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    /// Runs until nobody needs it. The slot is gone then, unless the database could not be told. `missed` says why those who listen may
+    /// have missed something since the engine before this one.
+    pub(super) async fn run(
+        &mut self,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
+        missed: Option<&'static str>,
+    ) -> End {
         // What was ordered before is in the roster: doing it twice would tell clients twice.
         while let Ok(order) = orders.try_recv() {
             if let Order::Stop = order {
@@ -187,7 +203,13 @@ impl Engine {
             }
         }
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
+        if keys.is_empty() {
+            self.idle_since = Some(clock::now());
+        }
         for key in keys {
+            if let Some(why) = missed {
+                self.tell_missed(key, why).await;
+            }
             self.listen(key).await;
         }
         let end = self.work(orders).await;
@@ -211,6 +233,10 @@ impl Engine {
             if can_work && self.has_work() && self.batch_due.is_none() {
                 self.work_off().await;
                 continue;
+            }
+            if self.hold.is_some() && !self.has_other_types && !self.listening.is_anybody_waiting()
+            {
+                self.hold = None;
             }
             self.measure();
             let due = self.next_due();
@@ -246,8 +272,10 @@ impl Engine {
                     }
                     self.on_due().await;
                 }
-                // Last: there is always one while rows are written all the time.
-                word = next_word(&mut self.source), if can_work && !self.has_work() => self.gather(word),
+                // Last: while there is a backlog, a word is always there.
+                word = next_word(&mut self.source), if can_work && !self.has_work() && self.hold.is_none() => {
+                    self.gather(word);
+                }
             }
         }
     }
@@ -263,6 +291,9 @@ impl Engine {
     }
 
     fn next_due(&self) -> Instant {
+        if self.has_other_types {
+            return clock::now();
+        }
         let idle = self
             .idle_since
             .map(|since| since + limits::CHANGES_IDLE_TIMEOUT);
@@ -271,6 +302,7 @@ impl Engine {
             self.listening.next_due(),
             idle,
             self.batch_due,
+            self.hold,
         ]
         .into_iter()
         .flatten()
@@ -291,6 +323,13 @@ impl Engine {
         }
         if self.batch_due.is_some_and(|at| at <= now) {
             self.batch_due = None;
+        }
+        if self.hold.is_some_and(|at| at <= now) {
+            self.hold = None;
+        }
+        if std::mem::take(&mut self.has_other_types) {
+            self.listening.forget_answers();
+            self.listen_all_anew().await;
         }
         if self.publication_due <= now {
             self.publication_due = now + limits::CHANGES_PUBLICATION_INTERVAL;
@@ -384,7 +423,8 @@ impl Engine {
                     return;
                 }
             }
-            if self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
+            if self.hold.is_some()
+                || self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
                 || self.batch.bytes >= limits::CHANGES_BATCH_BYTES_MAX
             {
                 return;
@@ -438,6 +478,11 @@ impl Engine {
             .is_none_or(|known| (&known.schema, &known.name) != (&relation.schema, &relation.name))
         {
             self.registry.forget_table(relation.id);
+        }
+        if self.registry.has_other_types(&relation) {
+            // Filters are checked for the new type before any row of it is looked at.
+            self.has_other_types = true;
+            self.hold = Some(clock::now() + limits::CHANGES_SUBSCRIBE_TIMEOUT);
         }
         // The database says a table before its first row, and again when the publication has changed: another one may be gone from it. This
         // one may have been made or published after those who ask for it came.
@@ -501,9 +546,9 @@ impl Engine {
             return Ok(());
         }
         let before = context.measures.matched.get();
-        let outbound = decide(&context, &manager, &mut self.registry, changes).await?;
+        let (registry, dispatch) = (&mut self.registry, &self.dispatch);
+        decide(&context, &manager, registry, dispatch, changes).await?;
         context.count_events(context.measures.matched.get().wrapping_sub(before));
-        self.dispatch.send(outbound).await;
         let committed_at_us = committed_at_us.saturating_add(POSTGRES_EPOCH_US);
         let committed_at_ms = u64::try_from(committed_at_us / 1000).unwrap_or(0);
         let lag_ms = clock::unix_ms().saturating_sub(committed_at_ms);

@@ -126,6 +126,11 @@ impl Questions {
         self.waiting.get_mut(&key)
     }
 
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Everybody who waits.
     pub(super) fn keys(&self) -> Vec<ListenerKey> {
         self.waiting.keys().copied().collect()
@@ -205,6 +210,11 @@ impl Questions {
     /// These tables were published and are no more, or the other way round: answers about them count no longer.
     pub(super) fn forget(&mut self, tables: &Tables) {
         self.answered.retain(|(wish, _), _| !tables.matter_to(wish));
+    }
+
+    /// No answer counts any longer.
+    pub(super) fn forget_all(&mut self) {
+        self.answered.clear();
     }
 
     /// Forgets answers that serve nobody any more, now and then.

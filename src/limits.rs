@@ -163,6 +163,10 @@ pub const CHANGE_VALUE_BYTES_OF_TOO_LARGE: usize = 64;
 /// customer's database.
 pub const CHANGES_FILTERS_MAX: usize = 100;
 
+/// Entries of a join. Above: the join is refused. The original has no bound of its own, and each entry is a subscription of its own in the
+/// customer's database there.
+pub const CHANGES_ENTRIES_MAX: usize = 1000;
+
 /// How long a question about tables, types or privileges may take. Above: the connection is given up, and the batch is tried again.
 pub const CHANGES_QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -175,6 +179,16 @@ pub const CHANGES_BATCH_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long the check of a subscription may take. Above: its client reads so, and it is tried again (spec: postgres-changes 3.2).
 pub const CHANGES_SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Subscriptions of one tenant that are checked at the same time, each on a connection for itself. Above: the others wait, and their time
+/// has not begun. `subcriber_pool_size` may make it less.
+pub const CHANGES_CHECKS_AT_ONCE_MAX: usize = 8;
+
+/// How long a connection that checks subscriptions is kept unused.
+pub const CHANGES_CHECK_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// Time after a gap from which on whoever waits for the new slot reads that changes cannot be read.
+pub const CHANGES_GAP_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the check of one subscription serves equal ones. Privileges may be taken away at any time: seconds at most (spec:
 /// cdc-performance-notes 3.6).

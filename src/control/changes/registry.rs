@@ -334,14 +334,6 @@ impl Registry {
             .filter_map(|class| class.tables.get(&relation.id));
         checked.any(|checked| checked.filters.iter().any(is_other))
     }
-
-    /// Wishes that a table's name matches and that were not checked for it.
-    #[must_use]
-    pub fn has_unchecked(&self, oid: u32, schema: &str, name: &str) -> bool {
-        self.classes
-            .values()
-            .any(|class| !class.tables.contains_key(&oid) && class.wish.matches(schema, name))
-    }
 }
 
 /// Forgets what a class that comes, goes or changes has a part in.

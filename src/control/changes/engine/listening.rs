@@ -3,96 +3,41 @@
 //! What comes in: orders, answers of the database, and news of the slot. What goes out: seats and `system` messages. What always holds:
 //!
 //! - One wrong entry fails all of its join, with the text of the first one that is wrong.
-//! - Equal wishes of equal roles are checked once, however many ask at the same time; an answer serves those who ask within
-//!   [`limits::CHANGES_CHECK_LIFETIME`].
+//! - Equal wishes of equal roles are checked once, however many ask at the same time.
 //! - Old claims count until the new ones have been checked, and no longer; the message about it comes 1 to 3 s later, as from the original.
-//! - An answer holds for the publication as it was when it was given: when another answer or look has found another one since, all are
-//!   asked anew.
+//!   Who sits stays seated while nobody can say whether it may.
+//! - An answer holds for the publication as it was when it was given: when another answer or look has found that tables have come or gone
+//!   since, those who ask for them are asked about anew.
+//! - Whoever waits for a slot that cannot be had reads so, whenever it came. No text to a client names hosts, users or slots.
 //! - What the database refuses is not tried again before its publication changes; what it could not be asked is, after 5 to 10 s.
 
-use super::manager::Manager;
+use super::checks::{Answer, UNREACHABLE};
+use super::questions::{Look, News, Question, Questions, Refusal, Seen, Tables, Waiting};
 use super::{Engine, Event, Unanswered};
-use crate::control::changes::catalog::Published;
-use crate::control::changes::filter::{CheckError, Checked, check};
-use crate::control::changes::registry::{ListenerKey, Placement};
-use crate::control::changes::wish::{Wish, exception_text, raised_text};
+use crate::control::changes::registry::ListenerKey;
+use crate::control::changes::wish::Wish;
 use crate::control::clock;
-use crate::control::database::connect::{describe, jittered};
+use crate::control::database::connect::jittered;
 use crate::control::outgoing::Parcel;
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::mail::{self, Listen, ListenerNews};
-use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is checked: a wish for a role, which is none for a token without one.
-pub(super) type Question = (Rc<Wish>, Option<Rc<str>>);
-
-/// What came of it: the tables.
-pub(super) type Outcome = Result<Rc<FxHashMap<u32, Rc<Checked>>>, Refusal>;
-
-/// What came of it, and what the publication was then.
-pub(super) struct Answer {
-    /// None where it could not be looked at.
-    look: Option<Look>,
-    outcome: Outcome,
-}
-
-/// The publication as it was seen. Later looks have greater numbers: all go over one connection.
-#[derive(Clone)]
-pub(super) struct Look {
-    number: u64,
-    published: Rc<Published>,
-}
-
-/// Why somebody is not served.
-#[derive(Clone, Debug)]
-pub(super) enum Refusal {
-    /// What is asked for cannot be had: what the client reads.
-    Refused(Arc<str>),
-    /// The database could not be asked: what the client reads, and the log.
-    Failed(&'static str, Arc<str>),
-}
-
-/// Those who wait, and what is known of what they wait for.
+/// Those who wait, and what is due.
 #[derive(Default)]
 pub(super) struct Listening {
-    waiting: FxHashMap<ListenerKey, Waiting>,
-    /// Answers, and when they came.
-    outcomes: FxHashMap<Question, (Instant, Outcome)>,
-    /// Questions that are being asked, and who waits for each.
-    asked: FxHashMap<Question, Vec<ListenerKey>>,
-    due: Vec<(Instant, Due)>,
+    questions: Questions,
+    due: Timetable<Due>,
     /// The publication as it was seen last.
-    seen: Option<Look>,
-    /// How often it was looked at.
-    looks: u64,
+    seen: Seen,
     is_looking: bool,
-    /// Clients have read that the slot cannot be had.
-    has_told_down: bool,
-}
-
-/// What a look at the publication tells.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum News {
-    /// It is as it was.
-    None,
-    /// It is another one.
-    Changed,
-    /// It was as it is no more.
-    Outdated,
-}
-
-/// Somebody who is not seated yet, or not with its new claims.
-struct Waiting {
-    questions: Vec<Question>,
-    claims: Rc<str>,
-    since: Instant,
-    /// It has sat before, with other claims.
-    is_refresh: bool,
+    /// From when on those who wait for the slot read that it cannot be had; none while it is made, or is there.
+    down_from: Option<Instant>,
 }
 
 /// What is due later.
@@ -101,56 +46,63 @@ enum Due {
     News(ListenerKey, Rc<Listen>, ListenerNews),
     /// Somebody is tried again.
     Again(ListenerKey, Rc<Listen>),
+    /// It reads that changes cannot be read, unless they can by then.
+    Down(ListenerKey, Rc<Listen>),
+}
+
+/// What is due when, the earliest first; what is due at the same time in the order in which it came.
+struct Timetable<T> {
+    entries: BTreeMap<(Instant, u64), T>,
+    count: u64,
+}
+
+impl<T> Default for Timetable<T> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            count: 0,
+        }
+    }
+}
+
+impl<T> Timetable<T> {
+    fn push(&mut self, at: Instant, what: T) {
+        self.count += 1;
+        self.entries.insert((at, self.count), what);
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.entries.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// What is due, and is not any more.
+    fn take(&mut self, now: Instant) -> impl Iterator<Item = T> + use<T> {
+        let later = self.entries.split_off(&(now, u64::MAX));
+        std::mem::replace(&mut self.entries, later).into_values()
+    }
 }
 
 /// What a client reads when all is well.
 const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
 
-/// What it reads when the database is away (spec: README, operations).
-const UNREACHABLE: &str = "Realtime was unable to connect to the project database";
+/// What it reads while there is no slot. Why is for the log: it may hold names of hosts, users and slots.
+const DOWN: &str = "Unable to read the changes of the database, it is tried again";
 
-/// What it reads when the database is too slow: the original's text, braces and all (spec: websocket-protocol 7.2).
-const TOO_SLOW: &str = "{:error, \"Too many database timeouts\"}";
+/// Why changes may be missing, as far as a client is concerned. The rest is for the log.
+const GAP: &str = "the log of the database could not be read without a break";
 
 impl Listening {
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.iter().map(|(at, _)| *at).min()
+        self.due.next()
     }
 
     pub(super) fn is_anybody_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.questions.is_empty()
     }
 
     /// What was answered counts no longer.
     pub(super) fn forget_answers(&mut self) {
-        self.outcomes.clear();
-    }
-
-    /// The answer to a question, if it may serve somebody who asks since then.
-    fn outcome(&self, question: &Question, since: Instant) -> Option<&Outcome> {
-        let (at, outcome) = self.outcomes.get(question)?;
-        (*at + limits::CHANGES_CHECK_LIFETIME >= since).then_some(outcome)
-    }
-
-    /// What a look tells beside those before.
-    fn note(&mut self, look: Look) -> News {
-        let (is_same, is_old) = match &self.seen {
-            None => (true, false),
-            Some(seen) => (seen.published == look.published, look.number < seen.number),
-        };
-        if is_old {
-            return if is_same { News::None } else { News::Outdated };
-        }
-        self.seen = Some(look);
-        if is_same { News::None } else { News::Changed }
-    }
-
-    /// Forgets answers that serve nobody any more.
-    fn forget_old(&mut self, now: Instant) {
-        let oldest = self.waiting.values().map(|waiting| waiting.since);
-        let oldest = oldest.fold(now, Instant::min);
-        self.outcomes
-            .retain(|_, (at, _)| *at + limits::CHANGES_CHECK_LIFETIME >= oldest);
+        self.questions.forget_all();
     }
 }
 
@@ -169,6 +121,15 @@ impl Engine {
             return;
         };
         self.idle_since = None;
+        if listen.entries.len() > limits::CHANGES_ENTRIES_MAX {
+            let text = format!(
+                "Too many postgres_changes in one join: {} of at most {}",
+                listen.entries.len(),
+                limits::CHANGES_ENTRIES_MAX
+            );
+            let refusal = Refusal::Refused(text.into());
+            return self.refuse(key, &listen, &refusal).await;
+        }
         let mut questions = Vec::with_capacity(listen.entries.len());
         let role = listen.claims.role.as_deref().map(Rc::from);
         for entry in &*listen.entries {
@@ -181,13 +142,9 @@ impl Engine {
                 }
             }
         }
-        let waiting = Waiting {
-            questions,
-            claims: Rc::from(&*listen.claims.json),
-            since: clock::now(),
-            is_refresh,
-        };
-        self.listening.waiting.insert(key, waiting);
+        let claims = Rc::from(&*listen.claims.json);
+        let waiting = Waiting::new(questions, claims, is_refresh);
+        self.listening.questions.wait(key, waiting);
         self.ask_for(key);
         self.settle(key).await;
     }
@@ -195,73 +152,53 @@ impl Engine {
     /// Somebody listens no more.
     pub(super) fn unlisten(&mut self, key: ListenerKey) {
         self.registry.remove(key);
-        self.listening.waiting.remove(&key);
+        self.listening.questions.remove(key);
         if self.roster.borrow().is_empty() {
             self.idle_since.get_or_insert_with(clock::now);
         }
     }
 
-    /// Asks what this listener waits for and nobody has asked yet.
+    /// Asks what this listener waits for and nobody has asked yet. Without a connection that is left for later.
     fn ask_for(&mut self, key: ListenerKey) {
-        let listening = &mut self.listening;
-        let (Some(waiting), Some(manager)) = (listening.waiting.get(&key), &self.manager) else {
-            return;
-        };
-        for question in &waiting.questions {
-            if listening.outcome(question, waiting.since).is_some() {
-                continue;
+        if self.manager.is_some() {
+            for question in self.listening.questions.ask(key, clock::now()) {
+                self.ask(question);
             }
-            if let Some(others) = listening.asked.get_mut(question) {
-                others.push(key);
-                continue;
-            }
-            listening.asked.insert(question.clone(), vec![key]);
-            listening.looks += 1;
-            let number = listening.looks;
-            let (manager, question) = (Rc::clone(manager), question.clone());
-            let publication = self.context.changes.publication.clone();
-            self.jobs.spawn_local(async move {
-                let mut look = None;
-                let answer = answer(&manager, &publication, &question, |published| {
-                    look = Some(Look { number, published });
-                });
-                let outcome = tokio::time::timeout(limits::CHANGES_SUBSCRIBE_TIMEOUT, answer).await;
-                let outcome = outcome.unwrap_or_else(|_| Err(too_slow("the check took too long")));
-                Event::Checked(question, Answer { look, outcome })
-            });
         }
     }
 
+    fn ask(&mut self, question: Question) {
+        let Some(manager) = self.manager.clone() else {
+            return self.listening.questions.unask(&question);
+        };
+        let (checks, asked_at) = (Rc::clone(&self.checks), clock::now());
+        self.jobs.spawn_local(async move {
+            let answer = checks.answer(&manager, &question, asked_at).await;
+            Event::Checked(question, answer)
+        });
+    }
+
     /// The connection is there: what waits for it is asked.
-    pub(super) fn ask_what_waits(&mut self) {
-        let keys: Vec<ListenerKey> = self.listening.waiting.keys().copied().collect();
-        for key in keys {
+    pub(super) async fn ask_what_waits(&mut self) {
+        for key in self.listening.questions.unasked() {
             self.ask_for(key);
+            // All of it may be known already.
+            self.settle(key).await;
         }
     }
 
     pub(super) async fn on_checked(&mut self, question: Question, answer: Answer) {
-        let now = clock::now();
-        self.listening.forget_old(now);
-        let waiting = self.listening.asked.remove(&question).unwrap_or_default();
-        let news = answer.look.map(|look| self.listening.note(look));
-        if news == Some(News::Outdated) {
-            for key in waiting {
-                self.ask_for(key);
-            }
-            return;
+        let news = match answer.look {
+            Some(look) => self.listening.seen.note(look),
+            None => News::None,
+        };
+        match news {
+            News::Outdated(tables) if tables.matter_to(&question.0) => return self.ask(question),
+            News::Changed(tables) => self.listen_anew_to(&tables).await,
+            News::None | News::Outdated(_) => {}
         }
-        let is_changed = news == Some(News::Changed);
-        if is_changed {
-            self.listening.outcomes.clear();
-        }
-        let outcome = (now, answer.outcome);
-        self.listening.outcomes.insert(question, outcome);
-        if is_changed {
-            // Those who wait for this among them.
-            return self.listen_all_anew().await;
-        }
-        for key in waiting {
+        let questions = &mut self.listening.questions;
+        for key in questions.answer(question, answer.outcome, clock::now()) {
             self.settle(key).await;
         }
     }
@@ -271,32 +208,21 @@ impl Engine {
         let Some(listen) = self.roster.borrow().get(&key).cloned() else {
             return;
         };
-        let Some(waiting) = self.listening.waiting.get(&key) else {
+        let Some(waiting) = self.listening.questions.get_mut(key) else {
             return;
         };
-        let mut placements = Vec::with_capacity(waiting.questions.len());
-        for question in &waiting.questions {
-            match self.listening.outcome(question, waiting.since) {
-                None => return,
-                Some(Err(refusal)) => {
-                    let refusal = refusal.clone();
-                    return self.refuse(key, &listen, &refusal).await;
-                }
-                Some(Ok(tables)) => placements.push(Placement {
-                    wish: Rc::clone(&question.0),
-                    role: question.1.clone().unwrap_or_default(),
-                    claims: Rc::clone(&waiting.claims),
-                    tables: Rc::clone(tables),
-                }),
-            }
-        }
         let is_refresh = waiting.is_refresh;
+        let placements = match waiting.outcome() {
+            None => return,
+            Some(Err(refusal)) => return self.refuse(key, &listen, &refusal).await,
+            Some(Ok(placements)) => placements,
+        };
         self.start_source();
         if !self.is_up {
             // Making a slot takes as long as the longest transaction: the client reads of it when it is there.
-            return;
+            return self.tell_down(key, &listen).await;
         }
-        self.listening.waiting.remove(&key);
+        self.listening.questions.remove(key);
         let place = self.context.environment.outgoing.reserve().await;
         let news = ok_news();
         let seats = self.registry.place(key, &placements);
@@ -329,20 +255,23 @@ impl Engine {
             is_ok: false,
             message: text,
         };
-        if matches!(refusal, Refusal::Failed(..)) {
-            let at = clock::now() + retry_pause();
-            self.listening
-                .due
-                .push((at, Due::Again(key, Rc::clone(listen))));
+        let is_failed = matches!(refusal, Refusal::Failed(..));
+        if is_failed {
+            let again = Due::Again(key, Rc::clone(listen));
+            self.listening.due.push(clock::now() + retry_pause(), again);
         }
-        let waiting = self.listening.waiting.remove(&key);
+        let waiting = self.listening.questions.remove(key);
         let is_refresh = waiting.is_some_and(|waiting| waiting.is_refresh);
         let place = self.context.environment.outgoing.reserve().await;
-        // Its old claims count no longer, and the new ones lead nowhere.
-        self.registry.remove(key);
+        if !is_failed {
+            // Its old claims count no longer, and the new ones lead nowhere.
+            self.registry.remove(key);
+        }
         let listening = mail::Listening {
             listener: key.1,
-            seats: Some(Vec::new()),
+            // Where nobody could say anything about the new claims, the old ones count until somebody can: a moment in which the
+            // database is slow costs nobody a row.
+            seats: (!is_failed).then(Vec::new),
             news: (!is_refresh).then(|| news.clone()),
         };
         place.send(Parcel::Listening(key.0, Box::new(listening)));
@@ -356,15 +285,13 @@ impl Engine {
         let spread = limits::CHANGES_REFRESH_PAUSE_SPREAD;
         let pause = limits::CHANGES_REFRESH_PAUSE_MIN + jittered(spread * 2) - spread;
         let at = clock::now() + pause;
-        self.listening.due.push((at, Due::News(key, listen, news)));
+        self.listening.due.push(at, Due::News(key, listen, news));
     }
 
     pub(super) async fn do_what_is_due(&mut self, now: Instant) {
-        let due = std::mem::take(&mut self.listening.due);
-        let (due, later): (Vec<_>, Vec<_>) = due.into_iter().partition(|(at, _)| *at <= now);
-        self.listening.due = later;
-        for (_, due) in due {
-            let (Due::News(key, listen, _) | Due::Again(key, listen)) = &due;
+        for due in self.listening.due.take(now) {
+            let (Due::News(key, listen, _) | Due::Again(key, listen) | Due::Down(key, listen)) =
+                &due;
             let is_current = self
                 .roster
                 .borrow()
@@ -376,6 +303,7 @@ impl Engine {
             match due {
                 Due::News(key, _, news) => self.tell(key, news).await,
                 Due::Again(key, _) => self.listen(key).await,
+                Due::Down(key, listen) => self.tell_down(key, &listen).await,
             }
         }
     }
@@ -395,8 +323,7 @@ impl Engine {
 
     /// The connection is not to be had: those who wait for it read so, and are tried again with it.
     pub(super) async fn tell_unreachable(&mut self, why: &str) {
-        let keys: Vec<ListenerKey> = self.listening.waiting.keys().copied().collect();
-        for key in keys {
+        for key in self.listening.questions.keys() {
             let Some(listen) = self.roster.borrow().get(&key).cloned() else {
                 continue;
             };
@@ -413,7 +340,7 @@ impl Engine {
             // It may be read because its publication is there again.
             self.publication_due = clock::now();
         }
-        self.listening.has_told_down = false;
+        self.listening.down_from = None;
         if is_new {
             let text = format!(
                 "row changes of publication {} are read from a new slot",
@@ -421,8 +348,7 @@ impl Engine {
             );
             self.context.say(Level::Info, &text);
         }
-        let keys: Vec<ListenerKey> = self.listening.waiting.keys().copied().collect();
-        for key in keys {
+        for key in self.listening.questions.keys() {
             self.settle(key).await;
         }
     }
@@ -430,18 +356,24 @@ impl Engine {
     /// Something may have been missed: everybody who sits reads so, and is subscribed anew.
     pub(super) async fn on_gap(&mut self, text: &str) {
         self.is_up = false;
+        // Another slot is a matter of a moment: who comes in between need not read of it.
+        self.listening.down_from = Some(clock::now() + limits::CHANGES_GAP_PAUSE);
         let gaps = &self.context.measures.gaps;
         gaps.set(gaps.get() + 1);
         self.context.log(ErrorCode::PoolingReplicationError, text);
         let keys: Vec<ListenerKey> = self.registry.listeners().collect();
         for key in keys {
-            self.tell_missed(key, text).await;
+            self.tell_missed(key, GAP).await;
             self.listen_anew(key).await;
+            if let Some(waiting) = self.listening.questions.get_mut(key) {
+                // This one knows.
+                waiting.has_read_down = true;
+            }
         }
     }
 
     /// A client reads that changes may have passed it by.
-    pub(super) async fn tell_missed(&self, key: ListenerKey, why: &str) {
+    pub(super) async fn tell_missed(&self, key: ListenerKey, why: &'static str) {
         let news = ListenerNews {
             is_ok: false,
             message: format!("Changes may have been missed: {why}").into(),
@@ -449,19 +381,41 @@ impl Engine {
         self.tell(key, news).await;
     }
 
-    /// There is no connection. Before there was a slot, those who wait read why.
-    pub(super) async fn on_down(&mut self, text: &str) {
-        if self.is_up || std::mem::replace(&mut self.listening.has_told_down, true) {
+    /// There is no connection. While there is no slot, those who wait read of it, and so does whoever comes later.
+    pub(super) async fn on_down(&mut self) {
+        if self.is_up {
             return;
         }
+        self.listening.down_from = Some(clock::now());
+        for key in self.listening.questions.keys() {
+            let listen = self.roster.borrow().get(&key).cloned();
+            if let Some(listen) = listen {
+                self.tell_down(key, &listen).await;
+            }
+        }
+    }
+
+    /// Somebody waits for a slot: where that cannot be had, it reads so, once.
+    async fn tell_down(&mut self, key: ListenerKey, listen: &Rc<Listen>) {
+        let (Some(from), Some(waiting)) = (
+            self.listening.down_from,
+            self.listening.questions.get_mut(key),
+        ) else {
+            return;
+        };
+        if waiting.has_read_down {
+            return;
+        }
+        if from > clock::now() {
+            let due = Due::Down(key, Rc::clone(listen));
+            return self.listening.due.push(from, due);
+        }
+        waiting.has_read_down = true;
         let news = ListenerNews {
             is_ok: false,
-            message: format!("Unable to read the changes of the database: {text}").into(),
+            message: DOWN.into(),
         };
-        let keys: Vec<ListenerKey> = self.listening.waiting.keys().copied().collect();
-        for key in keys {
-            self.tell(key, news.clone()).await;
-        }
+        self.tell(key, news).await;
     }
 
     /// Subscribes somebody again who listened before: it reads of it at once.
@@ -473,19 +427,22 @@ impl Engine {
 
     /// Has the tables of the publication looked at.
     pub(super) fn look_at_publication(&mut self) {
-        let Some(manager) = self.manager.clone().filter(|_| !self.listening.is_looking) else {
+        let Some(manager) = self.manager.clone() else {
             return;
         };
+        if self.listening.is_looking {
+            // The one that is under way may be too old for what this one is to see.
+            self.publication_due = clock::now() + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
+            return;
+        }
         self.listening.is_looking = true;
-        self.listening.looks += 1;
-        let number = self.listening.looks;
-        let name = self.context.changes.publication.clone();
+        let checks = Rc::clone(&self.checks);
         self.jobs.spawn_local(async move {
             let look = async {
-                let published = Rc::new(manager.publication(&name).await?);
+                let look = checks.look(&manager, clock::now()).await?;
                 // A type may get other parts or names without a word in the stream.
                 manager.refresh_types().await?;
-                Ok(Look { number, published })
+                Ok(look)
             };
             Event::Published(look.await)
         });
@@ -495,9 +452,8 @@ impl Engine {
         self.listening.is_looking = false;
         match look {
             Ok(look) => {
-                if self.listening.note(look) == News::Changed {
-                    self.listening.outcomes.clear();
-                    self.listen_all_anew().await;
+                if let News::Changed(tables) = self.listening.seen.note(look) {
+                    self.listen_anew_to(&tables).await;
                 }
             }
             Err(Unanswered(text)) => {
@@ -507,13 +463,28 @@ impl Engine {
         }
     }
 
-    /// The publication is another one.
+    /// Everybody is subscribed anew.
     pub(super) async fn listen_all_anew(&mut self) {
-        self.context.say(
-            Level::Warning,
-            "Found new oids: everybody is subscribed anew",
-        );
+        let text = "a filter's column has another type: everybody is subscribed anew";
+        self.context.say(Level::Warning, text);
         let keys: Vec<ListenerKey> = self.roster.borrow().keys().copied().collect();
+        for key in keys {
+            self.listen_anew(key).await;
+        }
+    }
+
+    /// These tables have come or gone: those who ask for any of them are subscribed anew.
+    async fn listen_anew_to(&mut self, tables: &Tables) {
+        self.listening.questions.forget(tables);
+        let asks = |entry: &str| Wish::parse(entry).is_ok_and(|wish| tables.matter_to(&wish));
+        let affected = |listen: &Listen| listen.entries.iter().any(|entry| asks(entry));
+        let keys: Vec<ListenerKey> = {
+            let roster = self.roster.borrow();
+            let listeners = roster.iter().filter(|(_, listen)| affected(listen));
+            listeners.map(|(key, _)| *key).collect()
+        };
+        let text = format!("Found new oids: {} are subscribed anew", keys.len());
+        self.context.say(Level::Warning, &text);
         for key in keys {
             self.listen_anew(key).await;
         }
@@ -532,64 +503,23 @@ fn retry_pause() -> Duration {
     jittered(limits::CHANGES_RETRY_PAUSE_MAX)
 }
 
-/// Checks a wish against every table that it matches. Says what the publication is, as soon as it knows.
-async fn answer(
-    manager: &Manager,
-    publication: &str,
-    (wish, role): &Question,
-    see: impl FnOnce(Rc<Published>),
-) -> Outcome {
-    let failed = |Unanswered(text): Unanswered| too_slow(&text);
-    let published = manager.publication(publication).await.map_err(failed)?;
-    let published = Rc::new(published);
-    see(Rc::clone(&published));
-    let matching = published
-        .tables
-        .iter()
-        .filter(|table| wish.matches(&table.schema, &table.name));
-    let oids: FxHashSet<u32> = matching.map(|table| table.oid).collect();
-    if oids.is_empty() {
-        return Err(Refusal::Refused(wish.not_enabled().into()));
-    }
-    let is_plain = wish.filters.is_empty() && wish.select.is_none();
-    let asked_as = role.clone().unwrap_or_default();
-    let mut tables: FxHashMap<u32, Rc<Checked>> = FxHashMap::default();
-    let mut plain: Option<Rc<Checked>> = None;
-    for oid in oids {
-        if let Some(plain) = &plain {
-            tables.insert(oid, Rc::clone(plain));
-            continue;
-        }
-        let table = manager.look_at(oid, &asked_as).await.map_err(failed)?;
-        // Dropped in between.
-        let Some(table) = table else { continue };
-        let checked = check(manager.client(), &table, role.as_deref(), wish).await;
-        let checked = Rc::new(checked.map_err(|error| refusal_of(wish, error))?);
-        if is_plain {
-            // Nothing of it depends on the table: the role exists.
-            plain = Some(Rc::clone(&checked));
-        }
-        tables.insert(oid, checked);
-    }
-    if tables.is_empty() {
-        return Err(Refusal::Refused(wish.not_enabled().into()));
-    }
-    Ok(Rc::new(tables))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn refusal_of(wish: &Wish, error: CheckError) -> Refusal {
-    match error {
-        CheckError::Database(said) => {
-            Refusal::Refused(wish.exception(&exception_text(&said)).into())
+    #[test]
+    fn what_is_due_is_taken_in_its_order_and_once() {
+        let now = clock::now();
+        let after = |ms| now + Duration::from_millis(ms);
+        let mut due = Timetable::default();
+        assert_eq!(due.next(), None);
+        for (at, what) in [(20, 'd'), (10, 'b'), (30, 'e'), (10, 'c'), (0, 'a')] {
+            due.push(after(at), what);
         }
-        CheckError::Raised { sqlstate, message } => {
-            let text = raised_text("ERROR", sqlstate, &message);
-            Refusal::Refused(wish.exception(&text).into())
-        }
-        CheckError::Failed(error) => too_slow(&describe(&error)),
+        assert_eq!(due.next(), Some(now));
+        assert_eq!(due.take(after(10)).collect::<String>(), "abc");
+        assert_eq!(due.take(after(10)).count(), 0);
+        assert_eq!(due.next(), Some(after(20)));
+        assert_eq!(due.take(after(100)).collect::<String>(), "de");
     }
-}
-
-fn too_slow(log: &str) -> Refusal {
-    Refusal::Failed(TOO_SLOW, log.into())
 }

@@ -1,4 +1,4 @@
-//! What a tenant's database is asked beside row level security: tables, privileges, types, publications, casts.
+//! What a tenant's database is asked about changes beside row level security: tables, privileges, types, publications, casts.
 //!
 //! What comes in: an open connection. What goes out: answers. What always holds: nothing takes longer than
 //! [`limits::CHANGES_QUESTION_TIMEOUT`], filters that take long themselves apart. Deliberately absent: opening the connection again.
@@ -84,17 +84,6 @@ impl Manager {
         let sql = "do $$ begin if pg_catalog.to_regclass('realtime.subscription') is not null then \
              delete from realtime.subscription; end if; end $$";
         within(self.client().batch_execute(sql)).await
-    }
-
-    /// One table for one role.
-    pub(super) async fn look_at(
-        &self,
-        oid: u32,
-        role: &Rc<str>,
-    ) -> Result<Option<Rc<TableNow>>, Unanswered> {
-        let roles = std::slice::from_ref(role);
-        let mut found = within(self.catalog.look(self.client(), &[(oid, roles)])).await?;
-        Ok(found.remove(&oid))
     }
 
     pub(super) async fn publication(&self, name: &str) -> Result<Published, Unanswered> {

@@ -12,10 +12,12 @@
 //!
 //! Deliberately absent: who starts this, and what outlives it; see [`hub`](super::hub).
 
+mod checks;
 mod decide;
 mod dispatch;
 mod listening;
 mod manager;
+mod questions;
 
 use super::catalog::TableNow;
 use super::change::{Change, peek};
@@ -35,11 +37,13 @@ use crate::limits;
 use crate::logging::Line;
 use crate::mail::Listen;
 use crate::tenant::{Counter, Tenant};
+use checks::{Answer, Checks};
 pub(super) use decide::Patience;
 use decide::{Unanswered, Undecided, decide};
 use dispatch::Dispatch;
-use listening::{Answer, Listening, Look};
+use listening::Listening;
 use manager::Manager;
+use questions::{Look, Question};
 use rustc_hash::FxHashMap;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -98,7 +102,7 @@ pub(super) struct Context {
 /// What an engine waits for beside words and orders.
 enum Event {
     Connected(Result<Connection, String>),
-    Checked(listening::Question, Answer),
+    Checked(Question, Answer),
     Published(Result<Look, Unanswered>),
 }
 
@@ -112,6 +116,7 @@ pub(super) struct Engine {
     dispatch: Dispatch,
     jobs: JoinSet<Event>,
     manager: Option<Rc<Manager>>,
+    checks: Rc<Checks>,
     /// When to connect next, while there is no manager and none is being made.
     connect_at: Option<Instant>,
     connect_pause: Duration,
@@ -149,6 +154,7 @@ struct Batch {
 impl Engine {
     pub(super) fn new(context: Context, sessions: Sessions, roster: Roster, ids: Ids) -> Self {
         let now = clock::now();
+        let (settings, changes) = (Rc::clone(&context.settings), Rc::clone(&context.changes));
         Self {
             dispatch: Dispatch::new(context.tenant.id, Rc::clone(&context.environment)),
             context: Rc::new(context),
@@ -158,6 +164,7 @@ impl Engine {
             listening: Listening::default(),
             jobs: JoinSet::new(),
             manager: None,
+            checks: Rc::new(Checks::new(settings, changes)),
             connect_at: Some(now),
             connect_pause: limits::DATABASE_RECONNECT_PAUSE,
             source: None,
@@ -185,7 +192,7 @@ impl Engine {
     pub(super) async fn run(
         &mut self,
         orders: &mut mpsc::UnboundedReceiver<Order>,
-        missed: Option<&str>,
+        missed: Option<&'static str>,
     ) -> End {
         // What was ordered before is in the roster: doing it twice would tell clients twice.
         while let Ok(order) = orders.try_recv() {
@@ -327,6 +334,7 @@ impl Engine {
             self.publication_due = now + limits::CHANGES_PUBLICATION_INTERVAL;
             self.publication_seen = now;
             self.look_at_publication();
+            self.checks.close_unused(now);
         }
         self.do_what_is_due(now).await;
     }
@@ -369,7 +377,7 @@ impl Engine {
                 self.manager = Some(manager);
                 // Nobody knows what has become of it meanwhile.
                 self.look_at_publication();
-                self.ask_what_waits();
+                self.ask_what_waits().await;
             }
             Event::Connected(Err(text)) => {
                 let code = ErrorCode::SubscriptionManagerConnectionFailed;
@@ -469,20 +477,14 @@ impl Engine {
             .is_none_or(|known| (&known.schema, &known.name) != (&relation.schema, &relation.name))
         {
             self.registry.forget_table(relation.id);
-            if self
-                .registry
-                .has_unchecked(relation.id, &relation.schema, &relation.name)
-            {
-                // A table that was made or published after those who ask for it came.
-                self.publication_due = clock::now();
-            }
         }
         if self.registry.has_other_types(&relation) {
             // Filters are checked for the new type before any row of it is looked at.
             self.has_other_types = true;
             self.hold = Some(clock::now() + limits::CHANGES_SUBSCRIBE_TIMEOUT);
         }
-        // The database says a table before its first row, and again when the publication has changed: another one may be gone from it.
+        // The database says a table before its first row, and again when the publication has changed: another one may be gone from it. This
+        // one may have been made or published after those who ask for it came.
         let due = self.publication_seen + limits::CHANGES_PUBLICATION_INTERVAL_MIN;
         self.publication_due = self.publication_due.min(due);
         self.relations.insert(relation.id, Rc::new(relation));
@@ -506,7 +508,7 @@ impl Engine {
         match self.next_word.take() {
             Some(Word::Up { is_new }) => self.on_up(is_new).await,
             Some(Word::Gap(text)) => self.on_gap(&text).await,
-            Some(Word::Down(text)) => self.on_down(&text).await,
+            Some(Word::Down(_)) => self.on_down().await,
             _ => {}
         }
     }

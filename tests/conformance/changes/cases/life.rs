@@ -256,4 +256,70 @@ pub const CASES: &[Case] = &[
             assert!(mine.len() > 60, "{} of {id} came", mine.len());
         },
     },
+    Case {
+        name: "whoever_sits_stays_seated_while_its_new_token_cannot_be_checked",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            sql.run(SLOW);
+            let mut ears = place.ears(V2);
+            let topic = "realtime:room";
+            ears.subscribe(topic, &[super::filtered("slow=eq.x")], &user("u1"));
+            sql.run("update public.slowly set is_slow = true");
+            ears.push(topic, "access_token", &json!({"access_token": user("u2")}));
+            ears.not_subscribed(topic, "{:error, \"Too many database timeouts\"}");
+            sql.run("insert into public.t values (1, 'a', 'v', 'x')");
+            assert_eq!(ears.change(topic).data["record"]["id"], 1);
+            sql.run("update public.slowly set is_slow = false");
+            ears.subscribed(topic);
+            sql.run("insert into public.t values (2, 'a', 'v', 'x')");
+            assert_eq!(ears.change(topic).data["record"]["id"], 2);
+        },
+    },
+    Case {
+        name: "others_join_and_are_told_changes_while_filters_are_slow_to_check",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            sql.run(SLOW);
+            let mut ears = place.ears(V2);
+            ears.subscribe("realtime:before", &[entry()], &anon());
+            sql.run("update public.slowly set is_slow = true");
+            let start = clock::now();
+            for n in 0..3 {
+                let filter = super::filtered(&format!("slow=eq.{n}"));
+                ears.join(
+                    &format!("realtime:slow {n}"),
+                    &[filter],
+                    &anon(),
+                    &json!({}),
+                );
+            }
+            ears.subscribe("realtime:after", &[super::filtered("id=eq.1")], &anon());
+            sql.run("insert into public.t values (1, 'a', 'v', 'x')");
+            for topic in ["realtime:before", "realtime:after"] {
+                assert_eq!(ears.change(topic).data["record"]["id"], 1);
+            }
+            let after = start.elapsed();
+            assert!(after < Duration::from_secs(4), "after {after:?}");
+            for n in 0..3 {
+                let text = "{:error, \"Too many database timeouts\"}";
+                ears.not_subscribed(&format!("realtime:slow {n}"), text);
+            }
+        },
+    },
 ];
+
+/// A column of `public.t` whose values take very long to cast for whoever checks filters, as long as `is_slow`.
+const SLOW: &str = "
+    create table public.slowly (is_slow boolean);
+    insert into public.slowly values (false);
+    create function public.is_fine(text) returns boolean language plpgsql as $$ begin
+      if current_setting('application_name') = 'realtime_subscription_manager_pub'
+        and (select is_slow from public.slowly) then perform pg_sleep(60); end if;
+      return true;
+    end $$;
+    create domain public.slow as text check (public.is_fine(value));
+    alter table public.t add column slow public.slow;";

@@ -75,6 +75,39 @@ pub const CASES: &[Case] = &[
             wait_for(&sql, slots, "0");
         },
     },
+    Case {
+        name: "whoever_waits_for_a_slot_that_cannot_be_had_is_told_so_whenever_it_came",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let cluster = Arc::new(Cluster::start_with(ADMIN, &["max_replication_slots = 3"]));
+            let database = world::original(&cluster, place.setup);
+            let sql = Sql::open(&database);
+            sql.run(TABLE);
+            for n in 0..3 {
+                let fill = format!("select pg_create_physical_replication_slot('full_{n}')");
+                let deadline = clock::now() + Duration::from_secs(20);
+                // The server that made the schema had one, until its connection is noticed to be gone.
+                while let Err(error) = sql.try_run(&fill) {
+                    assert!(clock::now() < deadline, "{error}");
+                }
+            }
+            let server = start(place.setup, &database);
+            let mut ears = ears(&server, place.setup);
+            // Why is for the log: no host, user or slot.
+            let text = "Unable to read the changes of the database, it is tried again";
+            for topic in ["realtime:first", "realtime:second", "realtime:third"] {
+                ears.join(topic, &[entry()], &anon(), &json!({}));
+                ears.not_subscribed(topic, text);
+            }
+            sql.run("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'full%'");
+            for topic in ["realtime:first", "realtime:second", "realtime:third"] {
+                ears.subscribed(topic);
+            }
+            sql.run("insert into public.t values (1, 'a', 'x')");
+            assert_eq!(ears.change("realtime:third").data["record"]["id"], 1);
+        },
+    },
 ];
 
 const TENANT: &str = "restarted";

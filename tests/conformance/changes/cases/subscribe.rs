@@ -236,4 +236,24 @@ pub const CASES: &[Case] = &[
             ears.nothing_on("realtime:room");
         },
     },
+    Case {
+        name: "a_join_of_too_many_entries_is_told_so_and_one_of_as_many_as_may_be_is_served",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, TABLE);
+            let mut ears = place.ears(V2);
+            // And the probe.
+            ears.subscribe("realtime:most", &vec![entry(); 999], &anon());
+            ears.join("realtime:more", &vec![entry(); 1000], &anon(), &json!({}));
+            ears.not_subscribed(
+                "realtime:more",
+                "Too many postgres_changes in one join: 1001 of at most 1000",
+            );
+            sql.run("insert into public.t values (1, 'a', 'x')");
+            sql.run(PROBE);
+            assert_eq!(ears.changes("realtime:most").len(), 1);
+            ears.nothing_on("realtime:more");
+        },
+    },
 ];

@@ -576,7 +576,6 @@ mod tests {
         let index = registry.table(8, "public", "t");
         assert_eq!(index.candidates.len(), 1);
         assert_eq!(index.candidates[0].class, any[0].class);
-        assert!(registry.has_unchecked(8, "public", "t"));
         assert!(!registry.table(9, "other", "t").wants(Action::Insert));
         // It has another name now.
         registry.forget_table(8);

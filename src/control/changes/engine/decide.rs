@@ -555,10 +555,13 @@ async fn deliver(
     dispatch.send(outbound).await;
 }
 
+/// A role and a list of columns.
+type ReadAs<'a> = (&'a Rc<str>, Option<&'a Rc<[Box<str>]>>);
+
 /// Those who get an item, by role and list of columns.
 fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Vec<Audience<'a>> {
     let mut found: Vec<Audience<'_>> = Vec::new();
-    let mut places: FxHashMap<(&Rc<str>, Option<&Rc<[Box<str>]>>), usize> = FxHashMap::default();
+    let mut places: FxHashMap<ReadAs<'_>, usize> = FxHashMap::default();
     for passing in &item.passing {
         let candidate = &item.index.candidates[passing.candidate];
         let Some((role, class)) = item.role(candidate).zip(registry.class(candidate.class)) else {

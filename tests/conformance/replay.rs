@@ -21,10 +21,10 @@ use crate::transcript::{Line, Transcript, What};
 const EARLY_MS: u64 = 1300;
 
 /// … and so much later: the machine is busy.
-const LATE_MS: u64 = 20_000;
+const LATE_MS: u64 = 30_000;
 
 /// How long a line waits for what should have come before it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Refused upgrades are answered after this time; their recorded moment is that of the answer.
 const REFUSAL_MS: u64 = 2000;

@@ -430,11 +430,42 @@ pub const VISIBILITY_WEIGHT_MAX: usize = 4096;
 /// What a query costs beside its keys, as a number of keys.
 pub const VISIBILITY_QUERY_WEIGHT: usize = 16;
 
-/// How long one query under policies may take. Above: the database cancels it, and it is asked again in halves.
+/// How long one query under policies may take. Above: the database cancels it, and it is asked again in halves, when all
+/// else is answered.
 pub const VISIBILITY_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long all questions of one batch of changes may take. Above: what is not known yet is not delivered.
+/// How long a batch of changes waits for the next answer of any of its questions. Above: what was being asked is not delivered; what was
+/// not reached is asked again with the batch, with [`VISIBILITY_SLOW_TIMEOUT`].
 pub const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same while no connection can be opened.
+pub const VISIBILITY_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long all questions of one batch may take, however steadily answers come, beside [`VISIBILITY_KEY_TIME`]. Above: what is not known yet
+/// is not delivered, since everybody else of the tenant waits.
+pub const VISIBILITY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// What a batch may take beside [`VISIBILITY_TIME_MAX`] for each key that is asked about, and for [`VISIBILITY_QUERY_WEIGHT`] keys with each
+/// query: ten times what a policy takes that compares an owner.
+pub const VISIBILITY_KEY_TIME: Duration = Duration::from_micros(50);
+
+/// How long a query may take whose claims have taken too long in an earlier batch; twice that if they have but stood behind such ones.
+/// Doubled with each answer in time, until it is [`VISIBILITY_STATEMENT_TIMEOUT`] again.
+pub const VISIBILITY_SLOW_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time after which such claims are given their full time again, whether they have answered or not.
+pub const VISIBILITY_SLOW_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Claims of one tenant that are known to take too long, some 200 bytes each beside the claims themselves, which are shared as a rule. Above:
+/// further ones are given their full time.
+pub const VISIBILITY_SLOW_MAX: usize = 16_384;
+
+/// How long a batch looks for the keys that a query was slow on, when all else is answered. Above: the keys of its query are not
+/// delivered.
+pub const VISIBILITY_HALVES_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Shortest time of a query that looks for such keys: a quarter of that of the query which it is a half of.
+pub const VISIBILITY_HALF_TIMEOUT_MIN: Duration = Duration::from_millis(200);
 
 /// Transactions that look for the keys on which one transaction has failed. Above: what is not known yet is not delivered.
 pub const VISIBILITY_BISECTIONS_MAX: u32 = 64;
@@ -566,6 +597,16 @@ pub const CHANGE_TYPE_NESTING_MAX: u16 = 32;
 /// [`CHANGE_TYPE_NESTING_MAX`], since whoever looks for a type in another one looks at all of them.
 pub const CHANGE_TYPE_PARTS_MAX: u32 = 16_384;
 
+/// How long one statement may take that has values converted by the database's casts. Above: it is cancelled, and asked again in halves.
+pub const CHANGE_VALUES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long such a half may take. Above: the same; a single value has no JSON and is delivered as a string.
+pub const CHANGE_VALUES_HALF_TIMEOUT: Duration = Duration::from_millis(150);
+
+/// How long all such statements of one batch may take: one that is cancelled, and what looks for its slow value. Above: what was not
+/// asked yet is delivered as strings. Well below [`CHANGES_QUESTION_TIMEOUT`], which gives up the connection.
+pub const CHANGE_VALUES_ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
 // -- filters of Postgres Changes --
 
 /// Values of an `in` filter (spec: postgres-changes 3.3). Above: the subscription is refused.
@@ -577,11 +618,21 @@ pub const FILTER_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a statement may take that compares values with filters. Above: each of its filters is asked alone.
 pub const FILTER_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a filter may take that is asked alone, some thousand times what one that is harmless takes. Above: its values do not pass.
+/// How long a filter may take that is asked alone, some thousand times what one that is harmless takes. Above: its values do not pass, and
+/// it is asked alone and last for [`FILTER_SLOW_LIFETIME`].
 pub const FILTER_ALONE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long all statements of one batch of changes may take. Above: what was not asked yet does not pass.
 pub const FILTER_ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time after which a filter that took too long is asked together with the others again.
+pub const FILTER_SLOW_LIFETIME: Duration = Duration::from_secs(60);
+
+/// How long all filters of one batch that took too long before may take together. Above: what was not asked yet does not pass.
+pub const FILTER_SLOW_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Filters of one database that are known to take too long. Above: further ones are asked together with the others each time.
+pub const FILTER_SLOW_MAX: usize = 1024;
 
 /// Such statements that are under way at the same time; they are done one after the other, without a round trip between.
 pub const FILTER_STATEMENTS_AT_ONCE: usize = 16;

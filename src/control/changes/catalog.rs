@@ -69,12 +69,12 @@ pub struct KeyPart {
 /// A role and a table.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RoleNow {
-    /// Whether there is such a role.
+    /// Whether there is such a role. Never of superusers and the server's own user, who see everything: a token that names them is
+    /// refused as if there were none (spec: README, security).
     pub exists: bool,
     /// Which columns it may select, in the order of [`TableNow::columns`].
     pub may_select: Vec<bool>,
-    /// Whether no row is hidden from it: row level security is off, or policies do not count for it and it may use the schema. The
-    /// latter is never said of superusers and of the server's own user, as whom nobody is asked (spec: README, security).
+    /// Whether no row is hidden from it: row level security is off, or policies do not count for it and it may use the schema.
     pub sees_all_rows: bool,
 }
 
@@ -236,7 +236,7 @@ pub async fn publication(client: &Client, name: &str) -> Result<Published, Error
 }
 
 /// One row for each table. Whether policies count is decided as PostgreSQL's `check_enable_rls` does: not where they are off, not for
-/// superusers and BYPASSRLS, not for the owner and those with its privileges unless they are forced.
+/// BYPASSRLS, not for the owner and those with its privileges unless they are forced.
 const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
     'schema', n.nspname, 'name', c.relname, 'is_rls_enabled', c.relrowsecurity, \
     'columns', (select pg_catalog.json_agg(pg_catalog.json_build_array( \
@@ -258,13 +258,13 @@ const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
             where a.attrelid = c.oid and a.attnum = i.indkey[k.place] limit 1) q \
         where i.indrelid = c.oid and i.indisprimary), \
     'roles', (select pg_catalog.json_agg(pg_catalog.json_build_array(w.role, r.oid is not null, \
-            r.oid is not null and (not c.relrowsecurity or (not r.rolsuper and r.rolname <> session_user \
-                and pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'usage') \
+            r.oid is not null and (not c.relrowsecurity or (pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'usage') \
                 and (r.rolbypassrls or (not c.relforcerowsecurity and pg_catalog.pg_has_role(r.oid, c.relowner, 'usage'))))), \
             (select pg_catalog.string_agg(case when pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'select') then '1' else '0' end, '' \
                 order by a.attnum) \
              from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)) order by w.role) \
-        from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3)) w(of, role) left join pg_catalog.pg_roles r on r.rolname = w.role \
+        from rows from (pg_catalog.unnest($2), pg_catalog.unnest($3)) w(of, role) \
+        left join pg_catalog.pg_roles r on r.rolname = w.role and not r.rolsuper and r.rolname <> session_user \
         where w.of = c.oid))::pg_catalog.text \
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
     where c.oid = any($1) and c.relkind in ('r', 'p')";

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use realtime::control::changes::Operator;
 use realtime::control::changes::catalog::TableNow;
-use realtime::control::changes::filter::{Filter, Truth, ask, check};
+use realtime::control::changes::filter::{Asker, Filter, Truth, check};
 use tokio_postgres::Client;
 
 use super::{connected, table_now, text, wish};
@@ -607,7 +607,8 @@ async fn answers(
         answers.push(known.collect::<Vec<_>>());
         questions.push((Rc::clone(filter), question));
     }
-    let asked = ask(client, &questions).await.expect("PostgreSQL runs");
+    let asked = Asker::default().ask(client, &questions).await;
+    let asked = asked.expect("PostgreSQL runs").passed;
     for (answers, asked) in answers.iter_mut().zip(asked) {
         let values = answers.iter_mut().zip(values);
         let unanswered = values.filter(|(_, value)| !is_native && value.is_some());

@@ -8,11 +8,12 @@ use realtime::control::changes::{FilterText, Operator, Wish};
 use serde_json::{Value, json};
 
 use super::{connected, table_now, text, wish};
-use crate::postgres::{Cluster, Kind};
+use crate::postgres::{ADMIN, Cluster, Kind};
 use crate::turns;
 
 tests![
     recorded_subscriptions_are_refused_as_they_were,
+    roles_that_see_everything_are_refused_as_if_there_were_none,
     types_without_the_operator_are_refused,
     what_one_wish_does_wrong_first_is_said,
     spellings_of_one_filter_are_one,
@@ -358,4 +359,19 @@ async fn a_check_takes_two_round_trips(cluster: Arc<Cluster>) {
         text("s", Operator::Match, false, "a+"),
     ]);
     takes(many.collect(), 2).await;
+}
+
+async fn roles_that_see_everything_are_refused_as_if_there_were_none(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    database.sql("create role chk_super superuser; create table t (id int primary key); grant select on t to public");
+    let connection = connected(&database).await;
+    let oid = crate::catalog::oid(&database, "t");
+    for role in ["chk_super", ADMIN, "nobody"] {
+        let table = crate::catalog::look(&connection.client, oid, &[role]).await;
+        let seen = check(&connection.client, &table, Some(role), &wish(vec![])).await;
+        let expected =
+            json!({"sqlstate": "42704", "message": format!("role \"{role}\" does not exist")});
+        assert_eq!(outcome_of(&seen), expected);
+    }
+    database.sql("drop role chk_super");
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use realtime::control::changes::types::{Malformed, ask_json};
+use realtime::control::clock;
+use realtime::limits;
 
 use super::{World, json};
 use crate::postgres::Cluster;
@@ -10,6 +12,7 @@ use crate::postgres::Cluster;
 tests![
     values_that_only_postgresql_knows_are_asked,
     one_bad_value_costs_no_other,
+    casts_that_never_end_end,
 ];
 
 async fn values_that_only_postgresql_knows_are_asked(cluster: Arc<Cluster>) {
@@ -122,12 +125,56 @@ async fn one_bad_value_costs_no_other(cluster: Arc<Cluster>) {
             vec![Some("2")]
         ]
     );
-    world.run("set statement_timeout = '100ms'; create or replace function level_json(level) returns json language plpgsql as
-        $$ begin perform pg_sleep(60); return '1'; end $$").await;
-    let answers = ask_json(&world.connection.client, &[(&of, vec!["1", "2"])]).await;
-    let error = answers.expect_err("it takes too long, however few are asked at once");
-    assert_eq!(
-        error.code().map(|code| code.code().to_owned()).as_deref(),
-        Some("57014")
+}
+
+async fn casts_that_never_end_end(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world
+        .run(
+            "create type level as enum ('1', '2', 'slow', 'bad');
+            create function level_json(level) returns json language plpgsql as $$ begin
+                if $1 = 'slow' then perform pg_sleep(60); end if; return to_json($1::text::int); end $$;
+            create cast (level as json) with function level_json(level)",
+        )
+        .await;
+    let client = &world.connection.client;
+    let row = client
+        .query_one("select 'level'::regtype::oid", &[])
+        .await
+        .expect("it is there");
+    let oid: u32 = row.get(0);
+    world
+        .types
+        .load(client, &[oid])
+        .await
+        .expect("types can be read");
+    let of = world.types.get(oid).expect("it was loaded");
+    // One of many takes long: the others, and those of other types, are answered.
+    let mut texts = vec!["1"; 300];
+    texts[77] = "slow";
+    texts[250] = "bad";
+    let questions = [(&*of, texts.clone()), (&*of, vec!["2"])];
+    let answers = ask_json(client, &questions).await.expect("it can be asked");
+    for (place, answer) in answers[0].iter().enumerate() {
+        let expected = (!matches!(place, 77 | 250)).then_some("1");
+        assert_eq!(answer.as_deref(), expected, "{place}");
+    }
+    assert_eq!(answers[1][0].as_deref(), Some("2"));
+    // All of them do: there is an end, and the connection is of use behind it.
+    let began = clock::now();
+    let answers = ask_json(client, &[(&of, vec!["slow"; 300])]).await;
+    assert!(
+        answers.expect("it can be asked")[0]
+            .iter()
+            .all(Option::is_none)
     );
+    let took = clock::now().duration_since(began);
+    assert!(took < limits::CHANGES_QUESTION_TIMEOUT / 2, "{took:?}");
+    let answers = ask_json(client, &[(&of, vec!["2"])]).await;
+    assert_eq!(
+        answers.expect("it can be asked")[0][0].as_deref(),
+        Some("2")
+    );
+    let text = client.query_one("show statement_timeout", &[]).await;
+    assert_eq!(text.expect("it answers").get::<_, &str>(0), "0");
 }

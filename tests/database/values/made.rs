@@ -12,6 +12,7 @@ tests![
     types_of_the_customer_are_what_to_jsonb_makes_of_them,
     generated_texts_come_through_arrays_and_rows,
     types_are_read_again_when_they_change,
+    what_is_loaded_during_a_refresh_stays,
 ];
 
 async fn arrays_are_what_to_jsonb_makes_of_them(cluster: Arc<Cluster>) {
@@ -285,4 +286,31 @@ async fn types_are_read_again_when_they_change(cluster: Arc<Cluster>) {
     assert!(world.types.get(4_000_000_000).is_none());
     world.types.clear();
     assert!(of(1).is_none() && of(0).is_some());
+}
+
+async fn what_is_loaded_during_a_refresh_stays(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world
+        .run("create type mood as enum ('sad'); create type shade as enum ('dark')")
+        .await;
+    let client = &world.connection.client;
+    let row = client
+        .query_one("select 'mood'::regtype::oid, 'shade'::regtype::oid", &[])
+        .await
+        .expect("they are there");
+    let [first, second]: [u32; 2] = [row.get(0), row.get(1)];
+    world
+        .types
+        .load(client, &[first])
+        .await
+        .expect("types can be read");
+    // The answer to the refresh comes behind that to the load.
+    let loaded = [second];
+    let (loaded, refreshed) = tokio::join!(
+        biased;
+        world.types.load(client, &loaded),
+        world.types.refresh(client),
+    );
+    loaded.and(refreshed).expect("types can be read");
+    assert!(world.types.get(first).is_some() && world.types.get(second).is_some());
 }

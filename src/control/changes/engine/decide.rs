@@ -132,7 +132,9 @@ pub(super) async fn decide(
     let registry = &*registry;
     let tables = manager.look(batch, &indexes).await?;
     let mut items = items(context, manager, batch, indexes, &tables).await?;
-    filter_natively(&mut items).ask(manager, &mut items).await?;
+    let questions = filter_natively(&mut items);
+    let unknown = questions.ask(manager, &mut items).await?;
+    context.measures.count_dropped(Dropped::NoVerdict, unknown);
     let blocks = visibility(context, manager, registry, &mut items).await?;
     convert(manager, &mut items).await?;
     add(&context.measures.batches, 1);
@@ -299,21 +301,22 @@ impl Questions {
         (question, values.len() - 1)
     }
 
-    /// Asks, and leaves the candidates of which all answers are yes.
-    async fn ask(self, manager: &Manager, items: &mut [Item<'_>]) -> Result<(), Unanswered> {
+    /// Asks, and leaves the candidates of which all answers are yes. Returns of how many values nobody knows whether they pass.
+    async fn ask(self, manager: &Manager, items: &mut [Item<'_>]) -> Result<u64, Unanswered> {
         if self.list.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let answers = manager.ask_filters(&self.list).await?;
+        let answers = manager.filters.ask(manager.client(), &self.list).await?;
         let is_yes = |&(question, value): &(usize, usize)| {
-            let answers = answers.get(question);
+            let answers = answers.passed.get(question);
             answers.and_then(|values| values.get(value)).copied() == Some(true)
         };
         for item in items {
             item.passing
                 .retain(|passing| passing.open.iter().all(is_yes));
         }
-        Ok(())
+        Ok(answers.unknown)
     }
 }
 

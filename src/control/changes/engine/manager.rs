@@ -7,6 +7,7 @@ use super::decide::Unanswered;
 use crate::control::changes::catalog::{Catalog, Published, TableNow, publication};
 use crate::control::changes::change::Change;
 use crate::control::changes::filter::{self, Filter};
+use crate::control::changes::filter::Asker;
 use crate::control::changes::registry::TableIndex;
 use crate::control::changes::types::{Type, Types, ask_json};
 use crate::control::database::Connection;
@@ -24,6 +25,8 @@ pub(super) struct Manager {
     catalog: Rc<Catalog>,
     /// The types of the database that were met so far.
     pub(super) types: Rc<Types>,
+    /// Asks about values that only the database can compare.
+    pub(super) filters: Asker,
 }
 
 impl Manager {
@@ -33,6 +36,7 @@ impl Manager {
             connection,
             catalog: Rc::default(),
             types: Rc::default(),
+            filters: Asker::default(),
         }
     }
 

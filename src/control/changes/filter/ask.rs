@@ -1,62 +1,155 @@
 //! Questions that only PostgreSQL can answer, for many values at once.
 //!
-//! What comes in: filters, each with texts of its column's values. What goes out: whether each of them passes. What always holds: equal
-//! questions are asked once; filters of one kind with the same values are one statement; each statement has a transaction of its own
-//! that is rolled back, and all of a round are enqueued at once; an error is looked for until its filter and value are found, and is
-//! the answer no there and nowhere else (`an_error_is_of_one_value_alone`); a filter that takes too long costs its own answers, and
-//! nobody waits longer than [`limits::FILTER_ASK_TIMEOUT`] and one round.
+//! What comes in: filters, each with texts of its column's values. What goes out: whether each of them passes, and how many nobody could
+//! say it of. What always holds: equal questions are asked once; filters of one kind with the same values are one statement; each
+//! statement has a transaction of its own that is rolled back, and all of a round are enqueued at once; an error is looked for until its
+//! filter and value are found, and is the answer no there and nowhere else (`an_error_is_of_one_value_alone`); a filter that takes too long
+//! costs its own answers, and is asked last from then on (`a_slow_filter_costs_others_nothing_twice`); nobody waits longer than
+//! [`limits::FILTER_ASK_TIMEOUT`] and [`limits::FILTER_SLOW_TIMEOUT`] for the database's answers.
 
 use super::Filter;
 use crate::control::clock;
 use crate::control::database::statement;
 use crate::limits;
 use rustc_hash::{FxHashMap, FxHashSet};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 
-/// Whether each value of each question passes its filter, in the order of the questions. What fails or takes too long does not pass.
-///
-/// # Errors
-///
-/// Those of the connection: nothing was answered.
-pub async fn ask(
-    client: &Client,
-    questions: &[(Rc<Filter>, Vec<Box<str>>)],
-) -> Result<Vec<Vec<bool>>, Error> {
-    let deadline = clock::now() + limits::FILTER_ASK_TIMEOUT;
-    let mut passed: FxHashSet<(&Filter, &str)> = FxHashSet::default();
-    let mut waiting: VecDeque<Job<'_>> = jobs(questions).into();
-    while !waiting.is_empty() && clock::now() < deadline {
-        let count = waiting.len().min(limits::FILTER_STATEMENTS_AT_ONCE);
-        let round: Vec<Job<'_>> = waiting.drain(..count).collect();
-        let outcomes = all(round.iter().map(|job| run(client, job)).collect()).await;
-        for (job, outcome) in round.into_iter().zip(outcomes) {
-            match outcome {
-                Ok(answers) => {
-                    let pairs = job.filters.iter().flat_map(|filter| {
-                        let values = job.values.iter();
-                        values.map(move |value| (*filter, *value))
-                    });
-                    let yes = pairs.zip(answers).filter(|(_, is_yes)| *is_yes);
-                    passed.extend(yes.map(|(pair, _)| pair));
+/// Asks one database, and remembers which filters have taken too long there.
+#[derive(Debug, Default)]
+pub struct Asker {
+    /// Since when.
+    slow: RefCell<FxHashMap<Rc<Filter>, Instant>>,
+}
+
+/// What came of questions.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Passed {
+    /// Whether each value of each question passes, in their order. What fails, takes too long or was not reached does not pass.
+    pub passed: Vec<Vec<bool>>,
+    /// How many of the values that do not pass might do so: nobody knows.
+    pub unknown: u64,
+}
+
+/// Filters with texts of their columns' values.
+type Questions = [(Rc<Filter>, Vec<Box<str>>)];
+
+impl Asker {
+    /// Asks.
+    ///
+    /// # Errors
+    ///
+    /// Those of the connection: nothing was answered.
+    pub async fn ask(&self, client: &Client, questions: &Questions) -> Result<Passed, Error> {
+        let now = clock::now();
+        self.slow
+            .borrow_mut()
+            .retain(|_, since| now < *since + limits::FILTER_SLOW_LIFETIME);
+        let (slow, quick) = jobs(questions, &self.slow.borrow());
+        let mut answers = Answers::default();
+        let until = now + limits::FILTER_ASK_TIMEOUT;
+        self.work(client, quick, until, &mut answers).await?;
+        let until = clock::now() + limits::FILTER_SLOW_TIMEOUT;
+        self.work(client, slow, until, &mut answers).await?;
+        self.remember(questions, &answers.late);
+        Ok(answers.of(questions))
+    }
+
+    /// Does what can be done until then.
+    async fn work<'a>(
+        &self,
+        client: &Client,
+        mut waiting: VecDeque<Job<'a>>,
+        until: Instant,
+        answers: &mut Answers<'a>,
+    ) -> Result<(), Error> {
+        loop {
+            let round = round(&mut waiting, until.saturating_duration_since(clock::now()));
+            if round.is_empty() {
+                return Ok(());
+            }
+            let outcomes = all(round.iter().map(|job| run(client, job)).collect()).await;
+            for (job, outcome) in round.into_iter().zip(outcomes) {
+                match outcome {
+                    Ok(answered) => answers.note(&job, answered),
+                    Err(error) => waiting.extend(job.after(error, answers)?),
                 }
-                Err(error) => waiting.extend(job.after(error)?),
             }
         }
     }
-    let answers = questions.iter().map(|(filter, values)| {
-        let texts = values.iter().map(|value| filter.asked_as(value));
-        texts
-            .map(|text| passed.contains(&(&**filter, text)))
-            .collect()
-    });
-    Ok(answers.collect())
+
+    fn remember(&self, questions: &Questions, late: &FxHashSet<&Filter>) {
+        let mut slow = self.slow.borrow_mut();
+        let now = clock::now();
+        for (filter, _) in questions {
+            // When there is no room, it is asked with the others again.
+            if late.contains(&**filter)
+                && (slow.len() < limits::FILTER_SLOW_MAX || slow.contains_key(filter))
+            {
+                slow.entry(Rc::clone(filter)).or_insert(now);
+            }
+        }
+    }
+}
+
+/// The statements that fit into the time that is left; none when there is no time, or nothing to do.
+fn round<'a>(waiting: &mut VecDeque<Job<'a>>, left: Duration) -> Vec<Job<'a>> {
+    let (mut round, mut time) = (Vec::new(), Duration::ZERO);
+    if left < Duration::from_millis(1) {
+        return round;
+    }
+    while round.len() < limits::FILTER_STATEMENTS_AT_ONCE
+        && let Some(job) = waiting.front()
+        && (round.is_empty() || time + job.timeout <= left)
+        && let Some(mut job) = waiting.pop_front()
+    {
+        time += job.timeout;
+        job.allowed = job.timeout.min(left);
+        round.push(job);
+    }
+    round
+}
+
+/// What was said of filters and values.
+#[derive(Default)]
+struct Answers<'a> {
+    known: FxHashMap<(&'a Filter, &'a str), bool>,
+    /// Filters that have taken too long alone.
+    late: FxHashSet<&'a Filter>,
+}
+
+impl<'a> Answers<'a> {
+    fn note(&mut self, job: &Job<'a>, answered: Vec<bool>) {
+        let pairs = job.filters.iter().flat_map(|filter| {
+            let values = job.values.iter();
+            values.map(move |value| (*filter, *value))
+        });
+        self.known.extend(pairs.zip(answered));
+    }
+
+    fn of(&self, questions: &Questions) -> Passed {
+        let mut unknown = 0;
+        let passed = questions.iter().map(|(filter, values)| {
+            let passes = values.iter().map(|value| {
+                let answer = self.known.get(&(&**filter, filter.asked_as(value)));
+                unknown += u64::from(answer.is_none());
+                answer == Some(&true)
+            });
+            passes.collect()
+        });
+        Passed {
+            passed: passed.collect(),
+            unknown,
+        }
+    }
 }
 
 /// One statement: each of these filters, which have the same question, with each of these values.
@@ -65,52 +158,74 @@ struct Job<'a> {
     values: Vec<&'a str>,
     /// How long it may take.
     timeout: Duration,
+    /// The same, or what was left of all time.
+    allowed: Duration,
 }
 
-/// As few statements as there can be.
-fn jobs(questions: &[(Rc<Filter>, Vec<Box<str>>)]) -> Vec<Job<'_>> {
+/// As few statements as there can be: one for each filter that is known to be slow, and those of all others.
+fn jobs<'a>(
+    questions: &'a Questions,
+    slow: &FxHashMap<Rc<Filter>, Instant>,
+) -> (VecDeque<Job<'a>>, VecDeque<Job<'a>>) {
     let mut values_of: FxHashMap<&Filter, FxHashSet<&str>> = FxHashMap::default();
     for (filter, values) in questions {
         let texts = values.iter().map(|value| filter.asked_as(value));
         values_of.entry(filter).or_default().extend(texts);
     }
+    let mut alone = VecDeque::new();
     let mut alike: FxHashMap<(&str, Vec<&str>), Vec<&Filter>> = FxHashMap::default();
     for (filter, values) in values_of {
         let mut values: Vec<&str> = values.into_iter().collect();
         values.sort_unstable();
-        let group = alike.entry((&*filter.question, values)).or_default();
-        group.push(filter);
+        if slow.contains_key(filter) {
+            alone.push_back(Job::new(vec![filter], values, limits::FILTER_ALONE_TIMEOUT));
+        } else {
+            let group = alike.entry((&*filter.question, values)).or_default();
+            group.push(filter);
+        }
     }
-    let mut jobs = Vec::new();
+    let mut together = VecDeque::new();
     for ((_, values), filters) in alike {
         for values in values.chunks(limits::FILTER_PAIRS_MAX) {
             for filters in filters.chunks((limits::FILTER_PAIRS_MAX / values.len()).max(1)) {
-                jobs.push(Job {
-                    filters: filters.to_vec(),
-                    values: values.to_vec(),
-                    timeout: limits::FILTER_STATEMENT_TIMEOUT,
-                });
+                let (filters, values) = (filters.to_vec(), values.to_vec());
+                together.push_back(Job::new(filters, values, limits::FILTER_STATEMENT_TIMEOUT));
             }
         }
     }
-    jobs
+    (alone, together)
 }
 
 impl<'a> Job<'a> {
+    fn new(filters: Vec<&'a Filter>, values: Vec<&'a str>, timeout: Duration) -> Self {
+        Self {
+            filters,
+            values,
+            timeout,
+            allowed: timeout,
+        }
+    }
+
     /// What is still to be asked after `error`; the error itself when it is the connection's.
-    fn after(mut self, error: Error) -> Result<Vec<Self>, Error> {
+    fn after(mut self, error: Error, answers: &mut Answers<'a>) -> Result<Vec<Self>, Error> {
         let Some(code) = error.code().filter(|code| !is_of_connection(code)) else {
             return Err(error);
         };
         if *code == SqlState::QUERY_CANCELED {
             // One of the filters takes long: the others are given their time, and it is not given another one.
             if self.timeout == limits::FILTER_ALONE_TIMEOUT {
+                // Of one that had but the rest of all time nothing is known.
+                if self.allowed == self.timeout {
+                    answers.late.extend(self.filters);
+                }
                 return Ok(Vec::new());
             }
-            let alone = |filter| Self {
-                filters: vec![filter],
-                values: self.values.clone(),
-                timeout: limits::FILTER_ALONE_TIMEOUT,
+            let alone = |filter| {
+                Self::new(
+                    vec![filter],
+                    self.values.clone(),
+                    limits::FILTER_ALONE_TIMEOUT,
+                )
             };
             return Ok(self.filters.iter().copied().map(alone).collect());
         }
@@ -122,11 +237,7 @@ impl<'a> Job<'a> {
         } else {
             return Ok(Vec::new());
         }
-        let other = Self {
-            filters,
-            values,
-            timeout: self.timeout,
-        };
+        let other = Self::new(filters, values, self.timeout);
         Ok(vec![self, other])
     }
 }
@@ -149,7 +260,7 @@ async fn run(client: &Client, job: &Job<'_>) -> Result<Vec<bool>, Error> {
         (&operands, Type::TEXT_ARRAY),
         (&job.values, Type::TEXT_ARRAY),
     ];
-    let begin = statement::begin(job.timeout);
+    let begin = statement::begin(job.allowed);
     let (begun, rows, _) = tokio::join!(
         biased;
         client.batch_execute(&begin),

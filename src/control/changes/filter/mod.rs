@@ -26,7 +26,7 @@ mod form;
 pub mod ask;
 pub mod check;
 
-pub use ask::ask;
+pub use ask::{Asker, Passed};
 pub use check::{CheckError, Checked, check};
 
 use super::wish::Operator;

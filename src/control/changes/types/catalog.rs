@@ -60,16 +60,22 @@ impl Types {
     }
 
     /// Reads again all types that are not PostgreSQL's own: attributes of a row type may be added and renamed without a word in the
-    /// replication stream. One query; none when there are none.
+    /// replication stream. One query; none when there are none. Types that are loaded meanwhile stay.
     ///
     /// # Errors
     ///
     /// The query's. What was known stays.
     pub async fn refresh(&self, client: &Client) -> Result<(), Error> {
-        let known: Vec<u32> = self.known.borrow().keys().copied().collect();
+        let asked: Vec<u32> = self.known.borrow().keys().copied().collect();
         let fresh = Self::new();
-        fresh.load(client, &known).await?;
-        *self.known.borrow_mut() = fresh.known.into_inner();
+        fresh.load(client, &asked).await?;
+        let mut known = self.known.borrow_mut();
+        for oid in &asked {
+            known.remove(oid);
+        }
+        for (oid, read) in fresh.known.into_inner() {
+            known.entry(oid).or_insert(read);
+        }
         Ok(())
     }
 

@@ -10,6 +10,8 @@ use super::{Check, Measures, statement};
 use crate::control::database::statement::{reason_of, text_of};
 use crate::limits;
 use crate::mail::AskError;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use tokio_postgres::error::{DbError, SqlState};
@@ -20,8 +22,10 @@ use tokio_postgres::{Error, SimpleQueryMessage};
 pub(super) enum Outcome {
     /// The keys that are visible, counted from the entry's first one.
     Seen(Vec<usize>),
-    /// The database cannot answer this: a policy raised, or took too long.
+    /// The database cannot answer this: a policy raised.
     Failed(Rc<str>),
+    /// It could not in time.
+    Late(Rc<str>),
     /// It could not answer whatever the keys: there is no such role, or it may not use the schema.
     Refused(Rc<str>),
     /// The connection was lost, or has lost what it had prepared.
@@ -30,12 +34,14 @@ pub(super) enum Outcome {
 
 type Answer = Result<Vec<SimpleQueryMessage>, Error>;
 
-/// Asks. The connection has nothing under way afterwards; it may be closed.
+/// Asks, and says each entry's outcome as soon as it is known, in their order. The connection has nothing under way afterwards; it may be
+/// closed.
 pub(super) async fn ask(
     session: &mut Session,
     checks: &[Check],
     chunk: &Chunk,
     measures: &Measures,
+    mut tell: impl FnMut(&Entry, &Outcome),
 ) -> Vec<Outcome> {
     let first = &checks[chunk.entries[0].check];
     let columns = first.table.key.len();
@@ -50,7 +56,7 @@ pub(super) async fn ask(
     let keys = keys_of(&chunk.entries[0]);
     let mut messages = vec![format!(
         "{forget}{}; {}{}",
-        statement::begin(role),
+        statement::begin(role, chunk.timeout),
         statement::set_keys(keys, columns),
         statement::SAVEPOINT
     )];
@@ -73,15 +79,25 @@ pub(super) async fn ask(
     Measures::add(&measures.transactions, 1);
     Measures::add(&measures.prepared, usize::from(statement.sql.is_some()));
 
-    let mut answers = send(session, &messages).await;
-    answers.truncate(before + chunk.entries.len());
-    let queries = answers.split_off(before);
-    let has_plan = answers[setup..].iter().all(Result::is_ok);
-    let failure = answers.into_iter().take(setup).find_map(Result::err);
-    let outcomes: Vec<Outcome> = match failure {
-        Some(error) => vec![refused(&error, role); chunk.entries.len()],
-        None => queries.into_iter().map(outcome).collect(),
-    };
+    let mut has_plan = true;
+    let mut failure = None;
+    let mut outcomes = Vec::with_capacity(chunk.entries.len());
+    let mut sent = send(session, &messages).await.into_iter().enumerate();
+    while let Some((place, answer)) = next(&mut sent).await {
+        if place < setup {
+            failure = failure.or(answer.err());
+        } else if place < before {
+            has_plan &= answer.is_ok();
+        } else if let Some(entry) = chunk.entries.get(outcomes.len()) {
+            let outcome = match &failure {
+                Some(error) => refused(error, role),
+                None => outcome(answer),
+            };
+            tell(entry, &outcome);
+            outcomes.push(outcome);
+        }
+    }
+    drop(sent);
     let is_kept = !outcomes
         .iter()
         .any(|outcome| matches!(outcome, Outcome::Refused(_) | Outcome::Unanswered(_)));
@@ -137,12 +153,15 @@ impl Prepared {
     }
 }
 
+/// A query that was sent, and its answer if that was there at once.
+type Sent<'a> = (Pin<Box<dyn Future<Output = Answer> + 'a>>, Option<Answer>);
+
 /// Sends all of it before anything is waited for: tokio-postgres enqueues a query at its first poll.
-async fn send(session: &Session, messages: &[String]) -> Vec<Answer> {
+async fn send<'a>(session: &'a Session, messages: &'a [String]) -> Vec<Sent<'a>> {
     let client = session.client();
-    let mut waiting: Vec<_> = messages
+    let mut waiting: Vec<Sent<'a>> = messages
         .iter()
-        .map(|message| (Box::pin(client.simple_query(message)), None))
+        .map(|message| -> Sent<'a> { (Box::pin(client.simple_query(message)), None) })
         .collect();
     std::future::poll_fn(|context| {
         for (query, answer) in &mut waiting {
@@ -153,14 +172,17 @@ async fn send(session: &Session, messages: &[String]) -> Vec<Answer> {
         Poll::Ready(())
     })
     .await;
-    let mut answers = Vec::with_capacity(waiting.len());
-    for (query, early) in waiting {
-        answers.push(match early {
-            Some(answer) => answer,
-            None => query.await,
-        });
-    }
-    answers
+    waiting
+}
+
+/// The next answer with its place.
+async fn next<'a>(sent: &mut impl Iterator<Item = (usize, Sent<'a>)>) -> Option<(usize, Answer)> {
+    let (place, (query, early)) = sent.next()?;
+    let answer = match early {
+        Some(answer) => answer,
+        None => query.await,
+    };
+    Some((place, answer))
 }
 
 fn outcome(answer: Answer) -> Outcome {
@@ -200,6 +222,8 @@ fn failed(error: &Error) -> Outcome {
         || *said.code() == SqlState::INVALID_SQL_STATEMENT_NAME;
     if is_lost {
         Outcome::Unanswered(text)
+    } else if *said.code() == SqlState::QUERY_CANCELED {
+        Outcome::Late(text)
     } else {
         Outcome::Failed(text)
     }
@@ -212,7 +236,7 @@ fn refused(error: &Error, role: &str) -> Outcome {
         return Outcome::Refused(format!("the role {role:?} may not be taken on").into());
     }
     match failed(error) {
-        Outcome::Failed(reason) => Outcome::Refused(reason),
+        Outcome::Failed(reason) | Outcome::Late(reason) => Outcome::Refused(reason),
         other => other,
     }
 }

@@ -1,27 +1,28 @@
 //! Many questions, answered by a few connections within a deadline.
 //!
 //! What comes in: [`Check`]s. What goes out: their [`Verdict`]s. What always holds: connections take chunks one after the other, those that
-//! failed last, so that what is slow or broken holds up no more than its own connection; nothing takes longer than
-//! [`limits::VISIBILITY_TIMEOUT`]. Deliberately absent: memory of verdicts, which are true for a moment.
+//! failed last and those that are slow behind them, so that what is slow or broken holds up no more than its own connection; nobody waits
+//! longer than [`limits::VISIBILITY_TIMEOUT`] for the next answer. Deliberately absent: memory of verdicts, which are true for a moment;
+//! what is remembered is who was [slow](super::slow).
 
-use super::ask::{Outcome, ask};
-use super::chunk::{Chunk, Entry, cut};
+use super::ask::ask;
+use super::call::{Call, kind};
 use super::connections::{Connections, Lease};
+use super::slow::Slow;
 use super::{Check, Measures, Verdict};
 use crate::control::clock;
 use crate::control::database::Settings;
+use crate::control::supervise::panic_text;
 use crate::limits;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// Asks a tenant's database. Needs a `LocalSet`.
 pub struct Checkers {
     connections: Rc<Connections>,
     measures: Rc<Measures>,
+    slow: Slow,
 }
 
 impl std::fmt::Debug for Checkers {
@@ -33,15 +34,17 @@ impl std::fmt::Debug for Checkers {
     }
 }
 
-/// A batch of questions under way.
-struct Call {
-    checks: Vec<Check>,
-    waiting: RefCell<VecDeque<Chunk>>,
-    /// Those that wait or are being asked.
-    unfinished: Cell<usize>,
-    finished: Notify,
-    /// None: not known yet.
-    verdicts: RefCell<Vec<Vec<Option<Verdict>>>>,
+/// How a call has ended.
+#[derive(Debug, Eq, PartialEq)]
+enum End {
+    /// Everything was asked, or nobody is left who would; then for this reason.
+    Asked(Option<String>),
+    /// All its time was up.
+    Late,
+    /// There was no answer for too long.
+    Stalled,
+    /// Nobody can be asked.
+    Away(Rc<str>),
 }
 
 impl Checkers {
@@ -53,6 +56,7 @@ impl Checkers {
         Self {
             connections: Rc::new(connections),
             measures,
+            slow: Slow::default(),
         }
     }
 
@@ -62,32 +66,32 @@ impl Checkers {
         &self.measures
     }
 
-    /// A verdict for each key of each check, in their order, after [`limits::VISIBILITY_TIMEOUT`] at the latest.
+    /// A verdict for each key of each check, in their order, [`limits::VISIBILITY_TIMEOUT`] after the last answer at the latest.
     pub async fn visible(&self, checks: Vec<Check>) -> Vec<Vec<Verdict>> {
-        self.visible_until(checks, clock::now() + limits::VISIBILITY_TIMEOUT)
-            .await
+        self.ask(checks, None).await
     }
 
-    /// The same with another deadline.
+    /// The same, at `deadline` at the latest.
     pub async fn visible_until(&self, checks: Vec<Check>, deadline: Instant) -> Vec<Vec<Verdict>> {
+        self.ask(checks, Some(deadline)).await
+    }
+
+    async fn ask(&self, checks: Vec<Check>, deadline: Option<Instant>) -> Vec<Vec<Verdict>> {
         let begun = clock::now();
-        let call = Rc::new(Call::new(checks));
-        let chunks = call.waiting.borrow().len();
+        let budgets = checks
+            .iter()
+            .map(|check| self.slow.budget(check, begun))
+            .collect();
+        let call = Rc::new(Call::new(checks, budgets, begun));
+        let deadline = deadline.unwrap_or_else(|| begun + call.time_max());
         let mut workers = JoinSet::new();
-        for _ in 0..chunks.min(self.connections.max()) {
+        for _ in 0..call.unfinished().min(self.connections.max()) {
             let (call, connections) = (Rc::clone(&call), Rc::clone(&self.connections));
             workers.spawn_local(work(call, connections, Rc::clone(&self.measures)));
         }
-        let all = async {
-            while call.unfinished.get() > 0 {
-                tokio::select! {
-                    () = call.finished.notified() => {}
-                    worker = workers.join_next() => if worker.is_none() { return },
-                }
-            }
-        };
+        let failure = || self.connections.failure();
+        let end = wait(&call, &mut workers, deadline, failure).await;
         // Whoever still asks is ended with its connection: see `Lease`.
-        let is_late = tokio::time::timeout_at(deadline, all).await.is_err();
         drop(workers);
         let unknown = if !is_late {
             Verdict::Lost("it was not asked".into())
@@ -98,8 +102,44 @@ impl Checkers {
             Verdict::Unanswered(failure.unwrap_or_else(|| "there is no connection yet".into()))
         };
         let verdicts = call.verdicts(&unknown);
+        if end == End::Stalled {
+            call.note_stalled();
+        }
+        self.remember(&call, &end);
+        let verdicts = call.verdicts(|check| match &end {
+            End::Away(failure) => Verdict::Unanswered(Rc::clone(failure)),
+            End::Stalled if !call.is_late(check) && call.budgets[check].is_none() => {
+                Verdict::Unanswered("others took too long".into())
+            }
+            End::Stalled | End::Late => Verdict::Lost("there was no answer in time".into()),
+            End::Asked(Some(reason)) => Verdict::Lost(reason.as_str().into()),
+            End::Asked(None) => Verdict::Lost("it has taken too long before".into()),
+        });
         self.count(&call.checks, &verdicts, begun);
         verdicts
+    }
+
+    /// Notes who was slow, and who is no more.
+    fn remember(&self, call: &Call, end: &End) {
+        let now = clock::now();
+        // What was held up by those of another table is asked again as if nothing had been.
+        let late_kinds = call.late_kinds();
+        for (number, check) in call.checks.iter().enumerate() {
+            if call.is_late(number) {
+                self.slow.late(check, now);
+                continue;
+            }
+            let is_slow = call.budgets[number].is_some();
+            if !is_slow && *end != End::Stalled {
+                continue;
+            }
+            let (is_open, is_answered) = call.progress(number);
+            if is_slow && is_answered {
+                self.slow.in_time(check);
+            } else if !is_slow && is_open && late_kinds.contains(&kind(check)) {
+                self.slow.held_up(check, now);
+            }
+        }
     }
 
     fn count(&self, checks: &[Check], verdicts: &[Vec<Verdict>], begun: Instant) {
@@ -117,39 +157,89 @@ impl Checkers {
     }
 }
 
+/// Waits until all is asked, or there is no use in waiting.
+async fn wait(
+    call: &Call,
+    workers: &mut JoinSet<()>,
+    deadline: Instant,
+    failure: impl Fn() -> Option<Rc<str>>,
+) -> End {
+    let mut panic = None;
+    while call.unfinished() > 0 {
+        let now = clock::now();
+        let silent = now.saturating_duration_since(call.answered_at());
+        let failure = failure();
+        if now >= deadline
+            || silent >= limits::VISIBILITY_TIMEOUT
+            || (failure.is_some() && silent >= limits::VISIBILITY_AWAY_TIMEOUT)
+        {
+            return match failure {
+                Some(failure) => End::Away(failure),
+                None if silent >= limits::VISIBILITY_TIMEOUT => End::Stalled,
+                None => End::Late,
+            };
+        }
+        // Connections come and go without a word to this task.
+        let wake = deadline.min(now + limits::VISIBILITY_AWAY_TIMEOUT / 4);
+        tokio::select! {
+            () = call.finished.notified() => {}
+            worker = workers.join_next() => match worker {
+                Some(Ok(())) => {}
+                Some(Err(error)) => panic = error.try_into_panic().ok().map(|panic| panic_text(&*panic)).or(panic),
+                None => return End::Asked(Some(match panic {
+                    Some(text) => format!("the server failed to ask: {text}"),
+                    None => "it was not asked".to_owned(),
+                })),
+            },
+            () = sleep_until(wake) => {}
+        }
+    }
+    End::Asked(None)
+}
+
 /// Takes chunks as long as there are any.
 async fn work(call: Rc<Call>, connections: Rc<Connections>, measures: Rc<Measures>) {
+    let worker = call.worker();
     while call.is_waiting() {
         let mut lease: Lease = connections.take().await;
         while lease.is_open() {
-            let Some(chunk) = call.next() else { return };
-            let outcomes = ask(lease.begin(), &call.checks, &chunk, &measures).await;
+            let Some(chunk) = call.next(worker, clock::now()) else {
+                return;
+            };
+            let tell = |entry: &_, outcome: &_| {
+                call.note(worker, &chunk, entry, outcome, clock::now());
+            };
+            let outcomes = ask(lease.begin(), &call.checks, &chunk, &measures, tell).await;
             lease.done();
-            call.settle(&chunk, outcomes, &measures);
+            call.settle(worker, &chunk, &outcomes, &measures);
         }
     }
 }
 
-impl Call {
-    fn new(checks: Vec<Check>) -> Self {
-        let verdicts: Vec<Vec<Option<Verdict>>> = checks
-            .iter()
-            .map(|check| vec![why_not_asked(check); check.keys.len()])
-            .collect();
-        let mut chunks = cut(&checks);
-        for chunk in &mut chunks {
-            chunk
-                .entries
-                .retain(|entry| why_not_asked(&checks[entry.check]).is_none());
-        }
-        chunks.retain(|chunk| !chunk.entries.is_empty());
-        Self {
-            unfinished: Cell::new(chunks.len()),
-            waiting: RefCell::new(chunks),
-            finished: Notify::new(),
-            verdicts: RefCell::new(verdicts),
-            checks,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::changes::catalog::{KeyPart, TableNow};
+    use std::time::Duration;
+
+    fn call() -> Call {
+        let part = KeyPart {
+            column: "id".into(),
+            type_sql: "pg_catalog.int4".into(),
+            equality_sql: "operator(pg_catalog.=)".into(),
+            is_leakproof: true,
+        };
+        let table = TableNow {
+            key: vec![part],
+            ..TableNow::default()
+        };
+        let check = Check {
+            table: Rc::new(table),
+            role: "anon".into(),
+            claims: "{}".into(),
+            keys: [["1".into()].into()].into(),
+        };
+        Call::new(vec![check], vec![None], clock::now())
     }
 
     /// Whether some of it is being asked just now; the rest waits for that, or for connections.
@@ -159,89 +249,36 @@ impl Call {
 
     fn is_waiting(&self) -> bool {
         !self.waiting.borrow().is_empty()
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap_or_else(|error| panic!("{error}"));
+        tokio::task::LocalSet::new().block_on(&runtime, future)
     }
 
-    fn next(&self) -> Option<Chunk> {
-        self.waiting.borrow_mut().pop_front()
+    #[test]
+    fn worker_that_panics_is_the_reason() {
+        let end = block_on(async {
+            let (call, mut workers) = (call(), JoinSet::new());
+            workers.spawn_local(async { panic!("its fault") });
+            let deadline = clock::now() + Duration::from_secs(60);
+            wait(&call, &mut workers, deadline, || None).await
+        });
+        let reason = "the server failed to ask: its fault".to_owned();
+        assert_eq!(end, End::Asked(Some(reason)));
     }
 
-    /// Notes what is known, and what has to be asked once more.
-    fn settle(&self, chunk: &Chunk, outcomes: Vec<Outcome>, measures: &Measures) {
-        let (mut failed, mut unanswered) = (Vec::new(), Vec::new());
-        for (entry, outcome) in chunk.entries.iter().zip(outcomes) {
-            match outcome {
-                Outcome::Seen(places) => self.note(entry, &places),
-                Outcome::Refused(reason) => self.fill(entry, &Verdict::Lost(reason)),
-                // For now: what is asked again may find more.
-                Outcome::Failed(reason) => {
-                    self.fill(entry, &Verdict::Lost(reason));
-                    if entry.to - entry.from > 1 {
-                        failed.push(*entry);
-                    }
-                }
-                Outcome::Unanswered(reason) => {
-                    self.fill(entry, &Verdict::Unanswered(reason));
-                    unanswered.push(*entry);
-                }
-            }
-        }
-        let mut waiting = self.waiting.borrow_mut();
-        let before = waiting.len();
-        if !unanswered.is_empty() && chunk.attempts < limits::VISIBILITY_RETRIES_MAX {
-            waiting.push_back(chunk.again(unanswered));
-        }
-        if !failed.is_empty()
-            && let Some(halves) = chunk.halves(&failed)
-        {
-            Measures::add(&measures.bisections, halves.len());
-            waiting.extend(halves);
-        }
-        let more = waiting.len() - before;
-        drop(waiting);
-        self.unfinished.set(self.unfinished.get() + more - 1);
-        if self.unfinished.get() == 0 {
-            self.finished.notify_one();
-        }
+    #[test]
+    fn nobody_is_waited_for_long_who_is_away() {
+        let began = clock::now();
+        let end = block_on(async {
+            let (call, mut workers) = (call(), JoinSet::new());
+            workers.spawn_local(std::future::pending());
+            let deadline = clock::now() + Duration::from_secs(60);
+            wait(&call, &mut workers, deadline, || Some("away".into())).await
+        });
+        assert_eq!(end, End::Away("away".into()));
+        assert!(clock::now() < began + limits::VISIBILITY_TIMEOUT / 2);
     }
-
-    fn note(&self, entry: &Entry, places: &[usize]) {
-        self.fill(entry, &Verdict::No);
-        let mut verdicts = self.verdicts.borrow_mut();
-        let verdicts = &mut verdicts[entry.check][entry.from..entry.to];
-        for place in places {
-            if let Some(verdict) = verdicts.get_mut(*place) {
-                *verdict = Some(Verdict::Yes);
-            }
-        }
-    }
-
-    fn fill(&self, entry: &Entry, verdict: &Verdict) {
-        let mut verdicts = self.verdicts.borrow_mut();
-        verdicts[entry.check][entry.from..entry.to].fill(Some(verdict.clone()));
-    }
-
-    /// What is known, and `unknown` for the rest.
-    fn verdicts(&self, unknown: &Verdict) -> Vec<Vec<Verdict>> {
-        let verdicts = self.verdicts.take().into_iter();
-        let known = |verdict: Option<Verdict>| verdict.unwrap_or_else(|| unknown.clone());
-        verdicts
-            .map(|check| check.into_iter().map(known).collect())
-            .collect()
-    }
-}
-
-/// Why there is nothing to ask; none where there is.
-fn why_not_asked(check: &Check) -> Option<Verdict> {
-    let columns = check.table.key.len();
-    let reason = if columns == 0 {
-        "the table has no primary key"
-    } else if check.keys.iter().any(|key| key.len() != columns) {
-        "the primary key has other columns by now"
-    } else if check.role.is_empty() || &*check.role == "none" || check.role.contains('\0') {
-        // `none` would be the connection's own user.
-        "the role may not be taken on"
-    } else {
-        return None;
-    };
-    Some(Verdict::Lost(reason.into()))
 }

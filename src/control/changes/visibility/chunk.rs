@@ -1,7 +1,8 @@
 //! The questions of a batch, cut into transactions.
 //!
 //! What comes in: [`Check`]s. What goes out: [`Chunk`]s, each for one connection at a time, and halves of those that failed. What always
-//! holds: every key of every check is in exactly one entry (`chunks_cover_every_key_once`); a chunk has one table and one role.
+//! holds: every key of every check is in exactly one entry (`chunks_cover_every_key_once`); a chunk has one table and one role; what is
+//! known to be slow shares a chunk with nothing.
 
 use super::Check;
 use crate::limits;
@@ -9,6 +10,7 @@ use rustc_hash::FxHashMap;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Questions that go in one transaction.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ pub(super) struct Chunk {
     pub entries: Vec<Entry>,
     /// How often a lost connection has left it unanswered.
     pub attempts: u32,
+    /// How long each of its queries may take.
+    pub timeout: Duration,
+    /// It waits until all others are answered: something in it has taken too long.
+    pub is_slow: bool,
     /// Bisections that are left to it and to what it is cut into.
     pub bisections: Rc<Cell<u32>>,
 }
@@ -39,20 +45,33 @@ impl Entry {
 }
 
 impl Chunk {
-    fn new(entries: Vec<Entry>) -> Self {
+    /// `budget` is none for what is not slow.
+    fn new(entries: Vec<Entry>, budget: Option<Duration>) -> Self {
         Self {
             entries,
             attempts: 0,
+            timeout: budget.unwrap_or(limits::VISIBILITY_STATEMENT_TIMEOUT),
+            is_slow: budget.is_some(),
             bisections: Rc::new(Cell::new(limits::VISIBILITY_BISECTIONS_MAX)),
+        }
+    }
+
+    /// The same for other entries.
+    fn with(&self, entries: Vec<Entry>) -> Self {
+        Self {
+            entries,
+            attempts: 0,
+            timeout: self.timeout,
+            is_slow: self.is_slow,
+            bisections: Rc::clone(&self.bisections),
         }
     }
 
     /// These entries of it once more: their connection was lost.
     pub(super) fn again(&self, entries: Vec<Entry>) -> Self {
         Self {
-            entries,
             attempts: self.attempts + 1,
-            bisections: Rc::clone(&self.bisections),
+            ..self.with(entries)
         }
     }
 
@@ -60,13 +79,11 @@ impl Chunk {
     pub(super) fn halves(&self, failed: &[Entry]) -> Option<[Self; 2]> {
         let left = self.bisections.get().checked_sub(2)?;
         self.bisections.set(left);
-        let half = |cut: fn(Entry, usize) -> Entry| Self {
-            entries: failed
+        let half = |cut: fn(Entry, usize) -> Entry| {
+            let halves = failed
                 .iter()
-                .map(|entry| cut(*entry, entry.from.midpoint(entry.to)))
-                .collect(),
-            attempts: 0,
-            bisections: Rc::clone(&self.bisections),
+                .map(|entry| cut(*entry, entry.from.midpoint(entry.to)));
+            self.with(halves.collect())
         };
         Some([
             half(|entry, middle| Entry {
@@ -79,27 +96,38 @@ impl Chunk {
             }),
         ])
     }
+
+    /// The same for entries that have taken too long.
+    pub(super) fn slow_halves(&self, late: &[Entry]) -> Option<[Self; 2]> {
+        let timeout = (self.timeout / 4).max(limits::VISIBILITY_HALF_TIMEOUT_MIN);
+        let slow = |half| Self {
+            timeout,
+            is_slow: true,
+            ..half
+        };
+        Some(self.halves(late)?.map(slow))
+    }
 }
 
-/// Cuts. Checks with the same keys stand beside each other as they came.
-pub(super) fn cut(checks: &[Check]) -> VecDeque<Chunk> {
+/// Cuts. Checks with the same keys stand beside each other as they came; those that have a budget come last, the shortest behind all others.
+pub(super) fn cut(checks: &[Check], budgets: &[Option<Duration>]) -> VecDeque<Chunk> {
     let mut groups: Vec<Vec<Entry>> = Vec::new();
     let mut known: FxHashMap<(usize, &str), usize> = FxHashMap::default();
+    let mut slow = Vec::new();
     for (index, check) in checks.iter().enumerate() {
+        if let Some(budget) = budgets.get(index).copied().flatten() {
+            slow.extend(
+                entries_of(index, check).map(|entry| Chunk::new(vec![entry], Some(budget))),
+            );
+            continue;
+        }
         let group = *known
             .entry((Rc::as_ptr(&check.table).addr(), &check.role))
             .or_insert_with(|| {
                 groups.push(Vec::new());
                 groups.len() - 1
             });
-        for from in (0..check.keys.len()).step_by(limits::VISIBILITY_KEYS_MAX) {
-            let to = check.keys.len().min(from + limits::VISIBILITY_KEYS_MAX);
-            groups[group].push(Entry {
-                check: index,
-                from,
-                to,
-            });
-        }
+        groups[group].extend(entries_of(index, check));
     }
     let mut chunks = VecDeque::new();
     for group in groups {
@@ -108,17 +136,29 @@ pub(super) fn cut(checks: &[Check]) -> VecDeque<Chunk> {
             let is_full = entries.len() >= limits::VISIBILITY_QUERIES_MAX
                 || weight + entry.weight() > limits::VISIBILITY_WEIGHT_MAX;
             if is_full && !entries.is_empty() {
-                chunks.push_back(Chunk::new(std::mem::take(&mut entries)));
+                chunks.push_back(Chunk::new(std::mem::take(&mut entries), None));
                 weight = 0;
             }
             weight += entry.weight();
             entries.push(entry);
         }
         if !entries.is_empty() {
-            chunks.push_back(Chunk::new(entries));
+            chunks.push_back(Chunk::new(entries, None));
         }
     }
+    slow.sort_by_key(|chunk| std::cmp::Reverse(chunk.timeout));
+    chunks.extend(slow);
     chunks
+}
+
+fn entries_of(index: usize, check: &Check) -> impl Iterator<Item = Entry> {
+    let count = check.keys.len();
+    let starts = (0..count).step_by(limits::VISIBILITY_KEYS_MAX);
+    starts.map(move |from| Entry {
+        check: index,
+        from,
+        to: count.min(from + limits::VISIBILITY_KEYS_MAX),
+    })
 }
 
 #[cfg(test)]
@@ -157,8 +197,16 @@ mod tests {
             .iter()
             .map(|check| vec![0; check.keys.len()])
             .collect();
-        let chunks = cut(&checks);
+        let budget =
+            |number: usize| (number % 7 == 5).then(|| Duration::from_secs(1 + (number % 2) as u64));
+        let budgets: Vec<_> = (0..300).map(budget).collect();
+        let chunks = cut(&checks, &budgets);
+        let is_slow: Vec<bool> = chunks.iter().map(|chunk| chunk.is_slow).collect();
+        assert!(is_slow.is_sorted() && is_slow.contains(&true));
         for chunk in &chunks {
+            let budget = budgets[chunk.entries[0].check];
+            assert_eq!(chunk.is_slow, budget.is_some());
+            assert!(!chunk.is_slow || chunk.entries.len() == 1 && Some(chunk.timeout) == budget);
             let first = &checks[chunk.entries[0].check];
             assert!(chunk.entries.len() <= limits::VISIBILITY_QUERIES_MAX);
             for entry in &chunk.entries {
@@ -176,11 +224,14 @@ mod tests {
 
     #[test]
     fn halves_are_bounded_and_whole() {
-        let chunk = Chunk::new(vec![Entry {
-            check: 0,
-            from: 0,
-            to: 3,
-        }]);
+        let chunk = Chunk::new(
+            vec![Entry {
+                check: 0,
+                from: 0,
+                to: 3,
+            }],
+            None,
+        );
         let [left, right] = chunk.halves(&chunk.entries).unwrap();
         assert_eq!((left.entries[0].from, left.entries[0].to), (0, 1));
         assert_eq!((right.entries[0].from, right.entries[0].to), (1, 3));

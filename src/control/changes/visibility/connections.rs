@@ -30,6 +30,8 @@ struct Inner {
     idle: RefCell<Vec<(Session, Instant)>>,
     /// Those that are leased, idle or being opened.
     count: Cell<usize>,
+    /// Those that are leased.
+    leased: Cell<usize>,
     /// One may have become free, or the last attempt to open one has failed.
     changed: Notify,
     pause: Cell<Duration>,
@@ -90,6 +92,7 @@ impl Drop for Lease {
             return;
         };
         let inner = &self.connections;
+        inner.leased.set(inner.leased.get() - 1);
         if session.client().is_closed() {
             inner.count.set(inner.count.get() - 1);
         } else if self.is_busy {
@@ -119,6 +122,7 @@ impl Connections {
             measures,
             idle: RefCell::default(),
             count: Cell::new(0),
+            leased: Cell::new(0),
             changed: Notify::new(),
             pause: Cell::new(limits::DATABASE_RECONNECT_PAUSE),
             failure: RefCell::default(),
@@ -134,8 +138,14 @@ impl Connections {
         self.0.connections_max
     }
 
-    /// Why there is none, as far as known.
+    /// Why there is none, as far as known; nothing while one is open.
     pub(super) fn failure(&self) -> Option<Rc<str>> {
+        let idle = self.0.idle.borrow();
+        let mut idle = idle.iter();
+        let is_open = |(session, _): &(Session, Instant)| !session.client().is_closed();
+        if self.0.leased.get() > 0 || idle.any(is_open) {
+            return None;
+        }
         self.0.failure.borrow().clone()
     }
 
@@ -143,6 +153,7 @@ impl Connections {
     pub(super) async fn take(&self) -> Lease {
         loop {
             if let Some(session) = self.0.idle() {
+                self.0.leased.set(self.0.leased.get() + 1);
                 return Lease {
                     connections: Rc::clone(&self.0),
                     session: Some(session),

@@ -7,7 +7,10 @@
 //!   known for any other reason is [`Verdict::Lost`]; where there was no connection to ask on it is [`Verdict::Unanswered`].
 //! - Claims never meet other claims: each query stands in a savepoint of its own and is rolled back (`claims_do_not_mix`).
 //! - What fails is isolated: a policy that raises for some claims loses those only, one that raises for a row loses that row only, and
-//!   one that is slow holds up its own connection (`a_row_on_which_a_policy_raises_is_lost_alone`).
+//!   one that is slow holds up its own connection (`a_row_on_which_a_policy_raises_is_lost_alone`), and not the same again for the
+//!   next batch (`a_policy_that_never_ends_holds_up_one_batch`).
+//! - What takes long because there is much of it is not lost: time counts from answer to answer
+//!   (`a_batch_that_takes_long_is_answered_whole`).
 //! - Superusers and the connection's own user are nobody as whom anything is seen.
 //!
 //! Deliberately absent: which keys have to be asked about at all; whoever asks has looked at the [catalog](super::catalog).
@@ -30,6 +33,8 @@ mod statement;
 mod chunk;
 mod ask;
 mod connections;
+mod slow;
+mod call;
 mod checkers;
 
 pub use checkers::Checkers;

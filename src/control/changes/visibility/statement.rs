@@ -7,8 +7,8 @@
 use super::Key;
 use crate::control::changes::catalog::{KeyPart, TableNow};
 use crate::control::database::statement;
-use crate::limits;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// What a transaction's queries go back to.
 pub(super) const SAVEPOINT: &str = "savepoint realtime_check";
@@ -64,12 +64,9 @@ pub(super) fn uses_index(table: &TableNow) -> bool {
 
 /// Begins a transaction and becomes `role` in it. A role that does not exist is an error of PostgreSQL's own. The connection's user and
 /// superusers are made one, by a name that no role can have; the branches are tried in their order, and what fails aborts the
-/// transaction (`authorization::check` does the same for channels).
-pub(super) fn begin(role: &str) -> String {
-    let (begin, role) = (
-        statement::begin(limits::VISIBILITY_STATEMENT_TIMEOUT),
-        quoted(role),
-    );
+/// transaction (`authorization::check` does the same for channels). Each statement may take `timeout`.
+pub(super) fn begin(role: &str, timeout: Duration) -> String {
+    let (begin, role) = (statement::begin(timeout), quoted(role));
     format!(
         "{begin}; select case \
          when {role}::pg_catalog.text in (session_user::pg_catalog.text, current_user::pg_catalog.text) \

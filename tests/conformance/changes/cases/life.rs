@@ -312,9 +312,10 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-/// A column of `public.t` whose values take very long to cast for whoever checks filters, as long as `is_slow`.
+/// A column of `public.t` whose values take very long to cast for whoever checks filters, as long as `is_slow`. What is not logged
+/// is not published.
 const SLOW: &str = "
-    create table public.slowly (is_slow boolean);
+    create unlogged table public.slowly (is_slow boolean);
     insert into public.slowly values (false);
     create function public.is_fine(text) returns boolean language plpgsql as $$ begin
       if current_setting('application_name') = 'realtime_subscription_manager_pub'

@@ -307,7 +307,6 @@ impl Questions {
             return Ok(0);
         }
         let answers = manager.ask_filters(&self.list).await?;
-        let answers = manager.filters.ask(manager.client(), &self.list).await?;
         let is_yes = |&(question, value): &(usize, usize)| {
             let answers = answers.passed.get(question);
             answers.and_then(|values| values.get(value)).copied() == Some(true)

@@ -6,8 +6,7 @@
 use super::decide::Unanswered;
 use crate::control::changes::catalog::{Catalog, Published, TableNow, publication};
 use crate::control::changes::change::Change;
-use crate::control::changes::filter::{self, Filter};
-use crate::control::changes::filter::Asker;
+use crate::control::changes::filter::{Asker, Filter, Passed};
 use crate::control::changes::registry::TableIndex;
 use crate::control::changes::types::{Type, Types, ask_json};
 use crate::control::database::Connection;
@@ -26,7 +25,7 @@ pub(super) struct Manager {
     /// The types of the database that were met so far.
     pub(super) types: Rc<Types>,
     /// Asks about values that only the database can compare.
-    pub(super) filters: Asker,
+    filters: Asker,
 }
 
 impl Manager {
@@ -111,11 +110,12 @@ impl Manager {
     pub(super) async fn ask_filters(
         &self,
         questions: &[(Rc<Filter>, Vec<Box<str>>)],
-    ) -> Result<Vec<Vec<bool>>, Unanswered> {
+    ) -> Result<Passed, Unanswered> {
         // Slow filters are ended by the database: this is for one that is not there.
         let round = limits::FILTER_STATEMENT_TIMEOUT * limits::FILTER_STATEMENTS_AT_ONCE as u32;
-        let timeout = limits::FILTER_ASK_TIMEOUT + round + limits::CHANGES_QUESTION_TIMEOUT;
-        within_time(timeout, filter::ask(self.client(), questions)).await
+        let asking = limits::FILTER_ASK_TIMEOUT + limits::FILTER_SLOW_TIMEOUT;
+        let timeout = asking + round + limits::CHANGES_QUESTION_TIMEOUT;
+        within_time(timeout, self.filters.ask(self.client(), questions)).await
     }
 
     /// Reads all types again that are known.

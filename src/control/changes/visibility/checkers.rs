@@ -93,15 +93,6 @@ impl Checkers {
         let end = wait(&call, &mut workers, deadline, failure).await;
         // Whoever still asks is ended with its connection: see `Lease`.
         drop(workers);
-        let unknown = if !is_late {
-            Verdict::Lost("it was not asked".into())
-        } else if call.is_asked() {
-            Verdict::Lost("there was no answer in time".into())
-        } else {
-            let failure = self.connections.failure();
-            Verdict::Unanswered(failure.unwrap_or_else(|| "there is no connection yet".into()))
-        };
-        let verdicts = call.verdicts(&unknown);
         if end == End::Stalled {
             call.note_stalled();
         }
@@ -242,13 +233,6 @@ mod tests {
         Call::new(vec![check], vec![None], clock::now())
     }
 
-    /// Whether some of it is being asked just now; the rest waits for that, or for connections.
-    fn is_asked(&self) -> bool {
-        self.unfinished.get() > self.waiting.borrow().len()
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.waiting.borrow().is_empty()
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

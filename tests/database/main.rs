@@ -105,6 +105,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("values", values::made::TESTS),
     ("values", values::simple::TESTS),
     ("visibility", visibility::TESTS),
+    ("visibility", visibility::slow::TESTS),
 ];
 
 /// How many tests run at once; most of them wait for a database.

@@ -1,5 +1,7 @@
 //! Rows under policies, asked of a real database, beside what a SELECT with the same role and claims finds.
 
+pub mod slow;
+
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,12 +25,6 @@ tests![
     many_claims_and_keys_are_cut_into_queries,
     claims_on_which_a_policy_raises_are_lost_alone,
     a_row_on_which_a_policy_raises_is_lost_alone,
-    a_slow_policy_loses_what_it_is_slow_on,
-    a_batch_that_takes_long_is_answered_whole,
-    a_policy_that_never_ends_holds_up_one_batch,
-    a_stall_of_one_table_is_not_repeated,
-    a_slow_connection_holds_up_nobody_else,
-    what_is_given_up_is_cancelled,
     a_killed_connection_is_asked_again,
     a_database_that_is_away_is_waited_for,
     what_changed_since_the_look_harms_nobody_else,
@@ -379,198 +375,10 @@ async fn a_row_on_which_a_policy_raises_is_lost_alone(cluster: Arc<Cluster>) {
     );
 }
 
-/// The shorter time of the database counts for connections that are opened from here on.
-fn hurry(database: &Database, timeout: &str) {
-    database.sql(&format!(
-        "alter database {} set statement_timeout = '{timeout}'",
-        database.name
-    ));
-}
-
-async fn a_slow_policy_loses_what_it_is_slow_on(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster, 1, &format!(
-        "{ORDERS} create function slow(id int) returns bool language sql volatile as $$ select case when id = 5 and auth.uid()::text like '%1' then pg_sleep(30) is null else true end $$;
-         create policy slowly on orders as restrictive using (slow(id))"
-    )).await;
-    hurry(&world.database, "300 ms");
-    let table = world.table("orders").await;
-    let checks: Vec<Check> = (0..4)
-        .map(|number| check(&table, "authenticated", &user(number), &keys(1..=8)))
-        .collect();
-    let verdicts = world.checkers.visible(checks).await;
-    let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
-    assert_eq!(seen, ["nnnnnnnn", "ynyn-nyn", "nynynyny", "nnnnnnnn"]);
-    assert!(reason(&verdicts[1][4]).contains("57014"), "{verdicts:?}");
-}
-
-async fn a_batch_that_takes_long_is_answered_whole(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster, 1, &format!(
-        "{ORDERS} create function slow() returns bool language sql volatile as $$ select pg_sleep(0.2) is not null $$;
-         create policy slowly on orders as restrictive using (slow())"
-    )).await;
-    let table = world.table("orders").await;
-    let own = |number: usize| keys([number]);
-    let checks: Vec<Check> = (0..60)
-        .map(|number| {
-            check(
-                &table,
-                "authenticated",
-                &user(1 + number % 2),
-                &own(1 + number % 2),
-            )
-        })
-        .collect();
-    let began = clock::now();
-    let verdicts = world.checkers.visible(checks).await;
-    let took = clock::now().duration_since(began);
-    assert!(took > limits::VISIBILITY_TIMEOUT, "{took:?}");
-    assert!(
-        verdicts.iter().all(|verdicts| letters(verdicts) == "y"),
-        "{verdicts:?}"
-    );
-}
-
-async fn a_policy_that_never_ends_holds_up_one_batch(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster, 2, &format!(
-        "{ORDERS} create function slow() returns bool language sql volatile as $$ select case when auth.uid()::text like '%01' then pg_sleep(60) is null else true end $$;
-         create policy slowly on orders as restrictive using (slow())"
-    )).await;
-    let table = world.table("orders").await;
-    let ask = async || {
-        let checks: Vec<Check> = (0..20)
-            .map(|number| check(&table, "authenticated", &user(number), &keys(1..=4)))
-            .collect();
-        let began = clock::now();
-        let verdicts = world.checkers.visible(checks).await;
-        let took = clock::now().duration_since(began);
-        for (number, verdicts) in verdicts.iter().enumerate() {
-            match number {
-                1 => {}
-                2 => assert_eq!(letters(verdicts), "nyny"),
-                _ => assert_eq!(letters(verdicts), "nnnn", "{number}"),
-            }
-        }
-        (letters(&verdicts[1]), took)
-    };
-    let (seen, took) = ask().await;
-    assert!(seen.starts_with('-') && !seen.contains('y'), "{seen}");
-    assert!(took > limits::VISIBILITY_SLOW_TIMEOUT * 2, "{took:?}");
-    for _ in 0..2 {
-        let (seen, took) = ask().await;
-        assert!(seen.starts_with('-'), "{seen}");
-        assert!(took < limits::VISIBILITY_SLOW_TIMEOUT * 2, "{took:?}");
-    }
-    world.database.sql("drop policy slowly on orders");
-    for _ in 0..4 {
-        assert_eq!(ask().await.0, "ynyn");
-    }
-    assert_eq!(world.checkers.measures().given_up.get(), 0);
-}
-
-async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster, 1, &format!(
-        "{ORDERS} create table stuck (id int primary key); insert into stuck values (1); grant select on stuck to authenticated;
-         alter table stuck enable row level security; create function slow() returns bool language sql volatile as $$ select pg_sleep(60) is null $$;
-         create policy slowly on stuck using (slow())"
-    )).await;
-    let (stuck, orders) = (world.table("stuck").await, world.table("orders").await);
-    let ask = async || {
-        let mut checks: Vec<Check> = (0..100)
-            .map(|number| check(&stuck, "authenticated", &user(number), &keys([1])))
-            .collect();
-        checks.push(check(&orders, "authenticated", &user(2), &keys([1, 2])));
-        let began = clock::now();
-        let verdicts = world.checkers.visible(checks).await;
-        let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
-        (seen, clock::now().duration_since(began))
-    };
-    let (seen, took) = ask().await;
-    assert!(took >= limits::VISIBILITY_TIMEOUT, "{took:?}");
-    // Those that were not reached are asked again with their batch.
-    assert_eq!((&*seen[0], &*seen[99], &*seen[100]), ("-", "?", "??"));
-    for _ in 0..2 {
-        let (seen, took) = ask().await;
-        assert!(seen[..100].iter().all(|seen| seen == "-"), "{seen:?}");
-        assert_eq!(seen[100], "ny");
-        assert!(took < limits::VISIBILITY_SLOW_TIMEOUT * 3, "{took:?}");
-    }
-}
-
 /// A policy that waits for a lock which the test holds, for the user 1.
 const WAITING: &str = "create function waits() returns bool language plpgsql volatile as $$ begin
       if auth.uid()::text like '%1' then perform pg_advisory_xact_lock(hashtext(current_database())); end if; return true; end $$;
     create policy waiting on orders as restrictive using (waits());";
-
-async fn a_slow_connection_holds_up_nobody_else(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster, 2, &format!("{ORDERS} {WAITING}")).await;
-    let table = world.table("orders").await;
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
-    let slow = world
-        .checkers
-        .visible(vec![check(&table, "authenticated", &user(1), &keys([1]))]);
-    let quick = async {
-        until("a check waits for the lock", async || {
-            world.backends("and wait_event = 'advisory'") == "1"
-        })
-        .await;
-        for _ in 0..3 {
-            assert_eq!(world.ask(&table, &user(2), &keys([1, 2])).await, "ny");
-        }
-        assert_eq!(world.backends("and wait_event = 'advisory'"), "1");
-        world
-            .admin
-            .execute(
-                "select pg_advisory_unlock(hashtext(current_database()))",
-                &[],
-            )
-            .await
-            .expect("it is held");
-    };
-    let (slow, ()) = tokio::join!(slow, quick);
-    assert_eq!(letters(&slow[0]), "y");
-}
-
-async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
-    let world = World::new(&cluster, 1, &format!("{ORDERS} {WAITING}")).await;
-    let table = world.table("orders").await;
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
-    let slow = || {
-        vec![
-            check(&table, "authenticated", &user(2), &keys([2])),
-            check(&table, "authenticated", &user(1), &keys([1])),
-        ]
-    };
-    let deadline = clock::now() + Duration::from_millis(500);
-    let verdicts = world.checkers.visible_until(slow(), deadline).await;
-    assert_eq!(reason(&verdicts[1][0]), "there was no answer in time");
-    assert!(clock::now().duration_since(deadline) < Duration::from_secs(1));
-    until("the backend is gone", async || world.backends("") == "0").await;
-    // The same when nobody waits for the answer any more.
-    let call = world.checkers.visible(slow());
-    tokio::select! {
-        _ = call => panic!("it was answered"),
-        () = until("a check waits for the lock", async || world.backends("and wait_event = 'advisory'") == "1") => {}
-    }
-    until("the backend is gone", async || world.backends("") == "0").await;
-    assert_eq!(world.checkers.measures().given_up.get(), 2);
-    world
-        .admin
-        .execute(
-            "select pg_advisory_unlock(hashtext(current_database()))",
-            &[],
-        )
-        .await
-        .expect("it is held");
-    assert_eq!(letters(&world.checkers.visible(slow()).await[1]), "y");
-}
 
 async fn a_killed_connection_is_asked_again(cluster: Arc<Cluster>) {
     let world = World::new(&cluster, 1, &format!("{ORDERS} {WAITING}")).await;
@@ -627,6 +435,8 @@ async fn a_database_that_is_away_is_waited_for(_: Arc<Cluster>) {
     world
         .database
         .sql("set synchronous_commit = on; create table flushed ()");
+    // The power cut takes along what is not written yet.
+    world.database.sql("checkpoint");
     cluster.stop();
     let checks = vec![check(&table, "authenticated", &user(2), &keys([2]))];
     let deadline = clock::now() + Duration::from_millis(700);

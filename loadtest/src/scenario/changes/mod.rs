@@ -4,7 +4,7 @@
 //! when it was there, what PostgreSQL and the server spent on it, and every row that was lost,
 //! doubled, out of order, or shown to somebody it was not for.
 //! The table is made here, published and given its policies; how rows are written and members read
-//! is the affair of [`super::rows`].
+//! is the affair of `scenario::rows`.
 
 mod table;
 mod watch;

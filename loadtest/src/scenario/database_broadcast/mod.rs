@@ -3,7 +3,7 @@
 //! In: a [`Plan`]. Out: rows per second that every member got, the time from when a row was due to
 //! when it was there, and every row that was lost, doubled or out of its writer's order.
 //!
-//! How rows are written and members read is the affair of [`super::rows`].
+//! How rows are written and members read is the affair of `scenario::rows`.
 
 use std::io;
 

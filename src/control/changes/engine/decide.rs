@@ -497,14 +497,6 @@ struct Audience<'a> {
     shards: Vec<usize>,
 }
 
-impl Audience<'_> {
-    /// What they read depends on this. Of a change that a role may not be shown there is but one thing to read.
-    fn columns(&self) -> Option<&Rc<[Box<str>]>> {
-        let select = self.candidate.select.as_ref();
-        select.filter(|_| self.lack.is_none())
-    }
-}
-
 /// Sends the changes as clients read them: as soon as there is enough for a letter, for a row may be read in as many ways as there are lists
 /// of columns.
 async fn deliver(
@@ -579,7 +571,7 @@ fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Ve
         } else {
             (None, u64::from(class.size))
         };
-        let select = candidate.select.as_ref().filter(|_| lack.is_none());
+        let select = candidate.select.as_ref();
         let place = *places.entry((&candidate.role, select)).or_insert_with(|| {
             found.push(Audience {
                 candidate,
@@ -605,8 +597,8 @@ fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Ve
     }
     // As the original orders them: by role, all columns first.
     found.sort_by(|one, other| {
-        let (first, second) = (&one.candidate.role, &other.candidate.role);
-        (first, one.columns()).cmp(&(second, other.columns()))
+        let (one, other) = (one.candidate, other.candidate);
+        (&one.role, &one.select).cmp(&(&other.role, &other.select))
     });
     found
 }

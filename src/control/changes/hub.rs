@@ -213,7 +213,16 @@ impl Hub {
     ) -> End {
         let mut tenants = self.0.environment.tenants.clone();
         let before = tenants.borrow_and_update().database(id).cloned();
+        // What was ordered before is in the roster: nobody is told twice.
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Stop = order {
+                return End::Stopped;
+            }
+        }
         let keys: Vec<ListenerKey> = roster.borrow().keys().copied().collect();
+        if keys.is_empty() {
+            return End::Unwanted;
+        }
         for key in keys {
             self.tell_unreachable(key).await;
         }
@@ -222,7 +231,8 @@ impl Hub {
                 order = orders.recv() => match order {
                     Some(Order::Stop) | None => return End::Stopped,
                     Some(Order::Listen(key)) => self.tell_unreachable(key).await,
-                    Some(Order::Unlisten(_)) => return End::Unwanted,
+                    Some(Order::Unlisten(_)) if roster.borrow().is_empty() => return End::Unwanted,
+                    Some(Order::Unlisten(_)) => {}
                 },
                 Ok(()) = tenants.changed() => {
                     if tenants.borrow_and_update().database(id) != before.as_ref() {

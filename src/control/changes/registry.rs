@@ -370,7 +370,7 @@ impl TableIndex {
             .iter()
             .find_map(|filter| Some((filter, filter.equality()?)));
         for action in [Action::Insert, Action::Update, Action::Delete] {
-            if wanted != Wanted::All && wanted != Wanted::Only(action) {
+            if !wanted.includes(action) {
                 continue;
             }
             let index = &mut self.by_action[action as usize];

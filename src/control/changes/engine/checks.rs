@@ -12,7 +12,7 @@ use super::questions::{Look, Outcome, Question, Refusal};
 use crate::control::changes::catalog::{Catalog, Published};
 use crate::control::changes::filter::{CheckError, Checked, check};
 use crate::control::changes::settings::ChangesSettings;
-use crate::control::changes::wish::{Wish, exception_text, raised_text};
+use crate::control::changes::wish::Wish;
 use crate::control::clock;
 use crate::control::database::connect::describe;
 use crate::control::database::{Connection, Settings, cancel, connect};
@@ -256,14 +256,11 @@ async fn check_all(
 
 fn refusal_of(wish: &Wish, error: CheckError) -> Refusal {
     match error {
-        CheckError::Database(said) => {
-            Refusal::Refused(wish.exception(&exception_text(&said)).into())
-        }
-        CheckError::Raised { sqlstate, message } => {
-            let text = raised_text("ERROR", sqlstate, &message);
+        CheckError::Failed(error) => too_slow(&describe(&error)),
+        refused => {
+            let text = refused.text().expect("the database or the check says why");
             Refusal::Refused(wish.exception(&text).into())
         }
-        CheckError::Failed(error) => too_slow(&describe(&error)),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod logging;
 pub mod websocket;
 pub mod phoenix;
+pub mod metrics;
 pub mod auth;
 pub mod http;
 pub mod tenant;

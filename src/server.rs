@@ -16,6 +16,7 @@ use crate::http::HeadLimits;
 use crate::limits;
 use crate::logging::{Line, Writer};
 use crate::mail::{Mail, TopicHasher};
+use crate::metrics::{Board, Instruments};
 use crate::shard::{Shard, UpgradeSettings};
 use shards::{DriverChoice, DriverKind, Listen, Options, Placement, Runtime, ShardId};
 use std::hash::{BuildHasher, RandomState};
@@ -48,18 +49,26 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
     }
     // Clients choose the names of topics: a seed that they do not know keeps them from choosing the owner as well.
     let hasher = TopicHasher::new(RandomState::new().hash_one(clock::unix_ms()));
-    let runtime = start_shards(&config, shard_count, &tenants, &hasher)?;
+    let board = Board::new(shard_count);
+    let runtime = start_shards(&config, shard_count, &tenants, &hasher, &board)?;
     if let Some(reason) = runtime.fallback_reason() {
         let text = format!("io_uring is not used, epoll is: {reason}");
         writer.write(&Line::new(clock::unix_ms(), Level::Warning, &text));
     }
     say_hello(&config, &runtime, shard_count, &tenants).map_err(|error| error.to_string())?;
+    let instruments = Instruments {
+        board,
+        control: Arc::default(),
+        runtime: runtime.metrics().into(),
+        drivers: runtime.drivers().iter().map(|kind| name_of(*kind)).collect(),
+    };
     let (port, threads) = runtime.into_parts();
     control::run(Boot {
         config,
         port,
         tenants,
         hasher,
+        instruments,
         writer,
     })
     .map_err(|error| format!("the control core cannot run: {error}"))?;
@@ -104,6 +113,7 @@ fn start_shards(
     shard_count: usize,
     tenants: &BootTenants,
     hasher: &TopicHasher,
+    board: &Board,
 ) -> Result<Runtime<Mail>, String> {
     let connections_max = config.connections_max as usize;
     let settings = Settings {
@@ -113,6 +123,7 @@ fn start_shards(
             .unwrap_or(u32::MAX),
         open_sockets: OpenSockets::new(connections_max),
         log_level: config.log_level,
+        board: board.clone(),
     };
     let upgrades = UpgradeSettings {
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
@@ -219,11 +230,8 @@ fn say_hello(
     shards: usize,
     tenants: &BootTenants,
 ) -> io::Result<()> {
-    let driver = match runtime.drivers().first() {
-        Some(DriverKind::Uring) => "io_uring",
-        Some(DriverKind::Epoll) => "epoll",
-        Some(DriverKind::Sim) | None => "no kernel",
-    };
+    let driver = runtime.drivers().first().copied();
+    let driver = driver.map_or("no kernel", name_of);
     let mut stdout = io::stdout().lock();
     let is_development = config.api_jwt_secret.is_none();
     let text = banner::banner(&Facts {
@@ -238,6 +246,15 @@ fn say_hello(
     });
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// How people call a kernel interface.
+const fn name_of(driver: DriverKind) -> &'static str {
+    match driver {
+        DriverKind::Uring => "io_uring",
+        DriverKind::Epoll => "epoll",
+        DriverKind::Sim => "no kernel",
+    }
 }
 
 /// Threads of the runtime have names that begin so.

@@ -22,7 +22,7 @@ const LONG_FILES: &[(&str, usize)] = &[];
 const LINES_MAX: usize = 800;
 
 /// Rooms that may name the runtime, beside `control/mod.rs`.
-const MAY_NAME_SHARDS: &[&str] = &["mail", "connection", "fanout", "shard", "server"];
+const MAY_NAME_SHARDS: &[&str] = &["metrics", "mail", "connection", "fanout", "shard", "server"];
 
 /// Rooms that may wait, and so may name tokio.
 const MAY_NAME_TOKIO: &[&str] = &["control", "server", "dev"];

@@ -4,13 +4,14 @@
 //! look at before the turn ends (`stream.rs`), so that a socket written to a hundred times in a turn costs one send.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::{DriverKind, Socket};
 use crate::handler::Close;
 use crate::ids::{ConnectionId, Peer, ShardId, Tick};
 use crate::mesh::Outgoing;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ShardMetrics, Traffic};
 use crate::send_queue::Pool;
 use crate::shared_bytes::LocalBytes;
 use crate::slab::{Slab, flag};
@@ -36,7 +37,9 @@ pub(crate) struct Core<M> {
     pub(crate) timers: Timers,
     pub(crate) outgoing: Outgoing<M>,
     pub(crate) pool: Pool,
-    pub(crate) metrics: ShardMetrics,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    /// How long the last turn took.
+    pub(crate) last_turn: Duration,
     pub(crate) stall_after: Duration,
     pub(crate) linger: Duration,
     pub(crate) stopping: bool,
@@ -61,6 +64,12 @@ impl<M> Core<M> {
         let due = self.now.after(wait).0.div_ceil(1_000_000_000);
         let due = u32::try_from(due).unwrap_or(u32::MAX);
         slot.stall_bucket = self.stalls.insert(id.index(), due, slot.stall_bucket);
+    }
+
+    /// A queue has changed from so many bytes to so many.
+    pub(crate) fn note_queued(&self, before: u32, after: u32) {
+        let grown = u64::from(after).wrapping_sub(before.into());
+        self.metrics.bytes_queued.add(grown);
     }
 
     /// Ends the product's use of a connection. Returns whether it still had it.
@@ -145,12 +154,14 @@ impl<M> Io<'_, M> {
         if slot.is_drained() {
             slot.progress_ms = now_ms;
         }
+        let before = slot.queued_bytes;
         slot.push(bytes);
-        let queued = slot.queued_cost_bytes();
+        let (after, queued) = (slot.queued_bytes, slot.queued_cost_bytes());
         if !slot.is(flag::DIRTY | flag::SENDING) {
             slot.set(flag::DIRTY);
             self.core.dirty.push(id);
         }
+        self.core.note_queued(before, after);
         queued
     }
 
@@ -171,6 +182,7 @@ impl<M> Io<'_, M> {
         if self.core.end(id, state)
             && let Some(slot) = self.core.slab.get_mut(id)
         {
+            let before = slot.queued_bytes;
             match how {
                 Close::Flush | Close::Final => {}
                 Close::Replace(last) => {
@@ -179,6 +191,8 @@ impl<M> Io<'_, M> {
                 }
                 Close::Abort => slot.drop_queue(),
             }
+            let after = slot.queued_bytes;
+            self.core.note_queued(before, after);
         }
     }
 
@@ -213,9 +227,9 @@ impl<M> Io<'_, M> {
     /// Sends a letter to a thread, possibly to this shard itself, which has it in its next turn.
     pub fn mail(&mut self, to: Peer, mail: M) {
         let node = self.core.outgoing.node(to);
-        self.core.metrics.mail_sent += 1;
+        self.core.metrics.mail_sent.add(1);
         if self.core.outgoing.post(node, mail) {
-            self.core.metrics.mail_spilled += 1;
+            self.core.metrics.mail_spilled.add(1);
         }
     }
 
@@ -258,9 +272,24 @@ impl<M> Io<'_, M> {
         self.core.stopping = true;
     }
 
+    /// Counts the connection's bytes from now on here as well, until it has ended to the last byte. Only this shard may write to
+    /// `traffic`.
+    pub fn count_traffic(&mut self, id: ConnectionId, traffic: &Arc<Traffic>) {
+        let slot = self.core.slab.get_mut(id);
+        if let Some(slot) = slot.filter(|slot| slot.is(flag::LIVE)) {
+            slot.traffic = Some(Arc::clone(traffic));
+        }
+    }
+
     /// What this shard has counted so far.
     #[must_use]
     pub fn metrics(&self) -> &ShardMetrics {
         &self.core.metrics
+    }
+
+    /// How long the turn before this one took, the wait for events not counted.
+    #[must_use]
+    pub fn last_turn(&self) -> Duration {
+        self.core.last_turn
     }
 }

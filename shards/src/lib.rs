@@ -28,7 +28,7 @@ pub use driver::DriverKind;
 pub use handler::{Close, Closed, Handler};
 pub use ids::{ConnectionId, Peer, ShardId, Tick};
 pub use io::Io;
-pub use metrics::ShardMetrics;
+pub use metrics::{Count, Histogram, ShardMetrics, TURN_NS_BOUNDS, Tally, Traffic};
 pub use options::{DriverChoice, Listen, Options, Placement};
 pub use runtime::{Runtime, Threads, start};
 pub use shared_bytes::{LocalBytes, SharedBytes};

@@ -19,6 +19,7 @@ use crate::handler::Handler;
 use crate::ids::ShardId;
 use crate::listener;
 use crate::mesh::{Bells, Incoming, Node, Outgoing, mesh};
+use crate::metrics::ShardMetrics;
 use crate::options::{DriverChoice, Options};
 use crate::shard::Shard;
 use crate::topology;
@@ -32,6 +33,7 @@ pub struct Runtime<M> {
     local_addrs: Vec<SocketAddr>,
     drivers: Vec<DriverKind>,
     fallback: Option<String>,
+    metrics: Vec<Arc<ShardMetrics>>,
 }
 
 /// The shards' threads.
@@ -79,6 +81,12 @@ impl<M> Runtime<M> {
     #[must_use]
     pub fn drivers(&self) -> &[DriverKind] {
         &self.drivers
+    }
+
+    /// What each shard counts about itself. They may be read as long as somebody holds them.
+    #[must_use]
+    pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
+        &self.metrics
     }
 
     /// Why epoll was chosen although `io_uring` was wanted: a sentence that names what forbids it.
@@ -143,6 +151,7 @@ pub fn start<H: Handler + 'static>(
 
     let shared = Arc::new((options, make));
     let clock = Clock::start();
+    let metrics: Vec<Arc<ShardMetrics>> = (0..shared.0.shards).map(|_| Arc::default()).collect();
     let (report, reports) = channel();
     let mut handles = Vec::new();
     let mut go = Vec::new();
@@ -157,6 +166,7 @@ pub fn start<H: Handler + 'static>(
             mailboxes,
             bells: Arc::clone(&bells),
             clock,
+            metrics: Arc::clone(&metrics[shard]),
             report: report.clone(),
             go: wait_for_word,
         };
@@ -180,6 +190,7 @@ pub fn start<H: Handler + 'static>(
                 local_addrs,
                 drivers,
                 fallback,
+                metrics,
             })
         }
         Err(error) => {
@@ -223,6 +234,7 @@ struct Boot<H: Handler, F> {
     mailboxes: (Outgoing<H::Mail>, Incoming<H::Mail>),
     bells: Arc<Bells>,
     clock: Clock,
+    metrics: Arc<ShardMetrics>,
     report: Sender<Report>,
     go: Receiver<()>,
 }
@@ -297,6 +309,7 @@ impl<H: Handler, F: Fn(ShardId) -> H> Boot<H, F> {
             driver,
             self.mailboxes,
             listener_count,
+            self.metrics,
         );
         shard.start();
         loop {

@@ -12,6 +12,7 @@
 //! Absent: threads. Whoever owns the shard calls [`Shard::plan`], has the driver wait, and calls [`Shard::turn`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::{Driver, Event, Socket};
@@ -56,6 +57,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         driver: D,
         mailboxes: (Outgoing<H::Mail>, Incoming<H::Mail>),
         listener_count: u16,
+        metrics: Arc<ShardMetrics>,
     ) -> Self {
         let (now, unix_ms) = driver.now();
         let sockets_max = driver.sockets_max().unwrap_or(usize::MAX);
@@ -74,7 +76,8 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             timers: Timers::default(),
             outgoing: mailboxes.0,
             pool: Pool::default(),
-            metrics: ShardMetrics::default(),
+            metrics,
+            last_turn: Duration::ZERO,
             stall_after: options.stall_after,
             linger: options.linger,
             stopping: false,
@@ -151,8 +154,8 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         let me = self.core.outgoing.me();
         self.core.outgoing.bells().doorbell(me).awake();
         (self.core.now, self.core.unix_ms) = self.driver.now();
-        self.core.metrics.turns += 1;
-        self.core.metrics.completions += events.len() as u64;
+        self.core.metrics.turns.add(1);
+        self.core.metrics.completions.add(events.len() as u64);
 
         self.take_events(&mut events);
         self.events = events;
@@ -164,12 +167,23 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         });
         self.flush();
 
-        self.core.metrics.completion_overflows = self.driver.overflows();
         self.ended = self.driver.now();
-        let took = self.ended.0.since(self.core.now);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.core.metrics.turn_ns_max = self.core.metrics.turn_ns_max.max(nanos);
+        self.note_turn();
         !self.core.stopping
+    }
+
+    /// Counts the turn that has just ended, and says how things stand behind it.
+    fn note_turn(&mut self) {
+        let core = &mut self.core;
+        core.last_turn = self.ended.0.since(core.now);
+        let nanos = u64::try_from(core.last_turn.as_nanos()).unwrap_or(u64::MAX);
+        let metrics = &core.metrics;
+        metrics.turn_ns.observe(nanos);
+        metrics.turn_ns_max.raise(nanos);
+        metrics.completion_overflows.set(self.driver.overflows());
+        metrics.sockets.set(core.slab.count() as u64);
+        metrics.connections.set(core.live_count as u64);
+        metrics.mail_waiting.set(core.outgoing.spilled() as u64);
     }
 
     /// Closes every socket, and gives the kernel a bounded time to let go of them and the others to take the last mail.
@@ -178,8 +192,10 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         for id in self.core.slab.ids().collect::<Vec<_>>() {
             self.core.end(id, flag::ABORTING);
             if let Some(slot) = self.core.slab.get_mut(id) {
+                let before = slot.queued_bytes;
                 slot.drop_queue();
                 slot.set(flag::ABORTING);
+                self.core.note_queued(before, 0);
                 self.core.touch(id);
             }
         }
@@ -216,7 +232,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             holding = self.is_holding();
         }
         if holding {
-            self.core.metrics.turns_held += 1;
+            self.core.metrics.turns_held.add(1);
         }
         for event in events.drain(..) {
             if matches!(event, Event::Received { .. } | Event::Ended { .. })
@@ -244,17 +260,17 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             Event::Accepted(socket) => self.on_accepted(socket),
             Event::AcceptEnded { listener, errno } => {
                 if errno != 0 {
-                    self.core.metrics.accept_errors += 1;
+                    self.core.metrics.accept_errors.add(1);
                 }
                 self.accepting.ended(listener, errno, self.core.now);
             }
-            Event::Rung => self.core.metrics.doorbells_heard += 1,
+            Event::Rung => self.core.metrics.doorbells_heard.add(1),
         }
     }
 
     fn on_accepted(&mut self, socket: Socket) {
         if let Some(id) = self.core.slab.insert(socket, flag::LIVE) {
-            self.core.metrics.accepts += 1;
+            self.core.metrics.accepts.add(1);
             self.core.live_count += 1;
             self.core.touch(id);
             self.handler.on_accept(
@@ -264,7 +280,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 id,
             );
         } else {
-            self.core.metrics.accept_errors += 1;
+            self.core.metrics.accept_errors.add(1);
             self.driver.close(None, socket);
         }
     }
@@ -277,7 +293,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 break;
             };
             let from = Peer::Shard(self.core.shard);
-            self.core.metrics.mail_received += 1;
+            self.core.metrics.mail_received.add(1);
             self.handler.on_mail(
                 &mut Io {
                     core: &mut self.core,
@@ -293,7 +309,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 let Some(mail) = self.incoming.take(index) else {
                     break;
                 };
-                self.core.metrics.mail_received += 1;
+                self.core.metrics.mail_received.add(1);
                 self.handler.on_mail(
                     &mut Io {
                         core: &mut self.core,
@@ -377,9 +393,9 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             incoming,
             ..
         } = self;
-        let rung = &mut core.metrics.doorbells_rung;
+        let rung = &core.metrics.doorbells_rung;
         let mut ring = |node| {
-            *rung += 1;
+            rung.add(1);
             driver.ring(node);
         };
         core.outgoing.for_each_to_ring(&mut ring);

@@ -73,7 +73,7 @@ impl<H: Handler> Sim<H> {
         let shards = mailboxes.into_iter().enumerate().map(|(index, mailboxes)| {
             let id = ShardId(index as u16);
             let driver = SimDriver::new(id.0, Rc::clone(&world), Arc::clone(&bells));
-            let mut shard = Shard::new(id, &options, make(id), driver, mailboxes, 1);
+            let mut shard = Shard::new(id, &options, make(id), driver, mailboxes, 1, Arc::default());
             shard.start();
             let wait = shard.plan();
             Simulated {

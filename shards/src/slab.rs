@@ -9,9 +9,11 @@
 //! - At most `capacity` slots exist; [`Slab::insert`] says so instead of growing further.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::driver::Socket;
 use crate::ids::ConnectionId;
+use crate::metrics::Traffic;
 use crate::shared_bytes::LocalBytes;
 use crate::wheel::NOWHERE;
 
@@ -75,6 +77,8 @@ pub(crate) struct Slot {
         reason = "a slot is one cache line, and hardly any socket has a queue"
     )]
     pub(crate) rest: Option<Box<VecDeque<LocalBytes>>>,
+    /// Where its bytes are counted, beside the shard's own counts.
+    pub(crate) traffic: Option<Arc<Traffic>>,
     /// Which life of the slot this is.
     pub(crate) generation: u32,
     /// What the driver calls the socket.
@@ -118,6 +122,7 @@ impl Slot {
         Self {
             front: None,
             rest: None,
+            traffic: None,
             generation,
             socket: Socket::NONE,
             front_sent: 0,

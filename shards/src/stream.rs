@@ -32,10 +32,13 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             slot.clear(flag::RECEIVING | flag::RECEIVE_CANCELLED);
         }
         let live = slot.is(flag::LIVE);
+        if let Some(traffic) = &slot.traffic {
+            traffic.received.add(length.into());
+        }
         if !more {
             self.core.touch(id);
         }
-        self.core.metrics.bytes_in += u64::from(length);
+        self.core.metrics.bytes_in.add(length.into());
         if live {
             let bytes = self.driver.buffer(buffer, length);
             self.handler.on_bytes(
@@ -58,7 +61,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 if !slot.is(flag::PARKED) {
                     slot.set(flag::PARKED);
                     self.parked.push_back(id);
-                    self.core.metrics.receives_parked += 1;
+                    self.core.metrics.receives_parked.add(1);
                 }
             }
             // Interrupted or cancelled: whoever cancelled knows what follows, and everybody else receives again.
@@ -97,6 +100,9 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         match result {
             Ok(count) => {
                 slot.progress_ms = now_ms;
+                if let Some(traffic) = &slot.traffic {
+                    traffic.sent.add(count.into());
+                }
                 if slot.is(flag::ABORTING) {
                     drop(bytes);
                 } else {
@@ -105,9 +111,12 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                         .slab
                         .get_mut(id)
                         .expect("it was there a line above");
+                    let before = slot.queued_bytes;
                     slot.piece_sent(bytes, count, &mut self.core.pool);
+                    let after = slot.queued_bytes;
+                    self.core.note_queued(before, after);
                 }
-                self.core.metrics.bytes_out += u64::from(count);
+                self.core.metrics.bytes_out.add(count.into());
             }
             Err(libc::EINTR | libc::EAGAIN) => drop(bytes),
             Err(errno) => {
@@ -150,7 +159,9 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         let heard = self.core.end(id, flag::ABORTING);
         if let Some(slot) = self.core.slab.get_mut(id) {
             slot.set(flag::ABORTING);
+            let before = slot.queued_bytes;
             slot.drop_queue();
+            self.core.note_queued(before, 0);
         }
         if heard {
             self.handler.on_close(
@@ -247,7 +258,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             } else if !slot.is(flag::SHUT) {
                 slot.set(flag::SHUT | flag::BUSY);
                 self.driver.shut(id, socket);
-                self.core.metrics.half_closes += 1;
+                self.core.metrics.half_closes.add(1);
             }
         }
         if slot.is(flag::ABORTING) {
@@ -283,8 +294,8 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         let watched = slot.stall_bucket != NOWHERE;
         self.driver
             .send(id, slot.socket, piece.bytes, piece.start, piece.end);
-        self.core.metrics.sends += 1;
-        self.core.metrics.coalesced += piece.coalesced;
+        self.core.metrics.sends.add(1);
+        self.core.metrics.coalesced.add(piece.coalesced);
         if !watched {
             self.core.watch(id, self.core.stall_after);
         }
@@ -304,9 +315,11 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             slot.set(flag::SEND_CANCELLED);
             self.driver.cancel_send(id, socket);
         }
+        let queued = slot.queued_bytes;
         if !slot.is(flag::WITH_KERNEL)
             && let Some(socket) = self.core.slab.remove(id)
         {
+            self.core.note_queued(queued, 0);
             if socket != Socket::NONE {
                 self.driver.close(Some(id), socket);
             }
@@ -334,7 +347,9 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             let closing_ms = now_ms.wrapping_sub(slot.visit_at);
             if idle_ms >= linger_ms || closing_ms >= linger_ms.saturating_mul(LINGERS_MAX) {
                 slot.set(flag::ABORTING);
+                let before = slot.queued_bytes;
                 slot.drop_queue();
+                self.core.note_queued(before, 0);
                 self.core.touch(id);
             } else {
                 self.core.watch(

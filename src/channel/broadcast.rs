@@ -1,9 +1,11 @@
 //! `broadcast`: a client's message to its topic (spec: websocket-protocol 6).
 
+use super::figures::thread;
 use super::question::is_private;
 use super::{Channels, Frame, is_object};
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{Audience, Checks, Content};
+use crate::metrics::Relayed;
 use crate::phoenix::{self, Encoding, Message, Payload};
 use crate::tenant::Counter;
 use std::borrow::Cow;
@@ -40,12 +42,16 @@ impl Channels {
             return self.crash(io, id, place);
         }
         Self::count(io, &tenant, Counter::Events, 1);
-        if measure(&message.payload) > tenant.limits.payload_bytes_max {
+        let bytes = measure(&message.payload);
+        if bytes > tenant.limits.payload_bytes_max {
             if flags.ack {
                 self.reply(io, id, place, message, "error", "\"payload_size_exceeded\"");
             }
             return;
         }
+        tenant
+            .usage
+            .count_payload(thread(io), Relayed::Broadcast, bytes);
         let except = (!flags.to_self).then(|| self.fanout.member(id));
         self.fanout.publish(
             io,

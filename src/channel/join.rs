@@ -440,6 +440,9 @@ impl Channels {
             token,
             extra,
         });
+        let figures = self.figures(io);
+        figures.channels.add(1);
+        figures.joins_ok.add(1);
         io.visit_at(id, visit);
         self.queue(io, id, reply);
         if let Some(close) = close_of_old {
@@ -486,6 +489,7 @@ impl Channels {
         close_of_old: Option<Vec<u8>>,
     ) {
         self.report_refused_join(io, id, &refusal);
+        self.figures(io).joins_refused.add(1);
         let Some(socket) = self.sockets.get_mut(id) else {
             return;
         };

@@ -7,6 +7,7 @@ use crate::error::ErrorCode;
 use crate::fanout::Leaver;
 use crate::limits;
 use crate::mail::{Mail, TopicRef};
+use crate::metrics::Slow;
 use crate::phoenix::{self, Message};
 use crate::tenant::TenantId;
 
@@ -229,6 +230,7 @@ impl Channels {
         }
         let (vsn, tenant) = (socket.vsn, socket.tenant);
         let channel = socket.channels.swap_remove(place);
+        self.figures(io).channels.sub(1);
         self.unlisten(io, tenant, &channel);
         let entry = self.fanout.topic(channel.topic)?;
         let mut close = Vec::with_capacity(64);
@@ -297,6 +299,7 @@ impl Channels {
             Some(Stage::Replaying(topic, _)) => self.fanout.let_go(io, topic),
             Some(Stage::Asking(_)) | None => {}
         }
+        self.figures(io).channels.sub(socket.channels.len() as u64);
         for channel in std::mem::take(&mut socket.channels) {
             self.unlisten(io, socket.tenant, &channel);
             self.end_membership(io, id, &channel, true);
@@ -316,7 +319,10 @@ impl Channels {
     }
 
     /// Closes a reader that cannot keep up.
-    pub fn close_slow(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+    pub fn close_slow(&mut self, io: &mut Io<'_>, id: ConnectionId, why: Slow) {
+        if self.sockets.get(id).is_some() {
+            self.figures(io).slow[why as usize].add(1);
+        }
         self.on_end(io, id);
         connection::close_slow(io, id);
     }
@@ -386,7 +392,7 @@ impl Channels {
 
     /// Queued bytes of a socket have not moved for long.
     pub fn on_stalled(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        self.close_slow(io, id);
+        self.close_slow(io, id, Slow::Stalled);
     }
 
     /// What the deliveries of this turn have found.
@@ -403,7 +409,7 @@ impl Channels {
             self.report_too_long(io, tenant);
         }
         for id in slow {
-            self.close_slow(io, id);
+            self.close_slow(io, id, Slow::Full);
         }
         for (id, topic) in tripped {
             if let Some(place) = self.place_of(id, topic) {

@@ -11,6 +11,7 @@
 
 mod access_token;
 mod broadcast;
+mod figures;
 mod join;
 mod lifecycle;
 mod postgres_changes;
@@ -29,8 +30,10 @@ use crate::error::Level;
 use crate::fanout::Fanout;
 use crate::logging::Gate;
 use crate::mail::{DatabaseState, Mail, TopicRef};
+use crate::metrics::{Board, Slow};
 use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
 use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
+use figures::Handled;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub open_sockets: OpenSockets,
     /// `LOG_LEVEL`: lines that are less bad are not made.
     pub log_level: Level,
+    /// Where the shards count.
+    pub board: Board,
 }
 
 /// The joined side of a shard: its sockets and everything that they share.
@@ -75,6 +80,10 @@ pub struct Channels {
     /// What is due later, by timer key.
     delayed: FxHashMap<u64, Delayed>,
     timers: u64,
+    /// Of this turn.
+    handled: Handled,
+    /// Of the turn before.
+    handled_before: Handled,
 }
 
 impl Channels {
@@ -94,6 +103,8 @@ impl Channels {
             settings,
             delayed: FxHashMap::default(),
             timers: 0,
+            handled: Handled::default(),
+            handled_before: Handled::default(),
         }
     }
 
@@ -238,6 +249,7 @@ impl Channels {
                 self.reply_unmatched(io, id, message);
             };
         };
+        self.handled.messages += u64::from(event != "phx_leave");
         match event {
             "phx_leave" => self.leave(io, id, place, message),
             "broadcast" => self.broadcast(io, id, place, message, frame),
@@ -341,7 +353,7 @@ impl Channels {
     /// Queues a frame for one socket; a reader that cannot keep up is closed.
     fn queue(&mut self, io: &mut Io<'_>, id: ConnectionId, frame: Vec<u8>) {
         if !connection::queue_bytes(io, id, frame, self.settings.queued_bytes_max) {
-            self.close_slow(io, id);
+            self.close_slow(io, id, Slow::Full);
         }
     }
 
@@ -379,7 +391,7 @@ impl Channels {
 
     /// Adds to a rate counter of the tenant on this shard's cell.
     fn count(io: &mut Io<'_>, tenant: &Tenant, counter: Counter, n: u64) {
-        if tenant.usage.count(usize::from(io.shard().0), counter, n) {
+        if tenant.usage.count(figures::thread(io), counter, n) {
             io.mail(
                 connection::CONTROL,
                 Mail::RateStarted {

@@ -1,12 +1,14 @@
 //! Operational codes of sockets and channels, as lines of the log (spec: errors-and-logs 2.1, 2.2).
 //!
-//! A shard never writes: lines that pass its gate are mailed to the control core. A text is made only when its line can pass.
+//! A shard never writes: lines that pass its gate are mailed to the control core. A text is made only when its line can pass. Errors are
+//! counted whether their line passes or not (spec: errors-and-logs 4).
 
 use super::Channels;
+use super::figures::thread;
 use super::join::Refusal;
 use crate::auth::TokenError;
 use crate::connection::{self, ConnectionId, Io};
-use crate::error::{ErrorCode, Level, inspect};
+use crate::error::{ErrorCode, Level, Origin, inspect};
 use crate::http::{self, Head, LogLevel};
 use crate::limits;
 use crate::logging::{Identity, Line};
@@ -39,6 +41,11 @@ impl Channels {
         let Some(socket) = self.sockets.get(id) else {
             return;
         };
+        if level == Level::Error
+            && let Some(tenant) = self.tenants.get(socket.tenant)
+        {
+            tenant.usage.count_error(thread(io), code);
+        }
         let is_wanted = match level {
             Level::Warning => socket.log_level >= LogLevel::Warning,
             Level::Notice | Level::Info | Level::Debug => socket.log_level >= LogLevel::Info,
@@ -116,9 +123,11 @@ impl Channels {
         invalid: &[Invalid],
         payload: &str,
     ) {
-        if !invalid.is_empty() && self.gate.is_enabled(Level::Error) {
-            let text = invalid_fields(invalid, payload);
-            self.report(io, id, ErrorCode::InvalidJoinPayload, &text);
+        if !invalid.is_empty() {
+            let is_written = self.gate.is_enabled(Level::Error);
+            let text = is_written.then(|| invalid_fields(invalid, payload));
+            let code = ErrorCode::InvalidJoinPayload;
+            self.report(io, id, code, text.as_deref().unwrap_or_default());
         }
     }
 
@@ -156,8 +165,12 @@ impl Channels {
 
     pub(super) fn report_too_long(&mut self, io: &mut Io<'_>, tenant: TenantId) {
         let text = "a topic, event or metadata of over 255 bytes cannot be framed; the message was dropped";
-        let line = Line::coded(io.unix_ms(), ErrorCode::UnableToHandleBroadcast, text);
+        let code = ErrorCode::UnableToHandleBroadcast;
+        let line = Line::coded(io.unix_ms(), code, text);
         let tenant = self.tenants.get(tenant).cloned();
+        if let Some(tenant) = &tenant {
+            tenant.usage.count_error(thread(io), code);
+        }
         self.write(io, line, tenant.as_deref());
     }
 
@@ -171,11 +184,20 @@ impl Channels {
         let Some((code, text)) = &refusal.log else {
             return;
         };
+        let label = http::external_id(head);
+        if code.counts_in_metrics(Origin::Upgrade)
+            && let Some(tenant) = label
+                .as_ref()
+                // Nothing that counts is refused before its tenant was found, be it as the only one.
+                .and_then(|label| self.tenants.find_host(label, true))
+        {
+            tenant.usage.count_error(thread(io), *code);
+        }
         if !refusal.is_logged_for(head) || !self.gate.is_enabled(code.level()) {
             return;
         }
         let line = Line::coded(io.unix_ms(), *code, text);
-        let tenant = http::external_id(head)
+        let tenant = label
             .and_then(|external_id| self.tenants.find(&external_id))
             .cloned();
         self.write(io, line, tenant.as_deref());

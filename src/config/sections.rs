@@ -244,9 +244,33 @@ impl MetricsPusher {
         };
         if is_enabled && pusher.url.is_empty() {
             warnings.push(unused::PUSHER_WITHOUT_URL);
+        } else if is_enabled {
+            check_pusher_url(&pusher.url)?;
         }
         Ok(Some(pusher).filter(|pusher| is_enabled && !pusher.url.is_empty()))
     }
+}
+
+/// A URL that can be posted to. One with credentials would be shown wherever it is; they have variables of their own.
+fn check_pusher_url(url: &str) -> Result<(), ConfigError> {
+    let name = "METRICS_PUSHER_URL";
+    if url.contains('@') {
+        return Err(ConfigError(format!(
+            "env {name} must not hold a user or a password: set METRICS_PUSHER_USER and METRICS_PUSHER_AUTH"
+        )));
+    }
+    let uri = url.parse::<hyper::Uri>().ok();
+    let is_good = uri.is_some_and(|uri| {
+        let host = uri.host().filter(|host| !host.is_empty());
+        matches!(uri.scheme_str(), Some("http" | "https")) && host.is_some()
+    });
+    if is_good {
+        return Ok(());
+    }
+    let got = crate::error::inspect_str(url);
+    Err(ConfigError(format!(
+        "env {name} expected a URL such as http://localhost:8428/api/v1/import/prometheus, got {got}"
+    )))
 }
 
 fn extra_labels(env: &Environment<'_>) -> Result<Vec<(String, String)>, ConfigError> {

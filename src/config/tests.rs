@@ -246,6 +246,30 @@ fn wrong_values_are_named() {
 }
 
 #[test]
+fn a_push_needs_a_url_that_can_be_posted_to() {
+    let check = |url: &str, expected: Result<(), &str>| {
+        let get = |name: &str| match name {
+            "METRICS_PUSHER_ENABLED" => Some("true".to_owned()),
+            "METRICS_PUSHER_URL" => Some(url.to_owned()),
+            _ => None,
+        };
+        let error = Config::from_env(get).map(|_| ()).map_err(|e| e.to_string());
+        assert_eq!(error, expected.map_err(str::to_owned), "{url}");
+    };
+    check("http://localhost:8428/api/v1/import/prometheus", Ok(()));
+    check("https://metrics/import?extra_label=a=b", Ok(()));
+    check("http://[::1]:1/", Ok(()));
+    for url in ["metrics", "ftp://metrics/", "http:///x", "/x", "http://a b/"] {
+        let text = format!(
+            "env METRICS_PUSHER_URL expected a URL such as http://localhost:8428/api/v1/import/prometheus, got \"{url}\""
+        );
+        check(url, Err(&text));
+    }
+    let text = "env METRICS_PUSHER_URL must not hold a user or a password: set METRICS_PUSHER_USER and METRICS_PUSHER_AUTH";
+    check("http://me:secret@metrics/", Err(text));
+}
+
+#[test]
 fn variables_without_effect_are_warned_about_once() {
     let warned = |variables: &[(&str, &str)]| -> Vec<&str> {
         let (_, warnings) = config(variables).expect("nothing is wrong");

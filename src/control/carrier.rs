@@ -10,6 +10,7 @@ use super::clock;
 use super::database::Environment;
 use super::desk::Desk;
 use super::log::Log;
+use super::metrics::Metrics;
 use super::outgoing::{News, Parcel};
 use super::rates::Notice;
 use super::supervise::panic_text;
@@ -42,6 +43,7 @@ pub struct Carrier {
     desk: Desk,
     changes: Hub,
     drained: watch::Sender<usize>,
+    metrics: Metrics,
     next_shard: usize,
 }
 
@@ -57,6 +59,7 @@ impl Carrier {
         connections: Connections,
         (desk, changes): (Desk, Hub),
         environment: &Environment,
+        metrics: Metrics,
         drained: watch::Sender<usize>,
     ) -> io::Result<Self> {
         let doorbell = port
@@ -79,6 +82,7 @@ impl Carrier {
             desk,
             changes,
             drained,
+            metrics,
             next_shard: 0,
         })
     }
@@ -95,6 +99,8 @@ impl Carrier {
                     () = tokio::task::yield_now() => continue,
                 }
             }
+            let unsent = self.port.unsent() as u64;
+            self.metrics.instruments().control.letters_unsent.set(unsent);
             let may_sleep = self.port.arm();
             let is_over = may_sleep && self.sleep(end.as_mut()).await;
             self.port.disarm();

@@ -18,6 +18,7 @@ use crate::error::ErrorCode;
 use crate::limits;
 use crate::logging::Line;
 use crate::mail::{Answer, Ask, AskError, Question, Told};
+use crate::metrics::millis;
 use crate::tenant::TenantId;
 use rustc_hash::FxHashMap;
 use std::cell::RefCell;
@@ -232,7 +233,15 @@ async fn answer(
             limit,
         } => {
             let outcome = match pool.lease().await {
-                Ok(lease) => replay(&lease, &topic, since_ms, limit).await,
+                Ok(lease) => {
+                    let began = clock::now();
+                    let outcome = replay(&lease, &topic, since_ms, limit).await;
+                    if let Some(tenant) = environment.tenants.borrow().directory.get(tenant) {
+                        let took = clock::now().duration_since(began);
+                        tenant.usage.latencies().replay.observe(millis(took));
+                    }
+                    outcome
+                }
                 Err(PoolError::TimedOut) => Err(AskError::PoolExhausted),
                 Err(PoolError::Gone) => Err(AskError::Unreachable),
             };

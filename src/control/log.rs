@@ -23,6 +23,8 @@ use std::time::Duration;
 pub struct Log {
     lines: SyncSender<Entry>,
     lost: Arc<AtomicU64>,
+    /// Lines that the gate has held back.
+    held_back: Arc<AtomicU64>,
     minimum: Level,
 }
 
@@ -52,11 +54,11 @@ impl Log {
     /// When the kernel has no thread left.
     pub fn start(writer: Writer, minimum: Level) -> io::Result<(Self, LogThread)> {
         let (log, lines) = Self::new(minimum);
-        let lost = Arc::clone(&log.lost);
+        let counts = (Arc::clone(&log.lost), Arc::clone(&log.held_back));
         let run = move || {
             write_lines(
                 &lines,
-                &lost,
+                (&counts.0, &counts.1),
                 Gate::new(minimum),
                 |line| writer.write(line),
                 clock::unix_ms,
@@ -72,10 +74,23 @@ impl Log {
             Self {
                 lines,
                 lost: Arc::default(),
+                held_back: Arc::default(),
                 minimum,
             },
             receiver,
         )
+    }
+
+    /// Lines that were lost since nobody reads standard output.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Lines that were held back since their code had had its share; shards count their own.
+    #[must_use]
+    pub fn held_back(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
     }
 
     /// Whether lines of this level are written at all: asked before their text is made.
@@ -156,12 +171,13 @@ const SUMMARY_EVERY: Duration = Duration::from_secs(1);
 
 fn write_lines(
     lines: &Receiver<Entry>,
-    lost: &AtomicU64,
+    (lost, held_back): (&AtomicU64, &AtomicU64),
     mut gate: Gate,
     write: impl Fn(&Line),
     unix_ms: impl Fn() -> u64,
 ) {
     let mut summed_up = unix_ms();
+    let mut told = 0;
     loop {
         match lines.recv_timeout(SUMMARY_EVERY) {
             // Lines without a code are told apart by nothing: a bound would cut the request log.
@@ -175,12 +191,15 @@ fn write_lines(
             Ok(Entry::End) | Err(RecvTimeoutError::Disconnected) => break,
         }
         let now = unix_ms();
-        let lost = lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
+        held_back.store(gate.suppressed(), Ordering::Relaxed);
+        let lost = lost.load(Ordering::Relaxed);
+        if lost > told {
+            let lines = lost - told;
+            told = lost;
             write(&Line::new(
                 now,
                 Level::Warning,
-                &format!("{lost} log lines lost: nobody reads standard output fast enough"),
+                &format!("{lines} log lines lost: nobody reads standard output fast enough"),
             ));
         }
         if now.abs_diff(summed_up) >= 1000 {
@@ -197,12 +216,12 @@ mod tests {
     use crate::error::ErrorCode;
     use std::cell::RefCell;
 
-    fn written(receiver: &Receiver<Entry>, lost: &AtomicU64) -> Vec<String> {
+    fn written(receiver: &Receiver<Entry>, log: (&AtomicU64, &AtomicU64)) -> Vec<String> {
         let out = RefCell::new(Vec::new());
         let gate = Gate::new(Level::Debug);
         write_lines(
             receiver,
-            lost,
+            log,
             gate,
             |line| out.borrow_mut().push(line.message.to_string()),
             || 5,
@@ -220,7 +239,8 @@ mod tests {
             log.write(Line::coded(0, ErrorCode::MalformedJWT, "x"));
         }
         log.lines.send(Entry::End).unwrap();
-        let lines = written(&receiver, &log.lost);
+        let lines = written(&receiver, (&log.lost, &log.held_back));
+        assert_eq!(log.held_back(), 1);
         assert_eq!(lines[..2], ["a", "b"]);
         assert_eq!(
             lines.len(),
@@ -254,10 +274,10 @@ mod tests {
         }
         let (log, lines) = Log::new(Level::Info);
         let (written, done) = channel();
-        let lost = Arc::clone(&log.lost);
+        let counts = (Arc::clone(&log.lost), Arc::clone(&log.held_back));
         let running = spawn(move || {
             let write = |line: &Line| written.send(line.message.to_string()).unwrap();
-            write_lines(&lines, &lost, Gate::new(Level::Info), write, || 5);
+            write_lines(&lines, (&counts.0, &counts.1), Gate::new(Level::Info), write, || 5);
         })
         .unwrap();
         log.forward(Line::new(0, Level::Info, "last"));
@@ -272,7 +292,8 @@ mod tests {
             log.forward(Line::new(0, Level::Info, "line"));
         }
         drop(log.lines);
-        let lines = written(&receiver, &log.lost);
+        let lines = written(&receiver, (&log.lost, &log.held_back));
+        assert_eq!(log.lost.load(Ordering::Relaxed), 3);
         assert_eq!(lines.len(), limits::LOG_LINES_WAITING_MAX + 1);
         assert!(lines[1].starts_with("3 log lines lost"), "{}", lines[1]);
     }

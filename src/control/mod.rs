@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::limits;
 use crate::logging::{Line, Writer};
 use crate::mail::{Mail, TopicHasher};
+use crate::metrics::Instruments;
 use api::{Api, Connections};
 use boot::BootTenants;
 use carrier::Carrier;
@@ -71,6 +72,8 @@ pub struct Boot {
     pub tenants: BootTenants,
     /// The hasher that the shards have.
     pub hasher: TopicHasher,
+    /// What the threads count.
+    pub instruments: Instruments,
     /// Standard output.
     pub writer: Writer,
 }
@@ -111,6 +114,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         port,
         tenants,
         hasher,
+        instruments,
         writer: _,
     } = boot;
     let shards = port.shard_count();
@@ -128,10 +132,16 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
     let sessions = Sessions::new(Rc::clone(&environment));
     janitor::start(sessions.clone(), Rc::clone(&environment));
     let changes = Hub::start(sessions.clone(), Rc::clone(&environment));
-    let metrics = Metrics::start(changes.clone(), sessions.clone(), Rc::clone(&environment));
+    let metrics = Metrics::start(
+        changes.clone(),
+        sessions.clone(),
+        Rc::clone(&environment),
+        instruments,
+    );
+    metrics::push::start(metrics.clone(), &environment);
     let desk = Desk::start(sessions, Rc::clone(&environment));
     let settings = settings(&environment.config);
-    let api = Api::new(settings, &environment, desk.clone(), metrics);
+    let api = Api::new(settings, &environment, desk.clone(), metrics.clone());
     let connections = Connections::new(api.clone(), api::app(&api));
     let (live, log) = (environment.tenants.clone(), environment.log.clone());
     tick_rates(inbox, live, log);
@@ -150,6 +160,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         connections.clone(),
         (desk, changes.clone()),
         &environment,
+        metrics,
         drained,
     )?;
     carrier.carry(end).await;
@@ -233,6 +244,7 @@ mod tests {
     use crate::connection::OpenSockets;
     use crate::fanout::Fanout;
     use crate::http::HeadLimits;
+    use crate::metrics::Board;
     use crate::shard::{Shard, UpgradeSettings};
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpStream};
@@ -269,6 +281,8 @@ mod tests {
                 ..shards::Options::default()
             };
             let shard_hasher = hasher.clone();
+            let board = Board::new(SHARDS);
+            let of_shards = board.clone();
             let runtime = shards::start(options, move |id| {
                 let fanout = Fanout::new(id, SHARDS, shard_hasher.clone(), 1_000_000);
                 let settings = channel::Settings {
@@ -277,6 +291,7 @@ mod tests {
                     idle_timeout_seconds: 60,
                     open_sockets: OpenSockets::new(100),
                     log_level: crate::error::Level::Emergency,
+                    board: of_shards.clone(),
                 };
                 let upgrades = UpgradeSettings {
                     connect_error_backoff: Duration::ZERO,
@@ -291,6 +306,12 @@ mod tests {
             })
             .unwrap();
             let address = runtime.local_addr();
+            let instruments = Instruments {
+                board,
+                control: Arc::default(),
+                runtime: runtime.metrics().into(),
+                drivers: [].into(),
+            };
             let (port, threads) = runtime.into_parts();
             let writer = Writer::new(LogFormat::Text, config.log_level, None, None);
             let (signals, received) = drain::signal_channel();
@@ -299,6 +320,7 @@ mod tests {
                 port,
                 tenants,
                 hasher,
+                instruments,
                 writer,
             };
             let control = std::thread::spawn(move || run_with_signals(boot, received, || Ok(())));

@@ -68,6 +68,12 @@ impl Outgoing {
         (Self(sender), receiver)
     }
 
+    /// Parcels that wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Hands in a parcel; waits while too many wait already. After the end of the carrier parcels are dropped: the process ends.
     pub async fn send(&self, parcel: Parcel) {
         self.reserve().await.send(parcel);

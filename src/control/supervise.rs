@@ -7,11 +7,23 @@
 use super::clock;
 use crate::limits;
 use std::any::Any;
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
+
+thread_local! {
+    /// There is one control core, and it has one thread.
+    static RESTARTS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many tasks of this thread have panicked and were to be started again.
+#[must_use]
+pub fn restarts() -> u64 {
+    RESTARTS.get()
+}
 
 /// Runs `make()` until it returns; again after each panic. `log` gets the name of the task and what the panic said.
 pub async fn supervise<F: Future<Output = ()>>(
@@ -26,6 +38,7 @@ pub async fn supervise<F: Future<Output = ()>>(
             Ok(()) => return,
             Err(panic) => log(name, &panic_text(&*panic)),
         }
+        RESTARTS.set(RESTARTS.get() + 1);
         pause = next_pause(pause, clock::now().duration_since(started));
         tokio::time::sleep(pause).await;
     }
@@ -95,6 +108,7 @@ mod tests {
         ));
         assert_eq!(runs.get(), 2);
         assert_eq!(*log.borrow(), ["job: the first run fails"]);
+        assert_eq!(restarts(), 1);
     }
 
     #[test]

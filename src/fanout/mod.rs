@@ -53,6 +53,7 @@ pub struct Fanout {
     pub changes: Changes,
     queued_bytes_max: usize,
     phx_refs: u16,
+    topics_owned: usize,
 }
 
 /// What deliveries found that is not for this room to decide.
@@ -121,6 +122,7 @@ impl Fanout {
             changes: Changes::default(),
             queued_bytes_max,
             phx_refs: 0,
+            topics_owned: 0,
         }
     }
 
@@ -374,6 +376,12 @@ impl Fanout {
         self.registry.len()
     }
 
+    /// Those of them that this shard owns.
+    #[must_use]
+    pub fn topics_owned(&self) -> usize {
+        self.topics_owned
+    }
+
     /// The owner's side of a subscription: from now on the shard gets the topic's messages in these serializers.
     fn serve(
         &mut self,
@@ -388,6 +396,7 @@ impl Fanout {
             .registry
             .get_mut(topic)
             .expect("the caller has found it");
+        self.topics_owned += usize::from(entry.owned.is_none());
         entry
             .owned
             .get_or_insert_default()
@@ -429,6 +438,7 @@ impl Fanout {
             }
         }
         if entry.owned.as_ref().is_none_or(|owned| owned.is_unused()) {
+            self.topics_owned -= usize::from(entry.owned.is_some());
             self.registry.remove(topic);
         }
     }

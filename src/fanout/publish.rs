@@ -7,6 +7,8 @@ use crate::mail::{
     Audience, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish, Receivers,
     To, TopicRef,
 };
+use crate::metrics::Relayed;
+use crate::phoenix;
 use crate::presence::PhxRef;
 use shards::{Peer, ShardId};
 use std::borrow::Cow;
@@ -182,6 +184,10 @@ impl Fanout {
             }
         };
         if let Some(diff) = diff {
+            if let Some(entry) = self.registry.get(topic) {
+                let (thread, bytes) = (usize::from(self.shard.0), phoenix::json_term_size(&diff));
+                entry.usage.count_payload(thread, Relayed::Presence, bytes);
+            }
             let content = Content::Json {
                 event: "presence_diff",
                 payload: Cow::Owned(diff),

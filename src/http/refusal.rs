@@ -3,6 +3,7 @@
 use super::{Head, query_value};
 use crate::auth::TokenError;
 use crate::error::{ErrorCode, Level};
+use crate::metrics::Refused;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// An answer that is not an upgrade. The connection is closed behind it.
@@ -18,6 +19,8 @@ pub struct Refusal {
     pub delayed: bool,
     /// Seconds for `Retry-After`.
     pub retry_after_seconds: Option<u32>,
+    /// Which of the reasons it is that are counted.
+    pub why: Refused,
     /// What it is in the log, with the text behind the code; most nonsense of clients is nothing.
     pub log: Option<(ErrorCode, String)>,
 }
@@ -42,6 +45,7 @@ impl Refusal {
             content_type: None,
             delayed: false,
             retry_after_seconds: None,
+            why: Refused::Malformed,
             log: None,
         }
     }
@@ -50,6 +54,13 @@ impl Refusal {
     fn of_upgrade(status: u16, error: &str, code: ErrorCode, log: String) -> Self {
         Self {
             delayed: true,
+            why: match code {
+                ErrorCode::TenantNotFound => Refused::TenantNotFound,
+                ErrorCode::RealtimeDisabledForTenant => Refused::Suspended,
+                ErrorCode::ConnectionRateLimitReached => Refused::TooManyUsers,
+                ErrorCode::JoinsRateLimitReached => Refused::TooManyJoins,
+                _ => Refused::Token,
+            },
             log: Some((code, log)),
             ..Self::json(status, error)
         }
@@ -131,6 +142,7 @@ impl Refusal {
         let error = "This server has reached MAX_CONNECTIONS, try again later";
         Self {
             retry_after_seconds: Some(5),
+            why: Refused::TooManyConnections,
             ..Self::json(503, error)
         }
     }
@@ -140,6 +152,7 @@ impl Refusal {
     pub fn control_core_busy() -> Self {
         Self {
             retry_after_seconds: Some(5),
+            why: Refused::ControlCoreBusy,
             ..Self::json(503, "Too many requests are waiting, try again later")
         }
     }
@@ -147,7 +160,10 @@ impl Refusal {
     /// The head did not arrive in time.
     #[must_use]
     pub fn late_head() -> Self {
-        Self::plain(408, "Request Timeout")
+        Self {
+            why: Refused::Late,
+            ..Self::plain(408, "Request Timeout")
+        }
     }
 }
 
@@ -264,6 +280,24 @@ mod tests {
         check(&expired, "log_level=info", true);
         check(&Refusal::missing_api_key(), "", true);
         check(&Refusal::plain(400, ""), "log_level=info", false);
+    }
+
+    #[test]
+    fn refusals_count_by_their_reason() {
+        let check = |refusal: Refusal, expected| assert_eq!(refusal.why, expected, "{refusal:?}");
+        check(Refusal::plain(400, ""), Refused::Malformed);
+        check(Refusal::late_head(), Refused::Late);
+        check(Refusal::too_many_connections(), Refused::TooManyConnections);
+        check(Refusal::control_core_busy(), Refused::ControlCoreBusy);
+        check(Refusal::tenant_not_found("x"), Refused::TenantNotFound);
+        check(Refusal::tenant_suspended(), Refused::Suspended);
+        check(Refusal::missing_api_key(), Refused::Token);
+        check(
+            Refusal::token(&TokenError::Expired { seconds: 1 }),
+            Refused::Token,
+        );
+        check(Refusal::too_many_users(), Refused::TooManyUsers);
+        check(Refusal::too_many_joins(), Refused::TooManyJoins);
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Gate {
     minimum: Level,
+    /// Lines that were held back since the start.
+    suppressed: u64,
     windows: HashMap<Key, Window, foldhash::fast::RandomState>,
 }
 
@@ -33,6 +35,7 @@ impl Gate {
     pub fn new(minimum: Level) -> Self {
         Self {
             minimum,
+            suppressed: 0,
             windows: HashMap::default(),
         }
     }
@@ -58,6 +61,7 @@ impl Gate {
         }
         if window.written >= limits::LOG_LINES_PER_WINDOW_MAX {
             window.suppressed += 1;
+            self.suppressed += 1;
             return None;
         }
         window.written += 1;
@@ -68,7 +72,14 @@ impl Gate {
     pub fn suppress(&mut self, line: &Line) {
         if self.is_enabled(line.level) {
             self.window(line).suppressed += 1;
+            self.suppressed += 1;
         }
+    }
+
+    /// Lines that were held back since the start.
+    #[must_use]
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed
     }
 
     fn window(&mut self, line: &Line) -> &mut Window {
@@ -141,6 +152,7 @@ mod tests {
         gate.suppress(&line(0, ErrorCode::MalformedJWT, "a"));
         let debug = line(0, ErrorCode::MalformedJWT, "a").at_level(Level::Debug);
         gate.suppress(&debug);
+        assert_eq!(gate.suppressed(), 1);
         let told = gate.summaries(limits::LOG_WINDOW_MS);
         assert_eq!(told.len(), 1);
         assert!(
@@ -155,6 +167,7 @@ mod tests {
         let mut gate = Gate::new(Level::Info);
         let first = line(1000, ErrorCode::MalformedJWT, "a");
         assert_eq!(passed(&mut gate, MAX + 7, &first), MAX);
+        assert_eq!(gate.suppressed(), 7);
         // Other codes and other tenants have windows of their own.
         assert!(
             gate.pass(line(1000, ErrorCode::MalformedJWT, "b"))

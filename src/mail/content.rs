@@ -62,6 +62,27 @@ impl Content<'_> {
         }
     }
 
+    /// The size of its payload as the limit of tenants measures it, in bytes (spec: websocket-protocol 9.4).
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Json { payload, .. } => phoenix::json_term_size(payload),
+            Self::User {
+                event,
+                encoding,
+                bytes,
+                ..
+            } => {
+                let around = match encoding {
+                    Encoding::Json => 24,
+                    Encoding::Binary => 26,
+                };
+                bytes.len() + event.len() + around
+            }
+            Self::Opaque { data } => data.len() + 6,
+        }
+    }
+
     /// Appends the message as one WebSocket frame, or nothing where the serializer cannot say it.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::channel::Channels;
 use crate::connection::{self, Close, ConnectionId, Io, unix_second};
 use crate::limits;
 use crate::mail::Mail;
+use crate::metrics::Slow;
 use crate::websocket::{self, Event, Opcode};
 use rustc_hash::FxHashMap;
 use shards::{Closed, Peer, ShardId};
@@ -93,7 +94,7 @@ impl Shard {
                 websocket::encode_header(&mut pong, Opcode::Pong, bytes.len());
                 pong.extend_from_slice(bytes);
                 if !connection::queue_bytes(io, id, pong, self.channels.settings.queued_bytes_max) {
-                    self.channels.close_slow(io, id);
+                    self.channels.close_slow(io, id, Slow::Full);
                 }
             }
             Event::Pong(_) => {}
@@ -218,5 +219,6 @@ impl shards::Handler for Shard {
             self.channels.fanout.flush(io);
             self.channels.settle(io);
         }
+        self.channels.note_turn(io);
     }
 }

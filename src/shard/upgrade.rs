@@ -111,7 +111,8 @@ impl Shard {
             Parsed::Complete(head, used) => match http::route(&head) {
                 Route::WebSocket => {
                     let mut rest = seen.get(used..).unwrap_or_default().to_vec();
-                    self.upgrade(io, id, &head, &mut rest);
+                    let read = seen.len();
+                    self.upgrade(io, id, &head, &mut rest, read);
                 }
                 Route::Refuse(refusal) => self.refuse(io, id, &refusal, Unread::Something),
                 Route::HandOver
@@ -128,14 +129,24 @@ impl Shard {
         }
     }
 
-    fn upgrade(&mut self, io: &mut Io<'_>, id: ConnectionId, head: &Head, rest: &mut [u8]) {
+    /// `rest` is what was read behind the head, `read` the length of both.
+    fn upgrade(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        head: &Head,
+        rest: &mut [u8],
+        read: usize,
+    ) {
         let unread = Unread::of(head, rest);
         if !self.channels.settings.open_sockets.try_add() {
             return self.refuse(io, id, &Refusal::too_many_connections(), unread);
         }
         let unix_now = i64::from(unix_second(io));
         let channels = &mut self.channels;
-        let admitted = http::upgrade_request(head).and_then(|request| {
+        let asked = http::upgrade_request(head);
+        let vsn = asked.as_ref().ok().map(|request| request.vsn);
+        let admitted = asked.and_then(|request| {
             let tokens = &mut channels.tokens;
             let (tenant, token) = tenant::admit(
                 &channels.tenants,
@@ -155,18 +166,24 @@ impl Shard {
                     &http::http_date(u64::from(unix_second(io))),
                 );
                 io.send(id, LocalBytes::from(answer));
-                self.open(io, id, request, tenant.id, token);
+                self.open(io, id, request, tenant.id, token, read);
                 self.on_frames(io, id, rest);
             }
             Err(refusal) => {
                 self.channels.settings.open_sockets.remove();
                 self.channels.report_refused_upgrade(io, head, &refusal);
+                if let Some(vsn) = vsn {
+                    let wait = self.wait_of(&refusal);
+                    self.channels
+                        .figures(io)
+                        .count_refused_upgrade(vsn, wait);
+                }
                 self.refuse(io, id, &refusal, unread);
             }
         }
     }
 
-    /// The socket is upgraded; it counts as open already.
+    /// The socket is upgraded; it counts as open already. So many bytes were read from it so far.
     fn open(
         &mut self,
         io: &mut Io<'_>,
@@ -174,15 +191,19 @@ impl Shard {
         request: UpgradeRequest,
         tenant: TenantId,
         token: Rc<Token>,
+        read: usize,
     ) {
         self.opening.remove(&id);
+        self.channels.count_upgrade(request.vsn);
         let last_seen = unix_second(io);
+        let known = self.channels.tenants.get(tenant);
+        if let Some(known) = known {
+            let traffic = known.usage.traffic(usize::from(io.shard().0));
+            traffic.received.add(read as u64);
+            io.count_traffic(id, traffic);
+        }
         // Policies alone ask for the headers, and only a database has policies.
-        let has_database = self
-            .channels
-            .tenants
-            .get(tenant)
-            .is_some_and(|tenant| tenant.has_database);
+        let has_database = known.is_some_and(|tenant| tenant.has_database);
         let socket = Socket {
             decoder: Decoder::default(),
             token,
@@ -228,7 +249,7 @@ impl Shard {
             return;
         };
         if self.channels.settings.open_sockets.try_add() {
-            self.open(io, id, request, tenant, token);
+            self.open(io, id, request, tenant, token, bytes.len());
             self.on_frames(io, id, &mut bytes);
         } else {
             connection::close(io, id, 1013);
@@ -237,13 +258,15 @@ impl Shard {
 
     /// Writes a refusal, at once or when its delay is over, and closes.
     fn refuse(&mut self, io: &mut Io<'_>, id: ConnectionId, refusal: &Refusal, unread: Unread) {
+        self.channels.figures(io).count_refused(refusal.why);
         let mut answer = Vec::with_capacity(256);
         http::write_refusal(
             &mut answer,
             refusal,
             &http::http_date(u64::from(unix_second(io))),
         );
-        if !refusal.delayed || self.upgrades.connect_error_backoff.is_zero() {
+        let wait = self.wait_of(refusal);
+        if wait.is_zero() {
             self.opening.remove(&id);
             io.send(id, LocalBytes::from(answer));
             io.close(id, unread.close());
@@ -253,7 +276,16 @@ impl Shard {
         self.refusals.last += 1;
         let key = self.refusals.last | TIMER_KEY;
         self.refusals.due.insert(key, (id, answer));
-        io.set_timer(io.now().after(self.upgrades.connect_error_backoff), key);
+        io.set_timer(io.now().after(wait), key);
+    }
+
+    /// How long a refusal is held back.
+    fn wait_of(&self, refusal: &Refusal) -> Duration {
+        if refusal.delayed {
+            self.upgrades.connect_error_backoff
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Says whether the timer was one of this room.

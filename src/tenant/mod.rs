@@ -7,10 +7,12 @@
 
 mod directory;
 mod admission;
+mod measures;
 mod quota;
 
 pub use admission::admit;
 pub use directory::TenantDirectory;
+pub use measures::Latencies;
 pub use quota::{Counter, RateMeter, RateWindow, Usage};
 
 use crate::auth::Verifier;

@@ -1,4 +1,4 @@
-//! What a tenant has used: connected users, and the rate counters of spec 9.2.
+//! What a tenant has used: connected users, the rate counters of spec 9.2, and what else is counted of it for the metrics.
 //!
 //! Every thread adds to a cell of its own, so counting costs a load and a store and no bus lock; the control core adds the cells up
 //! at each tick and publishes average and flag. Between ticks nothing changes, as the spec demands.
@@ -10,9 +10,13 @@
 //! - A counter's flag and average change only in [`Usage::publish`], which the control core calls at a tick.
 //! - A cell is written by one thread only; reading a cell from elsewhere sees some recent value.
 
+use super::measures::{Latencies, Measures};
+use crate::error::ErrorCode;
 use crate::limits;
+use crate::metrics::{Count, Relayed, Tally, Traffic};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// What is counted per second, per tenant.
@@ -51,8 +55,17 @@ impl Counter {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Cell {
-    counts: [AtomicU64; Counter::ALL.len()],
+    counts: [Count; Counter::ALL.len()],
+    /// Bytes of its sockets on this thread; made with the first of them.
+    traffic: OnceLock<Arc<Traffic>>,
+    /// Made on first use as well: most tenants of a large installation are away.
+    measures: OnceLock<Box<Measures>>,
 }
+
+const _: () = assert!(
+    size_of::<Cell>() == 64,
+    "there is one per tenant and thread: it fills one cache line"
+);
 
 /// What the control core publishes of one counter.
 #[derive(Debug, Default)]
@@ -71,6 +84,8 @@ pub struct Usage {
     users: AtomicU32,
     cells: Box<[Cell]>,
     published: [Published; Counter::ALL.len()],
+    /// What its database takes; written by the control core alone, and made on first use.
+    latencies: OnceLock<Box<Latencies>>,
 }
 
 impl Usage {
@@ -81,6 +96,7 @@ impl Usage {
             users: AtomicU32::new(0),
             cells: (0..threads.max(1)).map(|_| Cell::default()).collect(),
             published: Default::default(),
+            latencies: OnceLock::new(),
         }
     }
 
@@ -113,9 +129,7 @@ impl Usage {
     /// which ticks it from now on.
     #[must_use]
     pub fn count(&self, thread: usize, counter: Counter, n: u64) -> bool {
-        let cell = &self.cells[thread].counts[counter as usize];
-        // One writer per cell: a plain load and store suffice, without a locked instruction.
-        cell.store(cell.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+        self.cells[thread].counts[counter as usize].add(n);
         let running = &self.published[counter as usize].running;
         !running.load(Ordering::Relaxed) && !running.swap(true, Ordering::Relaxed)
     }
@@ -125,8 +139,86 @@ impl Usage {
     pub fn total(&self, counter: Counter) -> u64 {
         self.cells
             .iter()
-            .map(|cell| cell.counts[counter as usize].load(Ordering::Relaxed))
+            .map(|cell| cell.counts[counter as usize].get())
             .sum()
+    }
+
+    /// A number that changes whenever something is counted of the tenant: none of it means that nothing was.
+    #[must_use]
+    pub fn activity(&self) -> u64 {
+        let (received, sent) = self.bytes();
+        let counts = Counter::ALL.map(|counter| self.total(counter));
+        let measures = self.cells.iter().filter_map(|cell| cell.measures.get());
+        let errors = measures.map(|measures| measures.errors_total()).sum::<u64>();
+        received + sent + counts.iter().sum::<u64>() + errors
+    }
+
+    /// Where bytes of its sockets on `thread` are counted.
+    #[must_use]
+    pub fn traffic(&self, thread: usize) -> &Arc<Traffic> {
+        self.cells[thread].traffic.get_or_init(Arc::default)
+    }
+
+    /// Bytes received from its sockets and sent to them, since the start.
+    #[must_use]
+    pub fn bytes(&self) -> (u64, u64) {
+        let traffic = self.cells.iter().filter_map(|cell| cell.traffic.get());
+        traffic.fold((0, 0), |(received, sent), traffic| {
+            (received + traffic.received.get(), sent + traffic.sent.get())
+        })
+    }
+
+    /// Counts a message that is relayed to the members of a topic, by its payload's size (spec: metrics 4).
+    pub fn count_payload(&self, thread: usize, what: Relayed, bytes: usize) {
+        self.measures(thread).count_payload(what, bytes);
+    }
+
+    /// The sizes of such messages. None before the first.
+    #[must_use]
+    pub fn payloads(&self, what: Relayed) -> Option<Tally<11>> {
+        let measures = self.cells.iter().filter_map(|cell| cell.measures.get());
+        let tallies = measures.map(|measures| measures.payloads(what));
+        tallies
+            .reduce(|mut sum, tally| {
+                sum.merge(&tally);
+                sum
+            })
+            .filter(|sum| sum.count() > 0)
+    }
+
+    /// Counts an error that clients of the tenant have met (spec: errors-and-logs 4), whether its line is written or not.
+    pub fn count_error(&self, thread: usize, code: ErrorCode) {
+        self.measures(thread).count_error(code);
+    }
+
+    /// Such errors since the start, by code: those that have occurred.
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode, u64)> {
+        let measures = self.cells.iter().filter_map(|cell| cell.measures.get());
+        let measures: Vec<&Measures> = measures
+            .map(|measures| &**measures)
+            .filter(|measures| measures.errors_total() > 0)
+            .collect();
+        let codes = if measures.is_empty() { &[] } else { ErrorCode::ALL };
+        codes.iter().filter_map(move |code| {
+            let count = measures.iter().map(|measures| measures.errors(*code)).sum();
+            (count > 0).then_some((*code, count))
+        })
+    }
+
+    /// What its database takes. To be written by the control core alone.
+    #[must_use]
+    pub fn latencies(&self) -> &Latencies {
+        self.latencies.get_or_init(Box::default)
+    }
+
+    /// The same, if anything was measured.
+    #[must_use]
+    pub fn known_latencies(&self) -> Option<&Latencies> {
+        self.latencies.get().map(|latencies| &**latencies)
+    }
+
+    fn measures(&self, thread: usize) -> &Measures {
+        self.cells[thread].measures.get_or_init(Box::default)
     }
 
     /// Whether the limit was reached at the counter's last tick.
@@ -281,6 +373,27 @@ mod tests {
         assert_eq!(usage.total(Counter::Joins), 2);
         usage.discard(Counter::Joins);
         assert!(usage.count(0, Counter::Joins, 1));
+    }
+
+    #[test]
+    fn what_threads_count_adds_up() {
+        let usage = Usage::new(2);
+        assert_eq!(usage.bytes(), (0, 0));
+        assert!(usage.payloads(Relayed::Presence).is_none());
+        for thread in [0, 1] {
+            usage.traffic(thread).received.add(10);
+            usage.traffic(thread).sent.add(1);
+            usage.count_payload(thread, Relayed::Broadcast, 250 + thread);
+            usage.count_error(thread, ErrorCode::MalformedJWT);
+        }
+        usage.count_error(0, ErrorCode::Unauthorized);
+        assert_eq!(usage.bytes(), (20, 2));
+        let payloads = usage.payloads(Relayed::Broadcast).unwrap();
+        assert_eq!((payloads.counts[..2].to_vec(), payloads.sum), (vec![1, 1], 501));
+        assert!(usage.payloads(Relayed::Presence).is_none());
+        let errors: Vec<_> = usage.errors().collect();
+        let expected = [(ErrorCode::MalformedJWT, 2), (ErrorCode::Unauthorized, 1)];
+        assert_eq!(errors, expected);
     }
 
     /// The worked example of spec 9.2.

@@ -191,11 +191,11 @@ impl Probe {
             Do::Turns => {
                 let metrics = io.metrics();
                 let told = Told::Turns {
-                    turns: metrics.turns,
-                    held: metrics.turns_held,
-                    parked: metrics.receives_parked,
-                    sends: metrics.sends,
-                    half_closes: metrics.half_closes,
+                    turns: metrics.turns.get(),
+                    held: metrics.turns_held.get(),
+                    parked: metrics.receives_parked.get(),
+                    sends: metrics.sends.get(),
+                    half_closes: metrics.half_closes.get(),
                 };
                 Self::tell(io, told);
             }

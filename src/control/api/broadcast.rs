@@ -14,6 +14,7 @@ use crate::control::outgoing::Parcel;
 use crate::control::rates::Notice;
 use crate::http::query_value;
 use crate::mail::{Audience, Content, Publish, To, TopicKey};
+use crate::metrics::Relayed;
 use crate::phoenix::{self, Encoding};
 use crate::tenant::{Counter, Tenant};
 use axum::body::Body;
@@ -209,6 +210,10 @@ async fn publish(
     {
         tenant.usage.discard(Counter::Events);
     }
+    let bytes = content.payload_bytes();
+    tenant
+        .usage
+        .count_payload(api.cell, Relayed::Broadcast, bytes);
     let text = format!("realtime:{name}");
     let mut json = Vec::with_capacity(text.len() + 2);
     phoenix::json_string(&mut json, &text);

@@ -33,7 +33,7 @@ async fn answer(api: &Api, headers: &HeaderMap, is_asked: bool) -> Response<Body
         return respond::text("");
     }
     match api.metrics.page().await {
-        Some(page) => respond::text(page),
+        Some(page) => respond::text(Body::new(page.into_body())),
         None => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             respond::phrase(status, text_of(headers, ACCEPT))

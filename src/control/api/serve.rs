@@ -7,6 +7,7 @@
 use super::{Api, App};
 use crate::limits;
 use crate::mail::HandOver;
+use crate::metrics::ControlFigures;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -106,6 +107,23 @@ pub struct Connections {
     closing: watch::Sender<bool>,
 }
 
+/// A connection that is counted as long as this is there.
+struct Open(Arc<ControlFigures>);
+
+impl Open {
+    fn new(api: &Api) -> Self {
+        let figures = Arc::clone(&api.metrics.instruments().control);
+        figures.http_connections.add(1);
+        Self(figures)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.http_connections.sub(1);
+    }
+}
+
 /// What a connection beyond the bound is told.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\nretry-after: 5\r\n\r\n";
 
@@ -140,8 +158,9 @@ impl Connections {
         let stream = Prefixed::new(handed.bytes, TcpStream::from_std(socket)?);
         let (api, app, mut closing) =
             (self.api.clone(), self.app.clone(), self.closing.subscribe());
+        let open = Open::new(&self.api);
         tokio::spawn(async move {
-            let _place = place;
+            let _place = (place, open);
             let service = service_fn(move |request: hyper::Request<Incoming>| {
                 let (api, app) = (api.clone(), app.clone());
                 async move {

@@ -8,6 +8,7 @@ use super::serve::Prefixed;
 use super::{Api, respond};
 use crate::control::clock;
 use crate::control::outgoing::Parcel;
+use crate::error::Origin;
 use crate::http::{self, Head, Refusal, UpgradeRequest};
 use crate::logging::Line;
 use crate::mail::Adopted;
@@ -22,6 +23,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The request as the functions of the room `http` read it.
 #[must_use]
@@ -94,6 +96,7 @@ async fn refuse(api: &Api, exchange: &Exchange, head: &Head, refusal: &Refusal) 
         api.log
             .write(exchange.line(Line::coded(clock::unix_ms(), *code, text)));
     }
+    count(api, head, refusal);
     if refusal.delayed {
         tokio::time::sleep(api.settings.connect_error_backoff).await;
     }
@@ -109,6 +112,27 @@ async fn refuse(api: &Api, exchange: &Exchange, head: &Head, refusal: &Refusal) 
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// Counts a refusal, as shards do with theirs.
+fn count(api: &Api, head: &Head, refusal: &Refusal) {
+    let figures = api.metrics.figures();
+    figures.count_refused(refusal.why);
+    if let Ok(request) = http::upgrade_request(head) {
+        let wait = if refusal.delayed {
+            api.settings.connect_error_backoff
+        } else {
+            Duration::ZERO
+        };
+        figures.count_refused_upgrade(request.vsn, wait);
+        let code = refusal.log.as_ref().map(|(code, _)| *code);
+        if let Some(code) = code.filter(|code| code.counts_in_metrics(Origin::Upgrade))
+            // Nothing that counts is refused before its tenant was found, be it as the only one.
+            && let Some(tenant) = api.live().directory.find_host(&request.external_id, true)
+        {
+            tenant.usage.count_error(api.cell, code);
+        }
+    }
 }
 
 /// Waits until hyper has written the answer, takes the connection out of it and mails it to a shard.

@@ -23,6 +23,7 @@ use crate::error::{ErrorCode, text};
 use crate::limits;
 use crate::logging::{Identity, Line};
 use crate::mail::{AskError, Checks, Context, Verdict};
+use crate::metrics::millis;
 use crate::tenant::TenantId;
 use asker::Asker;
 use foldhash::quality::RandomState;
@@ -180,8 +181,10 @@ impl Drop for Flight {
 impl Flight {
     /// Answers all who wait. Whoever asks from now on gets an evaluation of its own.
     fn land(self, outcome: Outcome) {
-        if let Err(reason) = &outcome {
-            self.shared.log(&self.key, reason);
+        match (&outcome, self.progress.begun.get()) {
+            (Err(reason), _) => self.shared.log(&self.key, reason),
+            (Ok(_), Some(begun)) => self.shared.measure(&self.key, begun),
+            (Ok(_), None) => {}
         }
         let progress = Rc::clone(&self.progress);
         drop(self);
@@ -294,6 +297,20 @@ impl Shared {
             AskError::Policy(text) => self.write(key, ErrorCode::RlsPolicyError, text),
             AskError::Other(text) => self.write(key, ErrorCode::UnableToSetPolicies, text),
             _ => {}
+        }
+    }
+
+    /// A verdict was had, which the database began to think of at this moment.
+    fn measure(&self, key: &Key, begun: Instant) {
+        let took = millis(clock::now().duration_since(begun));
+        if let Some(tenant) = self.environment.tenants.borrow().directory.get(key.tenant) {
+            let latencies = tenant.usage.latencies();
+            if key.checks.broadcast_read || key.checks.presence_read {
+                latencies.read_authorization.observe(took);
+            }
+            if key.checks.writes {
+                latencies.write_authorization.observe(took);
+            }
         }
     }
 

@@ -15,10 +15,11 @@ use crate::control::rates::Notice;
 use crate::error::ErrorCode;
 use crate::logging::Line;
 use crate::mail::{Audience, Content, Publish, To, TopicKey};
+use crate::metrics::Relayed;
 use crate::phoenix;
 use crate::tenant::{Counter, Tenant};
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub struct Publisher {
     tenant: Arc<Tenant>,
     environment: Rc<Environment>,
     measures: Rc<Measures>,
+    /// When the rows were committed that the stream says now, in microseconds since 1970.
+    committed_at_us: Cell<Option<i64>>,
     /// The topic of the last row: often that of the next one as well.
     last: RefCell<Option<Arc<TopicKey>>>,
 }
@@ -43,6 +46,7 @@ impl Publisher {
             tenant,
             environment,
             measures,
+            committed_at_us: Cell::new(None),
             last: RefCell::default(),
         }
     }
@@ -53,10 +57,26 @@ impl Publisher {
         self.environment.outgoing.reserve().await
     }
 
-    /// Sends a row to the members of its topic, if it is one and may be sent.
+    /// The stream says rows that were committed then, in microseconds since 1970.
+    pub fn begin(&self, committed_at_us: i64) {
+        self.committed_at_us.set(Some(committed_at_us));
+    }
+
+    /// Sends a row of the stream to the members of its topic, if it is one and may be sent.
     pub fn publish(&self, place: Place<'_>, row: Result<Row<'_>, Dropped>) {
+        self.hand_over(place, row, self.committed_at_us.get());
+    }
+
+    fn hand_over(
+        &self,
+        place: Place<'_>,
+        row: Result<Row<'_>, Dropped>,
+        committed_at_us: Option<i64>,
+    ) {
+        let inserted_at_us = row.as_ref().ok().map(|row| row.key.inserted_at_us);
         match row.and_then(|row| self.parcel(&row)) {
             Ok(parcel) => {
+                self.measure(inserted_at_us, committed_at_us);
                 self.measures
                     .delivered
                     .set(self.measures.delivered.get() + 1);
@@ -70,7 +90,7 @@ impl Publisher {
     pub fn publish_from_table(&self, place: Place<'_>, row: Result<Row<'_>, Dropped>) {
         let count = &self.measures.read_from_table;
         count.set(count.get() + u64::from(row.is_ok()));
-        self.publish(place, row);
+        self.hand_over(place, row, None);
     }
 
     /// The largest body that the tenant may send, in bytes.
@@ -80,6 +100,22 @@ impl Publisher {
         let now = live.directory.get(self.tenant.id).unwrap_or(&self.tenant);
         let max = now.limits.payload_bytes_max;
         max.saturating_sub(AROUND_PAYLOAD_BYTES)
+    }
+
+    /// How long a row that is broadcast now was on its way.
+    fn measure(&self, inserted_at_us: Option<i64>, committed_at_us: Option<i64>) {
+        let now = clock::unix_ms();
+        let since = |us: Option<i64>| {
+            let ms = us.and_then(|us| u64::try_from(us / 1000).ok())?;
+            Some(now.saturating_sub(ms))
+        };
+        let latencies = self.tenant.usage.latencies();
+        if let Some(took) = since(inserted_at_us) {
+            latencies.inserted_to_broadcast.observe(took);
+        }
+        if let Some(took) = since(committed_at_us) {
+            latencies.committed_to_broadcast.observe(took);
+        }
     }
 
     fn drop(&self, dropped: Dropped) {
@@ -107,6 +143,9 @@ impl Publisher {
         phoenix::fits_binary(key.text(), row.event, Some(&metadata))
             .map_err(|_| Dropped::NameTooLong)?;
         let environment = &self.environment;
+        let bytes = row.body.len() + AROUND_PAYLOAD_BYTES;
+        now.usage
+            .count_payload(environment.cell, Relayed::Broadcast, bytes);
         if now.usage.count(environment.cell, Counter::Events, 1) {
             let notice = Notice::Started(now.id, Some(Counter::Events));
             if environment.notices.try_send(notice).is_err() {

@@ -29,7 +29,11 @@ impl Engine {
             };
             self.events.set(self.events.get().wrapping_add(1));
             match event {
-                Event::Begin(begin) => self.ledger.borrow_mut().begin(begin.xid),
+                Event::Begin(begin) => {
+                    let committed_at_us = begin.committed_at_us.saturating_add(POSTGRES_EPOCH_US);
+                    self.publisher.begin(committed_at_us);
+                    self.ledger.borrow_mut().begin(begin.xid);
+                }
                 Event::Message(bytes) => self.deliver(&mut layouts, &bytes).await,
                 Event::Commit(commit) => {
                     self.measure(commit);

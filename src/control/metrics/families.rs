@@ -19,30 +19,6 @@ pub struct Family<M> {
     pub read: fn(&M) -> Value,
 }
 
-/// Users of this node, per tenant.
-pub const USERS: (&str, &str) = (
-    "realtime_connections_connected",
-    "Sockets of the tenant on this node that have joined a channel.",
-);
-
-/// The same over all tenants.
-pub const USERS_OF_NODE: (&str, &str) = (
-    "realtime_connections_global_connected",
-    "Sockets on this node that have joined a channel.",
-);
-
-/// Changes times subscriptions, per tenant.
-pub const EVENTS: (&str, &str) = (
-    "realtime_channel_db_events",
-    "Row changes times the subscriptions that they matched.",
-);
-
-/// The same over all tenants.
-pub const EVENTS_OF_NODE: (&str, &str) = (
-    "realtime_channel_global_db_events",
-    "Row changes times the subscriptions that they matched, of all tenants.",
-);
-
 /// Changes that the original skips for one reason only. The same number is among [`DROPPED_CHANGES`].
 pub const SKIPPED: (&str, &str) = (
     "realtime_replication_poller_changes_skip",

@@ -1,71 +1,91 @@
-//! What Prometheus scrapes (spec: metrics).
+//! What Prometheus scrapes, or what is pushed to its like (spec: metrics).
 //!
 //! What comes in: requests for the page; what is counted is read where it is counted, at that moment. What goes out: the page, the
 //! node's part and that of its tenants. What always holds: nothing is counted here, and a tenant that was never here has no series
-//! (`a_tenant_that_was_never_here_has_no_series`); a panic costs the page that was being written. Deliberately absent, so far:
-//! everything of the specification but row changes, broadcast from the database and connected users; removing the series of
-//! tenants that left; pushing; other nodes.
+//! (`a_tenant_that_was_never_here_has_no_series`); all who wait for a page at the same time get the same one; writing it gives up the
+//! thread again and again; a panic costs the page that was being written. Deliberately absent: other nodes, which there are none of, and
+//! who may read the page (`api::gate`).
 
 pub mod exposition;
 pub mod families;
+pub mod host;
+pub mod pace;
+pub mod roll;
+pub mod node;
+pub mod tenants;
+pub mod page;
+pub mod push;
 
-use super::changes::{self, Hub};
+use super::changes::Hub;
 use super::clock;
 use super::database::Environment;
-use super::messages;
 use super::session::Sessions;
-use super::supervise::{caught, panic_text};
+use super::supervise::{self, caught, panic_text};
 use crate::config::Config;
 use crate::error::Level;
 use crate::limits;
 use crate::logging::Line;
-use crate::tenant::{Counter, Tenant, Usage};
-use exposition::Kind;
-use exposition::Value::Integer;
-use exposition::{Exposition, Value};
-use families::Family;
+use crate::metrics::{Figures, Instruments};
+use exposition::Exposition;
+use node::Scene;
+use page::Page;
+use roll::Roll;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
 
-/// A way to the page, from any thread. Clones lead to the same one.
+/// A way to the page, from any thread, and to what the control core itself counts. Clones lead to the same one.
 #[derive(Clone, Debug)]
-pub struct Metrics(mpsc::Sender<oneshot::Sender<String>>);
+pub struct Metrics {
+    scrapes: mpsc::Sender<oneshot::Sender<Page>>,
+    instruments: Instruments,
+}
 
 impl Metrics {
     /// To be called within the `LocalSet`; it ends with the last of the clones.
     #[must_use]
-    pub fn start(changes: Hub, sessions: Sessions, environment: Rc<Environment>) -> Self {
-        let (metrics, mut scrapes) = Self::new();
-        spawn_local(async move {
-            let node = Node::of(&environment.config);
-            while let Some(scrape) = scrapes.recv().await {
-                let written = async { page(&node, &seen(&environment, &changes, &sessions)) };
-                match caught(written).await {
-                    // Who asked may have hung up.
-                    Ok(page) => drop(scrape.send(page)),
-                    Err(panic) => {
-                        let text = format!("the metrics were not written: {}", panic_text(&*panic));
-                        let line = Line::new(clock::unix_ms(), Level::Error, &text);
-                        environment.log.write(line);
-                    }
-                }
-            }
-        });
+    pub fn start(
+        changes: Hub,
+        sessions: Sessions,
+        environment: Rc<Environment>,
+        instruments: Instruments,
+    ) -> Self {
+        let (metrics, scrapes) = Self::new(instruments.clone());
+        let scribe = Scribe::new(changes, sessions, environment, instruments);
+        spawn_local(scribe.work(scrapes));
         metrics
     }
 
-    fn new() -> (Self, mpsc::Receiver<oneshot::Sender<String>>) {
+    fn new(instruments: Instruments) -> (Self, mpsc::Receiver<oneshot::Sender<Page>>) {
         let (scrapes, inbox) = mpsc::channel(limits::METRICS_SCRAPES_MAX);
-        (Self(scrapes), inbox)
+        (
+            Self {
+                scrapes,
+                instruments,
+            },
+            inbox,
+        )
     }
 
     /// The page as it is now; nothing when it could not be written, which the log says.
-    pub async fn page(&self) -> Option<String> {
+    pub async fn page(&self) -> Option<Page> {
         let (scrape, page) = oneshot::channel();
-        self.0.send(scrape).await.ok()?;
+        self.scrapes.send(scrape).await.ok()?;
         page.await.ok()
+    }
+
+    /// What the control core counts as the shards do.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        self.instruments.board.control()
+    }
+
+    /// What the control core counts of itself.
+    #[must_use]
+    pub fn instruments(&self) -> &Instruments {
+        &self.instruments
     }
 }
 
@@ -86,147 +106,180 @@ impl Node {
             id: format!("{}@{host}", config.app_name),
         }
     }
+
+    fn labels(&self) -> [(&str, &str); 3] {
+        [
+            ("region", &*self.region),
+            ("host", self.host),
+            ("id", &*self.id),
+        ]
+    }
 }
 
-/// A tenant that has been here.
-struct Seen {
-    tenant: Arc<str>,
-    usage: Arc<Usage>,
-    /// Its channels have listened to row changes.
-    changes: Option<Rc<changes::Measures>>,
-    /// Its database was needed.
-    messages: Option<Rc<messages::Measures>>,
+/// Writes the pages, one after the other.
+struct Scribe {
+    node: Node,
+    changes: Hub,
+    sessions: Sessions,
+    environment: Rc<Environment>,
+    instruments: Instruments,
+    host: host::Reader,
+    roll: Roll,
+    start: Instant,
 }
 
-/// All of them, by name.
-fn seen(environment: &Environment, changes: &Hub, sessions: &Sessions) -> Vec<Seen> {
-    let live = environment.tenants.borrow();
-    let seen = live.directory.iter().filter_map(|tenant| {
-        let (changes, messages) = (changes.measures(tenant.id), sessions.measures(tenant.id));
-        Seen::new(tenant, changes, messages)
-    });
-    let mut seen: Vec<Seen> = seen.collect();
-    seen.sort_unstable_by(|a, b| a.tenant.cmp(&b.tenant));
-    seen
-}
-
-impl Seen {
-    /// Nothing for a tenant that was never here.
+impl Scribe {
     fn new(
-        tenant: &Tenant,
-        changes: Option<Rc<changes::Measures>>,
-        messages: Option<Rc<messages::Measures>>,
-    ) -> Option<Self> {
-        let usage = &tenant.usage;
-        let has_joined = usage.users() > 0 || usage.total(Counter::Joins) > 0;
-        (has_joined || changes.is_some() || messages.is_some()).then(|| Self {
-            tenant: Arc::clone(&tenant.external_id),
-            usage: Arc::clone(usage),
+        changes: Hub,
+        sessions: Sessions,
+        environment: Rc<Environment>,
+        instruments: Instruments,
+    ) -> Self {
+        Self {
+            node: Node::of(&environment.config),
             changes,
-            messages,
-        })
-    }
-
-    fn users(&self) -> Value {
-        Integer(self.usage.users().into())
-    }
-
-    fn events(&self) -> Value {
-        Integer(self.usage.total(Counter::DbEvents))
-    }
-}
-
-/// Both parts.
-fn page(node: &Node, seen: &[Seen]) -> String {
-    let labels = [
-        ("region", &*node.region),
-        ("host", node.host),
-        ("id", &*node.id),
-    ];
-    let mut text = Exposition::new(&labels);
-    let sum = |read: fn(&Usage) -> u64| Integer(seen.iter().map(|seen| read(&seen.usage)).sum());
-    let (name, help) = families::USERS_OF_NODE;
-    text.family(name, Kind::Gauge, help);
-    text.series(&[], sum(|usage| usage.users().into()));
-    let (name, help) = families::EVENTS_OF_NODE;
-    text.family(name, Kind::Counter, help);
-    text.series(&[], sum(|usage| usage.total(Counter::DbEvents)));
-    text.end_part();
-    write_tenants(&mut text, seen);
-    text.end_part();
-    text.into_text()
-}
-
-fn write_tenants(text: &mut Exposition<'_>, seen: &[Seen]) {
-    let (name, help) = families::USERS;
-    text.family(name, Kind::Gauge, help);
-    for of in seen {
-        text.series(&[("tenant", &*of.tenant)], of.users());
-    }
-    let (name, help) = families::EVENTS;
-    text.family(name, Kind::Counter, help);
-    for of in seen.iter().filter(|of| of.changes.is_some()) {
-        text.series(&[("tenant", &*of.tenant)], of.events());
-    }
-    let changes = || listed(seen, |of| of.changes.as_deref());
-    let messages = || listed(seen, |of| of.messages.as_deref());
-    write_families(text, families::CHANGES, changes);
-    let skipped = [changes::Dropped::RateLimited];
-    for (family, reasons) in [
-        (families::SKIPPED, &skipped[..]),
-        (families::DROPPED_CHANGES, &changes::Dropped::ALL),
-    ] {
-        let reasons = reasons.iter().map(|reason| (reason.as_str(), *reason));
-        let reasons: Vec<_> = reasons.collect();
-        write_reasons(text, family, &reasons, changes, |of, reason| {
-            of.dropped(reason)
-        });
-    }
-    write_families(text, families::MESSAGES, messages);
-    let reasons = messages::Dropped::ALL.map(|reason| (reason.as_str(), reason));
-    let family = families::DROPPED_MESSAGES;
-    write_reasons(text, family, &reasons, messages, |of, reason| {
-        of.dropped(reason)
-    });
-}
-
-/// Names and measures of those that have some.
-fn listed<'a, M: 'a>(
-    seen: &'a [Seen],
-    measures: fn(&'a Seen) -> Option<&'a M>,
-) -> impl Iterator<Item = (&'a str, &'a M)> {
-    seen.iter()
-        .filter_map(move |seen| Some((&*seen.tenant, measures(seen)?)))
-}
-
-/// One series per tenant and family.
-fn write_families<'a, M: 'a, I: Iterator<Item = (&'a str, &'a M)>>(
-    text: &mut Exposition<'_>,
-    families: &[Family<M>],
-    tenants: impl Fn() -> I,
-) {
-    for family in families {
-        text.family(family.name, family.kind, family.help);
-        for (tenant, measures) in tenants() {
-            text.series(&[("tenant", tenant)], (family.read)(measures));
+            sessions,
+            environment,
+            instruments,
+            host: host::Reader::default(),
+            roll: Roll::default(),
+            start: clock::now(),
         }
     }
+
+    /// Until nobody can ask any more.
+    async fn work(mut self, mut scrapes: mpsc::Receiver<oneshot::Sender<Page>>) {
+        let mut cleaner = Cleaner::of(&self.environment.config, self.start);
+        loop {
+            let first = tokio::select! {
+                scrape = scrapes.recv() => match scrape {
+                    Some(scrape) => scrape,
+                    None => return,
+                },
+                () = cleaner.wait() => {
+                    self.look().await;
+                    if cleaner.is_due(clock::now()) {
+                        self.clean();
+                    }
+                    continue;
+                }
+            };
+            let mut waiting = vec![first];
+            while let Ok(scrape) = scrapes.try_recv() {
+                waiting.push(scrape);
+            }
+            match caught(self.page()).await {
+                // Who asked may have hung up.
+                Ok(page) => waiting
+                    .into_iter()
+                    .for_each(|scrape| drop(scrape.send(page.clone()))),
+                Err(panic) => {
+                    let text = panic_text(&*panic);
+                    self.say(Level::Error, &format!("the metrics were not written: {text}"));
+                }
+            }
+        }
+    }
+
+    /// Time since the start.
+    fn now(&self) -> Duration {
+        clock::now().duration_since(self.start)
+    }
+
+    async fn look(&mut self) {
+        let now = self.now();
+        self.roll
+            .look(&self.environment, &self.changes, &self.sessions, now)
+            .await;
+    }
+
+    fn clean(&mut self) {
+        let taken = self.roll.clean(self.now());
+        if taken > 0 {
+            let text = format!("the metrics say no more of {taken} tenants that are away");
+            self.say(Level::Info, &text);
+        }
+    }
+
+    async fn page(&mut self) -> Page {
+        self.look().await;
+        let scene = self.scene().await;
+        let labels = self.node.labels();
+        let mut text = Exposition::new(&labels);
+        node::write(&mut text, &scene);
+        let tenants_at = text.end_part();
+        tenants::write(&mut text, &self.roll).await;
+        text.end_part();
+        Page::new(text.into_text(), tenants_at)
+    }
+
+    async fn scene(&mut self) -> Scene {
+        let Environment {
+            config,
+            outgoing,
+            log,
+            ..
+        } = &*self.environment;
+        let now = clock::now().duration_since(self.start);
+        let shortest = Duration::from_millis(config.metrics.gauges_period_ms);
+        Scene {
+            instruments: self.instruments.clone(),
+            host: self.host.read(now, shortest),
+            uptime: now,
+            connections_max: config.connections_max,
+            users: self.roll.users(),
+            totals: self.roll.totals().await,
+            sessions: self.sessions.connected() as u64,
+            tenants_left_out: self.roll.left_out() as u64,
+            parcels_waiting: outgoing.waiting() as u64,
+            restarts: supervise::restarts(),
+            lines: (log.held_back(), log.lost()),
+        }
+    }
+
+    fn say(&self, level: Level, text: &str) {
+        let line = Line::new(clock::unix_ms(), level, text);
+        self.environment.log.write(line);
+    }
 }
 
-/// A counter with one series per tenant and reason.
-fn write_reasons<'a, M: 'a, R: Copy, I: Iterator<Item = (&'a str, &'a M)>>(
-    text: &mut Exposition<'_>,
-    (name, help): (&'static str, &str),
-    reasons: &[(&str, R)],
-    tenants: impl Fn() -> I,
-    count: impl Fn(&M, R) -> u64,
-) {
-    text.family(name, Kind::Counter, help);
-    for (tenant, measures) in tenants() {
-        for (label, reason) in reasons {
-            let labels = [("tenant", tenant), ("reason", *label)];
-            text.series(&labels, Integer(count(measures, *reason)));
+/// When to look who is away, and when to take the series of those who are (`METRICS_CLEANER_SCHEDULE_TIMER_IN_MS`).
+struct Cleaner {
+    /// None without `RUN_JANITOR`.
+    period: Option<Duration>,
+    look_at: Instant,
+    clean_at: Instant,
+}
+
+impl Cleaner {
+    fn of(config: &Config, start: Instant) -> Self {
+        let period = Duration::from_millis(config.metrics.cleaner_period_ms);
+        Self {
+            period: config.janitor.is_enabled.then_some(period),
+            look_at: start + limits::METRICS_LOOK_INTERVAL.min(period),
+            clean_at: start + period,
         }
+    }
+
+    /// Returns when it is time to look; never without a cleaner.
+    async fn wait(&self) {
+        match self.period {
+            Some(_) => sleep_until(self.look_at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// After a look: whether it is time to clean as well.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let Some(period) = self.period else {
+            return false;
+        };
+        self.look_at = now + limits::METRICS_LOOK_INTERVAL.min(period);
+        let is_due = now >= self.clean_at;
+        if is_due {
+            self.clean_at = now + period;
+        }
+        is_due
     }
 }
 
@@ -234,11 +287,11 @@ fn write_reasons<'a, M: 'a, R: Copy, I: Iterator<Item = (&'a str, &'a M)>>(
 impl Metrics {
     /// Always this page, on a thread of its own; without one, it cannot be written.
     pub(crate) fn for_test(page: Option<&'static str>) -> Self {
-        let (metrics, mut scrapes) = Self::new();
+        let (metrics, mut scrapes) = Self::new(Instruments::for_test(1));
         std::thread::spawn(move || {
             while let Some(scrape) = scrapes.blocking_recv() {
                 if let Some(page) = page {
-                    drop(scrape.send(page.to_owned()));
+                    drop(scrape.send(Page::new(page.to_owned(), 0)));
                 }
             }
         });

@@ -180,13 +180,26 @@ impl Sessions {
         seats.get(&tenant).map(|seat| Rc::clone(&seat.measures))
     }
 
+    /// Whether a tenant's session runs.
+    #[must_use]
+    pub fn is_connected(&self, tenant: TenantId) -> bool {
+        let seats = self.0.seats.borrow();
+        seats.get(&tenant).is_some_and(|seat| seat.is_up())
+    }
+
+    /// How many sessions run.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        let seats = self.0.seats.borrow();
+        seats.values().filter(|seat| seat.is_up()).count()
+    }
+
     /// Tenants whose session runs, or ran since this was asked last: whom the janitor visits.
     #[must_use]
     pub fn take_connected(&self) -> Vec<TenantId> {
         let seats = self.0.seats.borrow();
         let connected = seats.values().filter(|seat| {
-            let runs = matches!(*seat.phase.borrow(), Phase::Up(_));
-            seat.has_run.replace(runs)
+            seat.has_run.replace(seat.is_up())
         });
         connected.map(|seat| seat.tenant).collect()
     }
@@ -402,6 +415,10 @@ impl Seat {
 
     fn is_starting(&self) -> bool {
         self.phase.borrow().is_starting()
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Up(_))
     }
 }
 

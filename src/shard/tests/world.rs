@@ -11,6 +11,7 @@ use super::realtime::error::Level;
 use super::realtime::fanout::Fanout;
 use super::realtime::http::HeadLimits;
 use super::realtime::mail::{Listen, Mail, Question, TopicHasher, TopicKey};
+use super::realtime::metrics::Board;
 use super::realtime::shard::{Shard, UpgradeSettings};
 use super::realtime::tenant::{Tenant, TenantDirectory, TenantId, TenantLimits, Usage};
 use serde_json::{Value, json};
@@ -70,6 +71,8 @@ struct Socket {
 pub(crate) struct World {
     pub(crate) sim: Sim<Shard>,
     pub(crate) tenants: Vec<Arc<Tenant>>,
+    /// Where the shards count.
+    pub(crate) board: Board,
     /// What the control core was told, except for the log.
     pub(crate) letters: Vec<Mail>,
     /// What it was asked, and by which shard.
@@ -92,10 +95,15 @@ impl World {
             directory.insert(Arc::clone(tenant));
         }
         let open_sockets = OpenSockets::new(1024);
-        let make = |id| shard(id, shard_count, directory.clone(), open_sockets.clone());
+        let board = Board::new(shard_count);
+        let make = |id| {
+            let (open_sockets, board) = (open_sockets.clone(), board.clone());
+            shard(id, shard_count, directory.clone(), open_sockets, board)
+        };
         Self {
             sim: Sim::with_options(setup.seed, setup.faults, setup.options, make),
             tenants,
+            board,
             letters: Vec::new(),
             questions: VecDeque::new(),
             listens: Vec::new(),
@@ -436,6 +444,7 @@ fn shard(
     shard_count: usize,
     tenants: TenantDirectory,
     open_sockets: OpenSockets,
+    board: Board,
 ) -> Shard {
     let settings = Settings {
         channel_error_backoff: Duration::from_secs(5),
@@ -443,6 +452,7 @@ fn shard(
         idle_timeout_seconds: 60,
         open_sockets,
         log_level: Level::Info,
+        board,
     };
     let upgrades = UpgradeSettings {
         connect_error_backoff: Duration::from_secs(2),

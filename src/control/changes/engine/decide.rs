@@ -24,6 +24,7 @@ use crate::control::changes::visibility::{Check, Key, Verdict};
 use crate::control::clock;
 use crate::limits;
 use crate::mail::{GroupId, Listeners, RowChange};
+use crate::metrics::{Relayed, millis};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -138,11 +139,13 @@ pub(super) async fn decide(
     let blocks = visibility(context, manager, registry, &mut items).await?;
     convert(manager, &mut items).await?;
     add(&context.measures.batches, 1);
-    let us = clock::now().duration_since(began).as_micros();
+    let took = clock::now().duration_since(began);
     add(
         &context.measures.deciding_us,
-        u64::try_from(us).unwrap_or(u64::MAX),
+        u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     );
+    let latencies = context.tenant.usage.latencies();
+    latencies.changes.observe(millis(took));
     deliver(context, registry, dispatch, &items, &blocks).await;
     Ok(())
 }
@@ -536,6 +539,8 @@ async fn deliver(
                 data,
             };
             add(&context.measures.matched, audience.size);
+            let (usage, cell) = (&context.tenant.usage, context.environment.cell);
+            usage.count_payload(cell, Relayed::PostgresChanges, change.data.len());
             audience
                 .shards
                 .iter()

@@ -60,7 +60,11 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
         board,
         control: Arc::default(),
         runtime: runtime.metrics().into(),
-        drivers: runtime.drivers().iter().map(|kind| name_of(*kind)).collect(),
+        drivers: runtime
+            .drivers()
+            .iter()
+            .map(|kind| name_of(*kind))
+            .collect(),
     };
     let (port, threads) = runtime.into_parts();
     control::run(Boot {

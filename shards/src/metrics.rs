@@ -76,7 +76,9 @@ impl<const N: usize> Histogram<N> {
     /// The same value `n` times.
     pub fn observe_many(&self, value: u64, n: u64) {
         let place = self.bounds.iter().position(|bound| value <= *bound);
-        place.map_or(&self.above, |place| &self.counts[place]).add(n);
+        place
+            .map_or(&self.above, |place| &self.counts[place])
+            .add(n);
         self.sum.add(value.wrapping_mul(n));
     }
 

@@ -17,6 +17,7 @@ use crate::driver::sim::{SimDriver, World};
 use crate::handler::Handler;
 use crate::ids::{ShardId, Tick};
 use crate::mesh::{Bells, Node, mesh};
+use crate::metrics::ShardMetrics;
 use crate::options::Options;
 use crate::shard::Shard;
 
@@ -73,7 +74,8 @@ impl<H: Handler> Sim<H> {
         let shards = mailboxes.into_iter().enumerate().map(|(index, mailboxes)| {
             let id = ShardId(index as u16);
             let driver = SimDriver::new(id.0, Rc::clone(&world), Arc::clone(&bells));
-            let mut shard = Shard::new(id, &options, make(id), driver, mailboxes, 1, Arc::default());
+            let mut shard =
+                Shard::new(id, &options, make(id), driver, mailboxes, 1, Arc::default());
             shard.start();
             let wait = shard.plan();
             Simulated {
@@ -107,6 +109,11 @@ impl<H: Handler> Sim<H> {
     /// The handler of a shard.
     pub fn handler(&self, shard: ShardId) -> &H {
         &self.shards[usize::from(shard.0)].shard.handler
+    }
+
+    /// What a shard has counted so far.
+    pub fn metrics(&self, shard: ShardId) -> &ShardMetrics {
+        &self.shards[usize::from(shard.0)].shard.core.metrics
     }
 
     /// The handler of a shard, to change.

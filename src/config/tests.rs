@@ -259,7 +259,13 @@ fn a_push_needs_a_url_that_can_be_posted_to() {
     check("http://localhost:8428/api/v1/import/prometheus", Ok(()));
     check("https://metrics/import?extra_label=a=b", Ok(()));
     check("http://[::1]:1/", Ok(()));
-    for url in ["metrics", "ftp://metrics/", "http:///x", "/x", "http://a b/"] {
+    for url in [
+        "metrics",
+        "ftp://metrics/",
+        "http:///x",
+        "/x",
+        "http://a b/",
+    ] {
         let text = format!(
             "env METRICS_PUSHER_URL expected a URL such as http://localhost:8428/api/v1/import/prometheus, got \"{url}\""
         );

@@ -100,7 +100,11 @@ impl Carrier {
                 }
             }
             let unsent = self.port.unsent() as u64;
-            self.metrics.instruments().control.letters_unsent.set(unsent);
+            self.metrics
+                .instruments()
+                .control
+                .letters_unsent
+                .set(unsent);
             let may_sleep = self.port.arm();
             let is_over = may_sleep && self.sleep(end.as_mut()).await;
             self.port.disarm();

@@ -277,7 +277,13 @@ mod tests {
         let counts = (Arc::clone(&log.lost), Arc::clone(&log.held_back));
         let running = spawn(move || {
             let write = |line: &Line| written.send(line.message.to_string()).unwrap();
-            write_lines(&lines, (&counts.0, &counts.1), Gate::new(Level::Info), write, || 5);
+            write_lines(
+                &lines,
+                (&counts.0, &counts.1),
+                Gate::new(Level::Info),
+                write,
+                || 5,
+            );
         })
         .unwrap();
         log.forward(Line::new(0, Level::Info, "last"));

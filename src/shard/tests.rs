@@ -9,6 +9,7 @@ mod changes;
 mod database;
 mod delivery;
 mod ending;
+mod figures;
 mod joining;
 mod limits;
 mod presence;

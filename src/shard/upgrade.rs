@@ -174,9 +174,7 @@ impl Shard {
                 self.channels.report_refused_upgrade(io, head, &refusal);
                 if let Some(vsn) = vsn {
                     let wait = self.wait_of(&refusal);
-                    self.channels
-                        .figures(io)
-                        .count_refused_upgrade(vsn, wait);
+                    self.channels.figures(io).count_refused_upgrade(vsn, wait);
                 }
                 self.refuse(io, id, &refusal, unread);
             }

@@ -149,7 +149,9 @@ impl Usage {
         let (received, sent) = self.bytes();
         let counts = Counter::ALL.map(|counter| self.total(counter));
         let measures = self.cells.iter().filter_map(|cell| cell.measures.get());
-        let errors = measures.map(|measures| measures.errors_total()).sum::<u64>();
+        let errors = measures
+            .map(|measures| measures.errors_total())
+            .sum::<u64>();
         received + sent + counts.iter().sum::<u64>() + errors
     }
 
@@ -198,7 +200,11 @@ impl Usage {
             .map(|measures| &**measures)
             .filter(|measures| measures.errors_total() > 0)
             .collect();
-        let codes = if measures.is_empty() { &[] } else { ErrorCode::ALL };
+        let codes = if measures.is_empty() {
+            &[]
+        } else {
+            ErrorCode::ALL
+        };
         codes.iter().filter_map(move |code| {
             let count = measures.iter().map(|measures| measures.errors(*code)).sum();
             (count > 0).then_some((*code, count))
@@ -389,7 +395,10 @@ mod tests {
         usage.count_error(0, ErrorCode::Unauthorized);
         assert_eq!(usage.bytes(), (20, 2));
         let payloads = usage.payloads(Relayed::Broadcast).unwrap();
-        assert_eq!((payloads.counts[..2].to_vec(), payloads.sum), (vec![1, 1], 501));
+        assert_eq!(
+            (payloads.counts[..2].to_vec(), payloads.sum),
+            (vec![1, 1], 501)
+        );
         assert!(usage.payloads(Relayed::Presence).is_none());
         let errors: Vec<_> = usage.errors().collect();
         let expected = [(ErrorCode::MalformedJWT, 2), (ErrorCode::Unauthorized, 1)];

@@ -1,6 +1,7 @@
 //! What must be true when everything has happened that can.
 
 use super::model::{Life, MemberId, Membership, Message, Model, Topic};
+use super::realtime::metrics::Count;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -54,6 +55,19 @@ impl Model {
             assert_eq!(
                 left, [0; 3],
                 "sockets, opening sockets and topics left on shard {n}"
+            );
+            let (of_product, of_runtime) = self.world.figures(n);
+            let left = [
+                &of_product.channels,
+                &of_product.topics_owned,
+                &of_runtime.connections,
+                &of_runtime.bytes_queued,
+                &of_runtime.mail_waiting,
+            ];
+            assert_eq!(
+                left.map(Count::get),
+                [0; 5],
+                "channels, topics, connections, bytes and letters that shard {n} counts"
             );
         }
         for tenant in &self.world.tenants {

@@ -111,12 +111,24 @@ mod tests {
     fn the_kernels_files_are_read() {
         let stat = "cpu  100 5 50 800 45 0 0 0 7 0\ncpu0 1 2 3 4\nintr 5\n";
         let cores = Cores::parse(stat).unwrap();
-        assert_eq!(cores, Cores { busy: 155, all: 1000 });
-        let later = Cores { busy: 230, all: 1100 };
+        assert_eq!(
+            cores,
+            Cores {
+                busy: 155,
+                all: 1000
+            }
+        );
+        let later = Cores {
+            busy: 230,
+            all: 1100,
+        };
         assert_eq!(later.busy_since(cores), Some(75.0));
         let meminfo = "MemTotal:       8000000 kB\nMemFree:   1 kB\nMemAvailable:   6000000 kB\n";
         assert_eq!(memory_used(meminfo), Some(25.0));
-        assert_eq!(load("0.50 1.25 12.00 1/100 4242\n"), Some([0.5, 1.25, 12.0]));
+        assert_eq!(
+            load("0.50 1.25 12.00 1/100 4242\n"),
+            Some([0.5, 1.25, 12.0])
+        );
         assert_eq!(kib_of("Name:\tx\nVmRSS:\t  12 kB\n", "VmRSS:"), Some(12));
     }
 

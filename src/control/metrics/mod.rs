@@ -175,7 +175,10 @@ impl Scribe {
                     .for_each(|scrape| drop(scrape.send(page.clone()))),
                 Err(panic) => {
                     let text = panic_text(&*panic);
-                    self.say(Level::Error, &format!("the metrics were not written: {text}"));
+                    self.say(
+                        Level::Error,
+                        &format!("the metrics were not written: {text}"),
+                    );
                 }
             }
         }

@@ -114,16 +114,27 @@ impl Buckets {
                 let others = others.join(",");
                 let (bound, below) = (bound.parse().unwrap(), value.parse().unwrap());
                 if self.is_open && self.labels == others {
-                    assert!(self.bound < bound && self.below <= below, "{labels} {value}");
+                    assert!(
+                        self.bound < bound && self.below <= below,
+                        "{labels} {value}"
+                    );
                 } else {
                     self.check_end();
                 }
                 let labels = others;
-                *self = Self { labels, bound, below, is_open: true };
+                *self = Self {
+                    labels,
+                    bound,
+                    below,
+                    is_open: true,
+                };
             }
             "_sum" => assert_eq!((&*self.labels, self.bound), (labels, f64::INFINITY)),
             "_count" => {
-                assert_eq!((&*self.labels, self.below), (labels, value.parse().unwrap()));
+                assert_eq!(
+                    (&*self.labels, self.below),
+                    (labels, value.parse().unwrap())
+                );
                 self.is_open = false;
             }
             _ => panic!("{suffix} of a histogram"),
@@ -131,7 +142,11 @@ impl Buckets {
     }
 
     fn check_end(&self) {
-        assert!(!self.is_open, "a histogram without sum and count: {}", self.labels);
+        assert!(
+            !self.is_open,
+            "a histogram without sum and count: {}",
+            self.labels
+        );
     }
 }
 
@@ -249,11 +264,10 @@ fn busy(name: &str) -> Row {
         ms: 3060,
     });
     messages.count_drop(messages::Dropped::TooManyRequests);
-    Row {
-        changes: Some(Rc::new(changes)),
-        messages: Some(Rc::new(messages)),
-        ..row_of(&tenant)
-    }
+    let mut row = row_of(&tenant);
+    row.changes = Some(Rc::new(changes));
+    row.messages = Some(Rc::new(messages));
+    row
 }
 
 /// Name, reason, kind and value of what is said of [`busy`].
@@ -395,8 +409,17 @@ fn sizes_and_times_are_histograms_with_the_originals_bounds() {
         assert_eq!(buckets, bounds.len() + 1, "{name}");
     };
     let wide = [
-        "250.0", "500.0", "1000.0", "3000.0", "5000.0", "10000.0", "25000.0", "100000.0",
-        "500000.0", "1000000.0", "3000000.0",
+        "250.0",
+        "500.0",
+        "1000.0",
+        "3000.0",
+        "5000.0",
+        "10000.0",
+        "25000.0",
+        "100000.0",
+        "500000.0",
+        "1000000.0",
+        "3000000.0",
     ];
     let size = "realtime_tenants_payload_size";
     let of_broadcasts = "message_type=\"broadcast\",";
@@ -424,7 +447,12 @@ fn sizes_and_times_are_histograms_with_the_originals_bounds() {
     let way = ["10.0", "250.0", "5000.0"];
     let latency = "realtime_tenants_broadcast_from_database_latency_";
     check(&format!("{latency}committed_at"), "", &way, &["1"; 4]);
-    check(&format!("{latency}inserted_at"), "", &way, &["0", "0", "0", "1"]);
+    check(
+        &format!("{latency}inserted_at"),
+        "",
+        &way,
+        &["0", "0", "0", "1"],
+    );
 }
 
 #[test]
@@ -475,12 +503,7 @@ impl Stage {
         let instruments = Instruments::for_test(1);
         let sessions = Sessions::new(Rc::clone(&environment));
         let hub = Hub::start(sessions.clone(), Rc::clone(&environment));
-        let metrics = Metrics::start(
-            hub,
-            sessions,
-            Rc::clone(&environment),
-            instruments.clone(),
-        );
+        let metrics = Metrics::start(hub, sessions, Rc::clone(&environment), instruments.clone());
         Self {
             registry,
             environment,
@@ -510,7 +533,9 @@ fn both_parts_end_and_tenants_are_apart() {
     run(async {
         let stage = Stage::new(&[]);
         let page = stage.metrics.page().await.unwrap();
-        let [node, tenants] = page.parts().map(|part| String::from_utf8(part.into()).unwrap());
+        let [node, tenants] = page
+            .parts()
+            .map(|part| String::from_utf8(part.into()).unwrap());
         for part in [&node, &tenants] {
             assert_eq!(part.matches("# EOF\n").count(), 1);
             assert!(part.ends_with("# EOF\n"));
@@ -528,7 +553,9 @@ fn a_tenant_that_was_never_here_has_no_series() {
         let left = stage.add("left");
         let _ = left.usage.count(0, Counter::Joins, 1);
         let refused = stage.add("refused");
-        refused.usage.count_error(0, ErrorCode::JoinsRateLimitReached);
+        refused
+            .usage
+            .count_error(0, ErrorCode::JoinsRateLimitReached);
         let read = stage.read().await;
         let check = |name: &str, expected: &[&str]| {
             let expected = expected.iter().copied().collect();
@@ -601,12 +628,22 @@ fn the_node_says_what_its_threads_have_counted() {
             check(joined, &labels, count);
         }
         let handled = "phoenix_channel_handled_in_duration_milliseconds";
-        check(&format!("{handled}_bucket"), &format!("{endpoint},le=\"10.0\""), "0");
-        check(&format!("{handled}_bucket"), &format!("{endpoint},le=\"100.0\""), "2");
+        check(
+            &format!("{handled}_bucket"),
+            &format!("{endpoint},le=\"10.0\""),
+            "0",
+        );
+        check(
+            &format!("{handled}_bucket"),
+            &format!("{endpoint},le=\"100.0\""),
+            "2",
+        );
         check(&format!("{handled}_sum"), endpoint, "22");
         let connected = "phoenix_socket_connected_duration_milliseconds_count";
         let of = |result: &str, serializer: &str| {
-            format!("{endpoint},result=\"{result}\",serializer=\"{serializer}\",transport=\"websocket\"")
+            format!(
+                "{endpoint},result=\"{result}\",serializer=\"{serializer}\",transport=\"websocket\""
+            )
         };
         let v1 = "Elixir.Phoenix.Socket.V1.JSONSerializer";
         let v2 = "Elixir.RealtimeWeb.Socket.V2Serializer";
@@ -616,19 +653,31 @@ fn the_node_says_what_its_threads_have_counted() {
         let refused = "realtime_upgrades_refused_total";
         check(refused, r#"reason="token",shard="0""#, "1");
         check(refused, r#"reason="too_many_users",shard="control""#, "1");
-        check("realtime_slow_readers_closed_total", r#"reason="stalled",shard="0""#, "8");
+        check(
+            "realtime_slow_readers_closed_total",
+            r#"reason="stalled",shard="0""#,
+            "8",
+        );
         check("realtime_shard_outbox_bytes", r#"shard="0""#, "6");
         check("realtime_shard_channels", r#"shard="0""#, "12");
         let turns = "realtime_shard_turn_duration_seconds";
         check(&format!("{turns}_bucket"), r#"le="0.001",shard="0""#, "0");
         check(&format!("{turns}_bucket"), r#"le="0.01",shard="0""#, "1");
         check(&format!("{turns}_sum"), r#"shard="0""#, "0.002000000");
-        check("realtime_shard_driver_info", r#"driver="sim",shard="0""#, "1");
+        check(
+            "realtime_shard_driver_info",
+            r#"driver="sim",shard="0""#,
+            "1",
+        );
         check("realtime_control_letters_waiting", "", "9");
         check("realtime_control_http_connections", "", "2");
         check("realtime_metrics_tenants_left_out", "", "0");
         check("beam_system_schedulers_online_info", "", "1");
-        for name in ["osmon_ram_usage", "osmon_cpu_avg1", "beam_memory_allocated_bytes"] {
+        for name in [
+            "osmon_ram_usage",
+            "osmon_cpu_avg1",
+            "beam_memory_allocated_bytes",
+        ] {
             let value = read.value(name, "").unwrap().parse::<f64>().unwrap();
             assert!(value > 0.0 || name == "osmon_cpu_avg1", "{name} {value}");
         }
@@ -751,7 +800,11 @@ fn a_page_of_many_tenants_holds_nobody_up() {
         other.abort();
         assert_eq!(read.tenants("realtime_channel_joins").len(), TENANTS);
         let slices = read.series.len() / limits::METRICS_STEPS_PER_SLICE;
-        assert!(turns.get() > slices / 2, "{} turns in {slices} slices", turns.get());
+        assert!(
+            turns.get() > slices / 2,
+            "{} turns in {slices} slices",
+            turns.get()
+        );
     });
 }
 
@@ -766,7 +819,10 @@ fn tenants_beyond_the_bound_are_left_out_and_told_of() {
         let read = stage.read().await;
         let shown = read.tenants("realtime_channel_joins").len();
         assert_eq!(shown, limits::METRICS_TENANTS_MAX);
-        assert_eq!(read.value("realtime_metrics_tenants_left_out", ""), Some("3"));
+        assert_eq!(
+            read.value("realtime_metrics_tenants_left_out", ""),
+            Some("3")
+        );
         let all = (limits::METRICS_TENANTS_MAX + 3).to_string();
         assert_eq!(read.value("realtime_channel_global_joins", ""), Some(&*all));
     });

@@ -198,9 +198,9 @@ impl Sessions {
     #[must_use]
     pub fn take_connected(&self) -> Vec<TenantId> {
         let seats = self.0.seats.borrow();
-        let connected = seats.values().filter(|seat| {
-            seat.has_run.replace(seat.is_up())
-        });
+        let connected = seats
+            .values()
+            .filter(|seat| seat.has_run.replace(seat.is_up()));
         connected.map(|seat| seat.tenant).collect()
     }
 

@@ -11,7 +11,7 @@ use super::realtime::error::Level;
 use super::realtime::fanout::Fanout;
 use super::realtime::http::HeadLimits;
 use super::realtime::mail::{Listen, Mail, Question, TopicHasher, TopicKey};
-use super::realtime::metrics::Board;
+use super::realtime::metrics::{Board, Figures, ShardMetrics};
 use super::realtime::shard::{Shard, UpgradeSettings};
 use super::realtime::tenant::{Tenant, TenantDirectory, TenantId, TenantLimits, Usage};
 use serde_json::{Value, json};
@@ -71,8 +71,7 @@ struct Socket {
 pub(crate) struct World {
     pub(crate) sim: Sim<Shard>,
     pub(crate) tenants: Vec<Arc<Tenant>>,
-    /// Where the shards count.
-    pub(crate) board: Board,
+    board: Board,
     /// What the control core was told, except for the log.
     pub(crate) letters: Vec<Mail>,
     /// What it was asked, and by which shard.
@@ -160,6 +159,11 @@ impl World {
 
     pub(crate) fn shards(&self) -> impl Iterator<Item = &Shard> {
         (0..self.shard_count).map(|n| self.sim.handler(shard_id(n)))
+    }
+
+    /// What a shard counts: of the product, and of the runtime.
+    pub(crate) fn figures(&self, shard: usize) -> (&Figures, &ShardMetrics) {
+        (&self.board[shard], self.sim.metrics(shard_id(shard)))
     }
 
     // -- clients --

@@ -3,9 +3,7 @@
 use super::*;
 use crate::config::Config;
 use flate2::read::GzDecoder;
-use std::cell::RefCell;
 use std::io::Read as _;
-use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -65,7 +63,7 @@ async fn serve(mut socket: TcpStream, answer: &'static str, taken: mpsc::Unbound
 /// A server, what it takes, and a pusher to it with these variables.
 struct Stage {
     taken: mpsc::UnboundedReceiver<Taken>,
-    lines: Rc<RefCell<Box<dyn FnMut() -> Vec<Line>>>>,
+    lines: Box<dyn FnMut() -> Vec<Line>>,
 }
 
 const PAGE: &str = "node 1\n# EOF\ntenants 2\n# EOF\n";
@@ -97,14 +95,13 @@ async fn stage(answer: &'static str, variables: &[(&str, &str)]) -> Stage {
     spawn_local(pusher.work(page()));
     Stage {
         taken: requests,
-        lines: Rc::new(RefCell::new(Box::new(lines))),
+        lines: Box::new(lines),
     }
 }
 
 /// Always the same page.
 fn page() -> Metrics {
-    let (metrics, mut scrapes) =
-        Metrics::new(crate::metrics::Instruments::for_test(1));
+    let (metrics, mut scrapes) = Metrics::new(crate::metrics::Instruments::for_test(1));
     spawn_local(async move {
         while let Some(scrape) = scrapes.recv().await {
             let page = Page::new(PAGE.to_owned(), PAGE.find("tenants").unwrap());
@@ -134,9 +131,9 @@ impl Stage {
     }
 
     /// The next lines of the log.
-    async fn lines(&self) -> Vec<Line> {
+    async fn lines(&mut self) -> Vec<Line> {
         loop {
-            let lines = (self.lines.borrow_mut())();
+            let lines = (self.lines)();
             if !lines.is_empty() {
                 return lines;
             }
@@ -155,13 +152,16 @@ fn both_parts_are_pushed_again_and_again() {
             assert_eq!(tenants.text(), "tenants 2\n# EOF\n");
             for part in [&node, &tenants] {
                 let head = &part.head;
-                assert!(head.starts_with("post /import?key=hidden http/1.1\r\n"), "{head}");
+                assert!(
+                    head.starts_with("post /import?key=hidden http/1.1\r\n"),
+                    "{head}"
+                );
                 assert!(head.contains("\r\ncontent-type: text/plain\r\n"), "{head}");
                 assert!(head.contains("\r\ncontent-encoding: gzip\r\n"), "{head}");
                 assert!(!head.contains("authorization"), "{head}");
             }
         }
-        assert_eq!((stage.lines.borrow_mut())(), []);
+        assert_eq!((stage.lines)(), []);
     });
 }
 
@@ -181,7 +181,10 @@ fn password_labels_and_plain_text_are_as_configured() {
         assert!(head.starts_with(line), "{head}");
         // The text is lower case here, and so is its base64.
         let authorization = format!("basic {}", STANDARD.encode("me:s3cret")).to_lowercase();
-        assert!(head.contains(&format!("\r\nauthorization: {authorization}\r\n")), "{head}");
+        assert!(
+            head.contains(&format!("\r\nauthorization: {authorization}\r\n")),
+            "{head}"
+        );
         assert!(!head.contains("content-encoding"), "{head}");
         assert_eq!(node.body, b"node 1\n# EOF\n");
     });
@@ -190,13 +193,20 @@ fn password_labels_and_plain_text_are_as_configured() {
 #[test]
 fn lines_name_the_host_and_no_secret() {
     run(async {
-        let stage = stage("500 Internal Server Error", &[("METRICS_PUSHER_AUTH", "s3cret")]).await;
+        let mut stage = stage(
+            "500 Internal Server Error",
+            &[("METRICS_PUSHER_AUTH", "s3cret")],
+        )
+        .await;
         let lines = stage.lines().await;
         let line = &lines[0];
         assert_eq!(line.code, Some(ErrorCode::MetricsPusherFailed));
         assert!(
-            line.message.starts_with("MetricsPusherFailed: MetricsPusher: http://127.0.0.1:")
-                && line.message.ends_with("/import answered 500 Internal Server Error"),
+            line.message
+                .starts_with("MetricsPusherFailed: MetricsPusher: http://127.0.0.1:")
+                && line
+                    .message
+                    .ends_with("/import answered 500 Internal Server Error"),
             "{}",
             line.message
         );
@@ -216,7 +226,11 @@ fn a_push_never_delays_the_next() {
         }
         let lines = stage.lines().await;
         assert_eq!(lines[0].code, Some(ErrorCode::MetricsPusherTimeout));
-        assert!(lines[0].message.ends_with("/import took longer than 20 ms"), "{}", lines[0].message);
+        assert!(
+            lines[0].message.ends_with("/import took longer than 20 ms"),
+            "{}",
+            lines[0].message
+        );
     });
 }
 
@@ -226,7 +240,7 @@ fn who_is_not_there_is_told_of() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/x", nobody.local_addr().unwrap());
         drop(nobody);
-        let stage = stage("200 OK", &[("METRICS_PUSHER_URL", &url)]).await;
+        let mut stage = stage("200 OK", &[("METRICS_PUSHER_URL", &url)]).await;
         let lines = stage.lines().await;
         assert_eq!(lines[0].code, Some(ErrorCode::MetricsPusherFailed));
         assert!(lines[0].message.contains("refused"), "{}", lines[0].message);
@@ -242,5 +256,9 @@ fn labels_are_parameters_of_the_url() {
     };
     check("http://h/p", &[], "http://h/p");
     check("http://h/p", &[("a", "b")], "http://h/p?extra_label=a%3Db");
-    check("http://h/p?x=1", &[("a", "ä")], "http://h/p?x=1&extra_label=a%3D%C3%A4");
+    check(
+        "http://h/p?x=1",
+        &[("a", "ä")],
+        "http://h/p?x=1&extra_label=a%3D%C3%A4",
+    );
 }

@@ -58,8 +58,26 @@ fn alerts() -> Alerts {
 
 /// Words of a query that are no metrics.
 const FUNCTIONS: &[&str] = &[
-    "by", "histogram_quantile", "increase", "instance", "job", "le", "max", "min", "or", "rate",
-    "reason", "shard", "sum", "tenant", "topk", "code", "driver", "message_type", "result", "up",
+    "by",
+    "histogram_quantile",
+    "increase",
+    "instance",
+    "job",
+    "le",
+    "max",
+    "min",
+    "or",
+    "rate",
+    "reason",
+    "shard",
+    "sum",
+    "tenant",
+    "topk",
+    "code",
+    "driver",
+    "message_type",
+    "result",
+    "up",
 ];
 
 /// The metrics of a query: its words outside of quotes, brackets and selectors that are no functions.
@@ -133,7 +151,11 @@ fn alerts_ask_for_metrics_that_there_are() {
     assert_eq!(names.len(), rules.len(), "names are told apart");
     for rule in rules {
         let severity = &*rule.labels["severity"];
-        assert!(["critical", "warning", "info"].contains(&severity), "{}", rule.alert);
+        assert!(
+            ["critical", "warning", "info"].contains(&severity),
+            "{}",
+            rule.alert
+        );
         for text in ["summary", "look"] {
             assert!(!rule.annotations[text].is_empty(), "{}", rule.alert);
         }
@@ -141,7 +163,11 @@ fn alerts_ask_for_metrics_that_there_are() {
         let is_time = lasting.is_some_and(|minutes| minutes.parse::<u32>().is_ok());
         assert!(is_time || rule.lasting.is_empty(), "{}", rule.alert);
     }
-    assert!(groups.iter().all(|group| group.name.starts_with("realtime-")));
+    assert!(
+        groups
+            .iter()
+            .all(|group| group.name.starts_with("realtime-"))
+    );
 }
 
 #[test]
@@ -155,7 +181,10 @@ fn the_scrape_configuration_is_one_for_this_server() {
     // The alert that the server is down goes by this name.
     assert_eq!(scrape.job_name, "realtime");
     assert!(ALERTS.contains("up{job=\"realtime\"}"));
-    assert_eq!((&*scrape.metrics_path, &*scrape.scheme), ("/metrics", "http"));
+    assert_eq!(
+        (&*scrape.metrics_path, &*scrape.scheme),
+        ("/metrics", "http")
+    );
     assert_eq!(scrape.scrape_timeout, "15s");
     assert_eq!(scrape.authorization["type"], "Bearer");
     assert_eq!(scrape.static_configs[0]["targets"], ["localhost:4000"]);
@@ -178,11 +207,19 @@ fn the_dashboard_asks_for_metrics_that_there_are() {
     }
     assert!(check_queries(queries) > 40);
     let variables = dashboard["templating"]["list"].as_array().unwrap();
-    let names: Vec<&str> = variables.iter().map(|it| it["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = variables
+        .iter()
+        .map(|it| it["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["datasource", "instance", "tenant"]);
     for variable in &variables[1..] {
         let query = variable["query"]["query"].as_str().unwrap();
-        let metric = query.strip_prefix("label_values(").unwrap().split(',').next().unwrap();
+        let metric = query
+            .strip_prefix("label_values(")
+            .unwrap()
+            .split(',')
+            .next()
+            .unwrap();
         assert!(known().contains(metric), "{metric}");
     }
 }

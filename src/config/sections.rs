@@ -181,9 +181,7 @@ impl Janitor {
 /// What is measured, and when.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// `MEASURE_TRAFFIC_INTERVAL_IN_MS`: period of the byte counters.
-    pub traffic_period_ms: u64,
-    /// `PROM_POLL_RATE`: period of gauges.
+    /// `PROM_POLL_RATE`: shortest time between two looks at the machine.
     pub gauges_period_ms: u64,
     /// `METRICS_CLEANER_SCHEDULE_TIMER_IN_MS`: period in which series of absent tenants are removed.
     pub cleaner_period_ms: u64,
@@ -218,7 +216,6 @@ impl Metrics {
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, ConfigError> {
         Ok(Self {
-            traffic_period_ms: env.positive("MEASURE_TRAFFIC_INTERVAL_IN_MS", 10_000)?,
             gauges_period_ms: env.positive("PROM_POLL_RATE", 5000)?,
             cleaner_period_ms: env.positive("METRICS_CLEANER_SCHEDULE_TIMER_IN_MS", 1_800_000)?,
             node_timeout_ms: env.positive("METRICS_RPC_TIMEOUT_IN_MS", 15_000)?,

@@ -298,6 +298,8 @@ fn variables_without_effect_are_warned_about_once() {
         [""; 0]
     );
     assert_eq!(warned(&[("DASHBOARD_AUTH", "zta")]), ["DASHBOARD_AUTH"]);
+    let traffic = "MEASURE_TRAFFIC_INTERVAL_IN_MS";
+    assert_eq!(warned(&[(traffic, "1000")]), [traffic]);
     assert_eq!(
         warned(&[("DB_ENC_WRITE_GCM", "true")]),
         ["DB_ENC_WRITE_GCM"]
@@ -356,7 +358,7 @@ fn secrets_do_not_show_in_debug_output() {
     variables.extend([
         ("DB_HOST", "db"),
         ("METRICS_PUSHER_ENABLED", "1"),
-        ("METRICS_PUSHER_URL", "u"),
+        ("METRICS_PUSHER_URL", "http://u"),
     ]);
     let config = read(&variables);
     assert!(config.database.is_some() && config.metrics.pusher.is_some());

@@ -36,6 +36,10 @@ const NO_ADMIN: &str = "/admin knows basic authentication only";
 /// Each variable and the reason.
 pub(super) const UNUSED: &[(&str, &str)] = &[
     ("NUM_ACCEPTORS", PER_CORE),
+    (
+        "MEASURE_TRAFFIC_INTERVAL_IN_MS",
+        "bytes are counted as they pass, and read when somebody asks",
+    ),
     ("HTTP_DYNAMIC_BUFFER_MIN", BUFFERS),
     ("HTTP_DYNAMIC_BUFFER_MAX", BUFFERS),
     (

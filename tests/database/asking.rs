@@ -18,7 +18,7 @@ use realtime::control::store::{ExtensionRecord, TenantRecord};
 use realtime::control::tenants::{Common, Registry};
 use realtime::logging::Line;
 use realtime::mail::{AskError, Checks, Context, TopicHasher, Verdict};
-use realtime::tenant::TenantId;
+use realtime::tenant::{TenantId, Usage};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
@@ -58,6 +58,8 @@ pub struct World {
     pub pool: Pool,
     pub authorizer: Authorizer,
     pub lines: RefCell<Box<dyn FnMut() -> Vec<Line>>>,
+    /// What was counted of the tenant.
+    pub usage: Arc<Usage>,
 }
 
 impl World {
@@ -82,7 +84,9 @@ impl World {
             .await
             .expect("it can be connected to");
         let (environment, lines) = environment();
+        let tenant = environment.tenants.borrow().directory.get(TENANT).cloned();
         Self {
+            usage: Arc::clone(&tenant.expect("it is the only one").usage),
             database,
             pool,
             authorizer: Authorizer::new(environment),

@@ -26,6 +26,7 @@ tests![
     roles_that_may_not_be_taken_on_are_refused,
     a_role_that_the_user_is_no_member_of_is_refused,
     nothing_is_left_behind,
+    times_of_checks_are_measured_by_what_they_ask,
     equal_checks_in_flight_share_one_evaluation,
     slow_evaluations_are_not_joined_late,
     a_check_that_is_given_up_goes_on_for_the_others,
@@ -273,6 +274,25 @@ async fn a_role_that_the_user_is_no_member_of_is_refused(cluster: Arc<Cluster>) 
         check("authenticated").await,
         refused("ERROR 42501: permission denied to set role \"authenticated\"")
     );
+}
+
+async fn times_of_checks_are_measured_by_what_they_ask(cluster: Arc<Cluster>) {
+    let world = World::new(&cluster).await;
+    world.database.sql(OPEN);
+    let somebody = context("room", "authenticated");
+    for checks in [READS, ALL, Checks::WRITES, READS] {
+        let verdict = world.check(&somebody, checks).await;
+        assert!(verdict.is_ok(), "{verdict:?}");
+    }
+    let nobody = context("room", "nobody");
+    assert!(world.check(&nobody, ALL).await.is_err());
+    let latencies = world.usage.latencies();
+    let asked = [
+        &latencies.read_authorization,
+        &latencies.write_authorization,
+    ];
+    assert_eq!(asked.map(|of| of.tally().count()), [3, 2]);
+    assert!(asked.iter().all(|of| of.tally().above == 0));
 }
 
 async fn nothing_is_left_behind(cluster: Arc<Cluster>) {

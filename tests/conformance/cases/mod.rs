@@ -22,6 +22,7 @@ mod hostile;
 mod http;
 mod join;
 mod limits;
+mod metrics;
 mod presence;
 mod routing;
 mod token_events;
@@ -48,6 +49,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         presence::CASES,
         limits::CASES,
         http::CASES,
+        metrics::CASES,
         fragmentation::CASES,
         hostile::CASES,
     ];
@@ -138,8 +140,8 @@ impl Context<'_> {
             .expect("the server answers")
     }
 
-    /// The value of the first series of this metric that is about this tenant.
-    pub fn metric(&self, name: &str) -> Option<String> {
+    /// The page of metrics.
+    pub fn metrics(&self) -> String {
         let header = json!({"alg": "HS256", "typ": "JWT"});
         let token = token::sign_with(&header, &json!({}), token::METRICS_SECRET);
         let headers = [("authorization", &*format!("Bearer {token}"))];
@@ -152,8 +154,13 @@ impl Context<'_> {
             other => panic!("{other:?} instead of metrics"),
         };
         assert_eq!(page.matches("# EOF\n").count(), 2, "{page}");
+        page
+    }
+
+    /// The value of the first series of this metric that is about this tenant.
+    pub fn metric(&self, name: &str) -> Option<String> {
         let (start, end) = (format!("{name}{{"), format!("tenant=\"{}\"}}", self.tenant));
-        page.lines().find_map(|line| {
+        self.metrics().lines().find_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             (series.starts_with(&start) && series.ends_with(&end)).then(|| value.to_owned())
         })

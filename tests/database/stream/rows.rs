@@ -5,6 +5,7 @@ use crate::connect::cluster_with_tls;
 use crate::postgres::Cluster;
 use realtime::control::clock;
 use realtime::control::messages::row::Dropped;
+use realtime::metrics::Relayed;
 use realtime::tenant::Counter;
 use serde_json::json;
 use std::sync::Arc;
@@ -58,7 +59,23 @@ async fn rows_become_broadcasts_with_their_ids(cluster: Arc<Cluster>) {
     );
     assert_eq!(station.measures.delivered.get(), 3);
     assert_eq!(station.measures.read_from_table.get(), 0);
-    assert_eq!(station.tenant.usage.total(Counter::Events), 3);
+    let usage = &station.tenant.usage;
+    assert_eq!(usage.total(Counter::Events), 3);
+    let latencies = usage.latencies();
+    for way in [
+        &latencies.committed_to_broadcast,
+        &latencies.inserted_to_broadcast,
+    ] {
+        let tally = way.tally();
+        assert_eq!(
+            (tally.count(), tally.above),
+            (3, 0),
+            "within 5 s: {tally:?}"
+        );
+    }
+    let payloads = usage.payloads(Relayed::Broadcast).expect("three were sent");
+    // The bodies as they were sent, and what surrounds each (spec: websocket-protocol 9.4).
+    assert_eq!((payloads.count(), payloads.sum), (3, 23 + 2 + 7 + 3 * 6));
 }
 
 async fn rows_that_are_none_are_logged_and_counted(cluster: Arc<Cluster>) {

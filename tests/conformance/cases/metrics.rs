@@ -60,7 +60,7 @@ pub const CASES: &[Case] = &[
             two.text("no JSON");
             let of_code = "code=\"MalformedWebSocketMessage\"";
             wait_for(context, &[("realtime_channel_error", of_code, 1.0)]);
-            two.close();
+            two.abort();
             wait_for(
                 context,
                 &[

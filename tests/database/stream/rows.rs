@@ -75,7 +75,7 @@ async fn rows_become_broadcasts_with_their_ids(cluster: Arc<Cluster>) {
     }
     let payloads = usage.payloads(Relayed::Broadcast).expect("three were sent");
     // The bodies as they were sent, and what surrounds each (spec: websocket-protocol 9.4).
-    assert_eq!((payloads.count(), payloads.sum), (3, 23 + 2 + 7 + 3 * 6));
+    assert_eq!((payloads.count(), payloads.sum), (3, 22 + 2 + 6 + 3 * 6));
 }
 
 async fn rows_that_are_none_are_logged_and_counted(cluster: Arc<Cluster>) {

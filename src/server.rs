@@ -9,6 +9,7 @@ use crate::config::{Config, Driver, IpVersion, Warning};
 use crate::connection::OpenSockets;
 use crate::control::banner::{self, Facts};
 use crate::control::boot::{self, BootTenants};
+use crate::control::store::TenantStore;
 use crate::control::{self, Boot, clock};
 use crate::error::Level;
 use crate::fanout::Fanout;
@@ -118,6 +119,7 @@ fn start_shards(
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
         no_channel_timeout: Duration::from_millis(config.no_channel_timeout_ms),
         any_host_single_tenant: config.any_host_single_tenant,
+        seeks_tenants: tenants.store.is_shared(),
         head: HeadLimits {
             header_value_bytes_max: config.header_value_bytes_max as usize,
             ..HeadLimits::default()

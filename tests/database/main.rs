@@ -52,6 +52,7 @@ mod send;
 mod session;
 mod source;
 mod stream;
+mod tenants;
 mod turns;
 mod values;
 mod visibility;
@@ -100,6 +101,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
+    ("tenants", tenants::TESTS),
     ("values", values::asked::TESTS),
     ("values", values::documents::TESTS),
     ("values", values::made::TESTS),

@@ -3,7 +3,7 @@
 //! The file holds tenant secrets as they are. It is made with mode 0600 in a directory of mode 0700, so that only the server's
 //! user reads it; a backup of it is as secret as the keys themselves.
 
-use super::{Answer, StoreError, TenantRecord, TenantStore};
+use super::{Answer, StoreError, StoreNews, TenantRecord, TenantStore};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use std::fs::{DirBuilder, OpenOptions};
@@ -218,13 +218,28 @@ impl TenantStore for EmbeddedStore {
         self.elsewhere(Self::list_blocking)
     }
 
-    fn put(&self, record: TenantRecord) -> Answer<'_, ()> {
-        self.elsewhere(move |store| store.put_blocking(&[record]))
+    fn put(&self, record: TenantRecord) -> Answer<'_, TenantRecord> {
+        self.elsewhere(move |store| {
+            store.put_blocking(std::slice::from_ref(&record))?;
+            Ok(record)
+        })
     }
 
     fn delete<'a>(&'a self, external_id: &'a str) -> Answer<'a, bool> {
         let external_id = external_id.to_owned();
         self.elsewhere(move |store| store.delete_blocking(&external_id))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn news(&self) -> Answer<'_, StoreNews> {
+        Box::pin(std::future::pending())
+    }
+
+    fn announce(&self, _: StoreNews) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

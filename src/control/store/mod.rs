@@ -10,7 +10,7 @@ mod attributes;
 mod embedded;
 mod record;
 
-pub use attributes::{FieldErrors, apply, database_extension};
+pub use attributes::{FieldErrors, apply, database_extension, is_storable};
 pub use embedded::EmbeddedStore;
 #[cfg(test)]
 pub use record::TEST_DEFAULTS;
@@ -32,11 +32,31 @@ pub trait TenantStore: Send + Sync {
     /// All tenants, ordered by external id.
     fn list(&self) -> Answer<'_, Vec<TenantRecord>>;
 
-    /// Stores a tenant under its external id, in place of the one that was there.
-    fn put(&self, record: TenantRecord) -> Answer<'_, ()>;
+    /// Stores a tenant under its external id, in place of the one that was there. Gives it back as it is stored.
+    fn put(&self, record: TenantRecord) -> Answer<'_, TenantRecord>;
 
     /// Forgets a tenant. False when there was none.
     fn delete<'a>(&'a self, external_id: &'a str) -> Answer<'a, bool>;
+
+    /// Whether other processes may write to it: a tenant that is not known may be there all the same.
+    fn is_shared(&self) -> bool;
+
+    /// What other processes and people did to it. A store of this process alone has no news.
+    fn news(&self) -> Answer<'_, StoreNews>;
+
+    /// Tells other processes. What cannot be told is only logged: they look by themselves from time to time.
+    fn announce(&self, news: StoreNews) -> Answer<'_, ()>;
+}
+
+/// What happened to a tenant elsewhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StoreNews {
+    /// It is to be read again, and may be gone.
+    Changed(String),
+    /// Its sockets and its database's sessions are to end.
+    Reload(String),
+    /// Its database's session is to end.
+    Shutdown(String),
 }
 
 /// Why a store could not do it. The text is a sentence for the operator.
@@ -82,6 +102,8 @@ pub enum StoreError {
         /// What is wrong with it.
         error: serde_json::Error,
     },
+    /// A tenant of this name was made by somebody else in between.
+    Taken,
     /// The task that worked on the store has panicked or was cancelled.
     Interrupted,
 }
@@ -119,6 +141,7 @@ impl fmt::Display for StoreError {
                     "the stored record of tenant {external_id} cannot be read: {error}"
                 )
             }
+            Self::Taken => write!(f, "there is a tenant of this name already"),
             Self::Interrupted => write!(f, "the work on the tenant store was interrupted"),
         }
     }

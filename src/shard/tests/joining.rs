@@ -469,23 +469,6 @@ fn a_token_that_says_nothing_new_changes_nothing() {
     assert_eq!(world.reads(client), shut_down("1", "realtime:a", text));
 }
 
-#[test]
-fn a_tenant_that_is_gone_refuses_joins_and_the_socket_goes_away() {
-    let mut world = World::of(2);
-    let client = world.connect(1, 2);
-    world.run();
-    let id = world.tenants[0].id;
-    world.tell(|| Mail::TenantGone(id));
-    world.join(client, "1", "realtime:a", &json!({}));
-    world.advance(Duration::from_secs(5));
-    let reason = "TenantNotFound: Tenant with the given ID does not exist";
-    let expected = [
-        join_error("1", "realtime:a", reason),
-        json!({"close": 1001}),
-    ];
-    assert_eq!(world.read(client), expected);
-}
-
 /// `ANY_HOST_SINGLE_TENANT` is for hosts that name nobody: a name that is not a tenant's is refused, also where there is one tenant.
 #[test]
 fn an_unknown_name_is_not_found_although_there_is_one_tenant() {

@@ -131,7 +131,8 @@ impl Registrar {
                 let clerk = Rc::clone(&clerk);
                 spawn_local(async move {
                     if let Err(panic) = caught(work(Rc::clone(&clerk))).await {
-                        let text = format!("a change of a tenant was lost: {}", panic_text(&*panic));
+                        let text =
+                            format!("a change of a tenant was lost: {}", panic_text(&*panic));
                         clerk.say(Level::Error, &text);
                     }
                     drop(_room);
@@ -267,7 +268,10 @@ impl Registrar {
     }
 
     /// Hands in work, and waits for what comes of it.
-    async fn run<T, F>(&self, work: impl FnOnce(Rc<Clerk>) -> F + Send + 'static) -> Result<T, Failure>
+    async fn run<T, F>(
+        &self,
+        work: impl FnOnce(Rc<Clerk>) -> F + Send + 'static,
+    ) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + 'static,

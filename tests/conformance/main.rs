@@ -271,7 +271,10 @@ fn trial_of_tenants(setup: Setup, cluster: &SharedCluster) -> Trial {
         // The recorded ones had been connected before.
         let tenant = |name: &str, database: &Database| {
             let extensions = database.extensions(&json!({}));
-            server::tenant(name, &json!({"extensions": extensions, "migrations_ran": 81}))
+            server::tenant(
+                name,
+                &json!({"extensions": extensions, "migrations_ran": 81}),
+            )
         };
         let tenants = [
             tenant("realtime-dev", &databases[0]),

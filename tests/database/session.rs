@@ -500,7 +500,10 @@ async fn a_tenant_that_goes_while_its_session_starts_has_none(cluster: Arc<Clust
     tokio::task::yield_now().await;
     world.remove("t");
     opening.await.expect("no panic").ok();
-    until("no connection", async || backends(&database, "realtime_connect") == "0").await;
+    until("no connection", async || {
+        backends(&database, "realtime_connect") == "0"
+    })
+    .await;
     world.sessions.forget(tenant.id);
     assert!(!format!("{:?}", world.sessions).contains("seats: 1"));
 }
@@ -520,7 +523,10 @@ async fn a_database_is_migrated_without_a_session(cluster: Arc<Cluster>) {
     let away = json!({"db_port": "1"});
     world.tenant("t", &other, &away);
     assert!(!world.sessions.is_prepared(tenant));
-    assert_eq!(world.sessions.migrate(tenant).await, Err(AskError::Unreachable));
+    assert_eq!(
+        world.sessions.migrate(tenant).await,
+        Err(AskError::Unreachable)
+    );
     assert!(!world.sessions.is_prepared(tenant));
 }
 

@@ -88,7 +88,10 @@ impl Office {
 fn system(peer: &mut Peer) -> String {
     let message = peer.wait_for(RECOVERY, |message| message.event == "system");
     let message = message.expect("a system message comes");
-    message.payload["message"].as_str().unwrap_or_default().to_owned()
+    message.payload["message"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn with_table(cluster: &Arc<Cluster>) -> Database {
@@ -124,13 +127,22 @@ async fn a_tenant_lives_from_its_creation_to_its_deletion(cluster: Arc<Cluster>)
     let (status, body) = office.make(database.extensions(&json!({})));
     assert_eq!(status, 201, "{body} {}", office.0.log_end());
     // The database is ready when the answer is there, and nobody is connected.
-    assert_eq!(database.sql("select to_regclass('realtime.messages') is not null"), "t");
+    assert_eq!(
+        database.sql("select to_regclass('realtime.messages') is not null"),
+        "t"
+    );
     assert_eq!(backends(&database, "realtime_connect%"), "0");
     let health = office.health();
-    assert_eq!((&health["healthy"], &health["db_connected"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (&health["healthy"], &health["db_connected"]),
+        (&json!(true), &json!(false))
+    );
     let mut peer = office.follower();
     let health = office.health();
-    assert_eq!((&health["healthy"], &health["db_connected"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&health["healthy"], &health["db_connected"]),
+        (&json!(true), &json!(true))
+    );
     assert_eq!(health["connected_cluster"], 1);
     // A shutdown ends the session alone: the client hears nothing of it, and goes on hearing of rows.
     assert_eq!(office.status("POST", "/shutdown"), 204);
@@ -138,7 +150,10 @@ async fn a_tenant_lives_from_its_creation_to_its_deletion(cluster: Arc<Cluster>)
         backends(&database, "realtime_connect") == "0"
     });
     let health = office.health();
-    assert_eq!((&health["healthy"], &health["db_connected"]), (&json!(false), &json!(false)));
+    assert_eq!(
+        (&health["healthy"], &health["db_connected"]),
+        (&json!(false), &json!(false))
+    );
     database.sql("insert into public.rows values (1)");
     let change = peer.wait_for(RECOVERY, |_| true).expect("the row comes");
     assert_eq!(change.event, "postgres_changes");
@@ -153,7 +168,10 @@ async fn a_tenant_lives_from_its_creation_to_its_deletion(cluster: Arc<Cluster>)
     let mut peer = office.follower();
     database.sql("insert into public.rows values (3)");
     let change = peer.wait_for(RECOVERY, |message| message.event == "postgres_changes");
-    assert_eq!(change.expect("the row comes").payload["data"]["record"]["id"], 3);
+    assert_eq!(
+        change.expect("the row comes").payload["data"]["record"]["id"],
+        3
+    );
     assert_eq!(office.status("DELETE", ""), 204);
     assert_eq!(system(&mut peer), "Server requested disconnect");
     nothing_is_left(&database);
@@ -186,9 +204,15 @@ async fn a_tenant_whose_database_is_away_can_be_made_and_deleted(cluster: Arc<Cl
     // It is there, and can be told where its database really is: then the next look makes it ready.
     let (status, _) = office.put(&json!({"extensions": database.extensions(&json!({}))}));
     assert_eq!(status, 200);
-    eventually("it is healthy", RECOVERY, || office.health()["healthy"] == true);
-    assert_eq!(database.sql("select to_regclass('realtime.messages') is not null"), "t");
-    let (status, _) = office.put(&json!({"extensions": database.extensions(&json!({"db_port": "1"}))}));
+    eventually("it is healthy", RECOVERY, || {
+        office.health()["healthy"] == true
+    });
+    assert_eq!(
+        database.sql("select to_regclass('realtime.messages') is not null"),
+        "t"
+    );
+    let (status, _) =
+        office.put(&json!({"extensions": database.extensions(&json!({"db_port": "1"}))}));
     assert_eq!(status, 200);
     assert_eq!(office.status("DELETE", ""), 204);
     assert_eq!(office.status("GET", ""), 404);
@@ -205,7 +229,10 @@ async fn a_deleted_tenant_that_is_made_again_is_another_one(cluster: Arc<Cluster
         let mut peer = office.follower();
         database.sql(&format!("insert into public.rows values ({round})"));
         let change = peer.wait_for(RECOVERY, |message| message.event == "postgres_changes");
-        assert_eq!(change.expect("the row comes").payload["data"]["record"]["id"], round);
+        assert_eq!(
+            change.expect("the row comes").payload["data"]["record"]["id"],
+            round
+        );
         assert_eq!(office.health()["connected_cluster"], 1);
         assert_eq!(office.status("DELETE", ""), 204);
         assert_eq!(system(&mut peer), "Server requested disconnect");

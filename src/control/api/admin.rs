@@ -43,10 +43,7 @@ impl Door {
             DashboardAuth::Basic {
                 user: Some(user),
                 password: Some(password),
-            } => Some(Key(STANDARD.encode(format!(
-                "{user}:{}",
-                password.expose()
-            )))),
+            } => Some(Key(STANDARD.encode(format!("{user}:{}", password.expose())))),
             DashboardAuth::Basic { .. } | DashboardAuth::Closed => None,
         })
     }

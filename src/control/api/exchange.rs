@@ -108,7 +108,10 @@ impl Exchange {
             api.settings.any_host_single_tenant && crate::http::is_bare_host(&asked);
         let mut live = api.live();
         if api.registrar.is_shared()
-            && live.directory.find_host(&label, may_mean_the_only).is_none()
+            && live
+                .directory
+                .find_host(&label, may_mean_the_only)
+                .is_none()
         {
             api.registrar.seek(label.clone()).await;
             live = api.live();

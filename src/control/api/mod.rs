@@ -45,12 +45,12 @@ use super::rates::Notice;
 use super::registrar::Registrar;
 use super::tenants::Live;
 use crate::mail::TopicHasher;
+use admin::Door;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::routing::{MethodFilter, on};
-use admin::Door;
 use body::Budget;
 use exchange::{Exchange, text_of};
 use gate::Gate;
@@ -229,9 +229,21 @@ fn routes() -> Routes {
         .on(Method::PUT, TENANT, tenants::put)
         .on(Method::PATCH, TENANT, tenants::put)
         .on(Method::DELETE, TENANT, tenants::delete)
-        .on(Method::POST, "/api/tenants/{tenant_id}/reload", tenants::reload)
-        .on(Method::POST, "/api/tenants/{tenant_id}/shutdown", tenants::shutdown)
-        .on(Method::GET, "/api/tenants/{tenant_id}/health", tenants::health)
+        .on(
+            Method::POST,
+            "/api/tenants/{tenant_id}/reload",
+            tenants::reload,
+        )
+        .on(
+            Method::POST,
+            "/api/tenants/{tenant_id}/shutdown",
+            tenants::shutdown,
+        )
+        .on(
+            Method::GET,
+            "/api/tenants/{tenant_id}/health",
+            tenants::health,
+        )
 }
 
 /// Asked by balancers: no tenant, no database (spec: http-api 2).

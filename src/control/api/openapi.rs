@@ -120,6 +120,9 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part}");
         }
-        assert!(!page.contains("<script") && !page.contains("src="), "{page}");
+        assert!(
+            !page.contains("<script") && !page.contains("src="),
+            "{page}"
+        );
     }
 }

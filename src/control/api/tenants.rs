@@ -4,10 +4,10 @@
 //! holds: without a token of an operator there is nothing but 403, also for tenants that do not exist, and no body of a client leads to a
 //! 500 (`no_body_is_a_500`). Deliberately absent: what a change means; the registrar knows that.
 
+use super::Api;
 use super::body::Parameters;
 use super::exchange::Exchange;
 use super::respond::{self, Refused};
-use super::Api;
 use crate::control::clock;
 use crate::control::registrar::{Failure, Stored};
 use crate::control::store::TenantRecord;
@@ -229,7 +229,9 @@ fn shown(record: &TenantRecord) -> Value {
 
 /// Seconds of UTC, without a zone: `2023-01-01T00:00:00`.
 fn timestamp(unix_seconds: i64) -> String {
-    let unix_ms = u64::try_from(unix_seconds).unwrap_or(0).saturating_mul(1000);
+    let unix_ms = u64::try_from(unix_seconds)
+        .unwrap_or(0)
+        .saturating_mul(1000);
     let UtcTime {
         year,
         month,

@@ -18,6 +18,7 @@ use crate::mail::{
 };
 use crate::phoenix::Encoding;
 use crate::tenant::{Counter, TenantId};
+use axum::routing::get;
 use http_body_util::BodyExt;
 use hyper::Request;
 use tower::{ServiceExt, service_fn};

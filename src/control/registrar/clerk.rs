@@ -333,7 +333,12 @@ impl Clerk {
         let _ = tokio::time::timeout(limits::TENANT_TEARDOWN_TIMEOUT, torn_down).await;
     }
 
-    async fn drop_slots(&self, tenant: &Arc<Tenant>, settings: Settings, changes: &ChangesSettings) {
+    async fn drop_slots(
+        &self,
+        tenant: &Arc<Tenant>,
+        settings: Settings,
+        changes: &ChangesSettings,
+    ) {
         let swept = source::sweep(&self.environment, tenant, Rc::new(settings), changes).await;
         if let Swept::Failed = swept {
             let text = "its database could not be asked for what is left of it";
@@ -404,7 +409,8 @@ impl Clerk {
                     pause = limits::TASK_RESTART_PAUSE;
                     let taken = caught(self.take(news)).await;
                     if let Err(panic) = taken {
-                        let text = format!("a change of a tenant was lost: {}", panic_text(&*panic));
+                        let text =
+                            format!("a change of a tenant was lost: {}", panic_text(&*panic));
                         self.say(Level::Error, &text);
                     }
                 }

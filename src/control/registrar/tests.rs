@@ -139,7 +139,11 @@ impl Registrar {
 
 impl Office {
     /// With these tenants. To be called within the `LocalSet`.
-    pub(crate) fn open(records: &[TenantRecord], is_shared: bool, variables: &[(&str, &str)]) -> Self {
+    pub(crate) fn open(
+        records: &[TenantRecord],
+        is_shared: bool,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut registry = Registry::new(Common {
             threads: 2,
             validators: Arc::new(ClaimValidators::default()),
@@ -167,7 +171,9 @@ impl Office {
         });
         let (news, heard) = mpsc::unbounded_channel();
         let (announce, announced) = mpsc::unbounded_channel();
-        let by_name = records.iter().map(|it| (it.external_id.clone(), it.clone()));
+        let by_name = records
+            .iter()
+            .map(|it| (it.external_id.clone(), it.clone()));
         let store = Arc::new(SharedStore {
             records: tokio::sync::Mutex::new(by_name.collect()),
             news: tokio::sync::Mutex::new(heard),
@@ -257,10 +263,16 @@ fn changes_at_once_keep_the_last_one_whole() {
         for put in puts.collect::<Vec<_>>() {
             let record = put.await.unwrap().record;
             let n = record.max_events_per_second;
-            assert_eq!((record.name, record.max_joins_per_second), (format!("n{n}"), n));
+            assert_eq!(
+                (record.name, record.max_joins_per_second),
+                (format!("n{n}"), n)
+            );
         }
         let stored = office.store.stored("a").await.unwrap();
-        assert_eq!((stored.name.as_str(), stored.max_joins_per_second), ("n99", 99));
+        assert_eq!(
+            (stored.name.as_str(), stored.max_joins_per_second),
+            ("n99", 99)
+        );
         let live = Arc::clone(&office.environment.tenants.borrow());
         let tenant = live.directory.find("a").unwrap();
         assert_eq!(tenant.limits.events_per_second_max, 99);
@@ -288,13 +300,19 @@ fn tenants_do_not_wait_for_each_other() {
 fn only_what_a_change_makes_invalid_is_ended() {
     run(async {
         let mut office = Office::open(&[record("a")], true, &[]);
-        office.put("a", json!({"max_joins_per_second": 5})).await.unwrap();
+        office
+            .put("a", json!({"max_joins_per_second": 5}))
+            .await
+            .unwrap();
         assert_eq!(office.all_told().await, ["tenant a"]);
         assert_eq!(office.announced(), Some(changed("a")));
         let id = office.id("a").unwrap();
         assert_eq!(office.notices.try_recv(), Ok(Notice::LimitsChanged(id)));
         // The secret that it has already.
-        office.put("a", json!({"jwt_secret": "secret"})).await.unwrap();
+        office
+            .put("a", json!({"jwt_secret": "secret"}))
+            .await
+            .unwrap();
         assert_eq!(office.all_told().await, ["tenant a"]);
         for change in [
             json!({"jwt_secret": "other"}),
@@ -306,7 +324,10 @@ fn only_what_a_change_makes_invalid_is_ended() {
         }
         assert!(office.notices.try_recv().is_err(), "no limit has changed");
         // What is wrong changes nothing.
-        let failure = office.put("a", json!({"suspend": "maybe"})).await.unwrap_err();
+        let failure = office
+            .put("a", json!({"suspend": "maybe"}))
+            .await
+            .unwrap_err();
         assert!(matches!(failure, Failure::Invalid(_)), "{failure:?}");
         let rename = json!({"external_id": "b"});
         let failure = office.put("a", rename).await.unwrap_err();
@@ -322,7 +343,10 @@ fn a_tenant_that_is_deleted_leaves_nothing() {
         let id = office.id("a").unwrap();
         office.registrar.delete("a".to_owned()).await.unwrap();
         assert_eq!(office.all_told().await, ["gone"]);
-        assert_eq!((office.id("a"), office.store.stored("a").await), (None, None));
+        assert_eq!(
+            (office.id("a"), office.store.stored("a").await),
+            (None, None)
+        );
         assert_eq!(office.notices.try_recv(), Ok(Notice::Gone(id)));
         assert_eq!(office.announced(), Some(changed("a")));
         let live = Arc::clone(&office.environment.tenants.borrow());
@@ -332,7 +356,10 @@ fn a_tenant_that_is_deleted_leaves_nothing() {
         for name in ["a", "\0"] {
             office.registrar.delete(name.to_owned()).await.unwrap();
         }
-        assert_eq!((office.announced(), office.parcels.is_empty()), (None, true));
+        assert_eq!(
+            (office.announced(), office.parcels.is_empty()),
+            (None, true)
+        );
         assert!(office.id("b").is_some());
     });
 }
@@ -345,19 +372,32 @@ fn what_others_do_has_the_same_effects_here() {
         other.private_only = true;
         office.store.insert(other).await;
         office.news.send(changed("a")).unwrap();
-        assert_eq!((office.told().await, office.told().await), ("tenant a".into(), "disconnect".into()));
+        assert_eq!(
+            (office.told().await, office.told().await),
+            ("tenant a".into(), "disconnect".into())
+        );
         // It is known already.
         office.news.send(changed("a")).unwrap();
         office.news.send(StoreNews::Reload("a".to_owned())).unwrap();
-        assert_eq!((office.told().await, office.told().await), ("tenant a".into(), "disconnect".into()));
-        office.news.send(StoreNews::Shutdown("a".to_owned())).unwrap();
+        assert_eq!(
+            (office.told().await, office.told().await),
+            ("tenant a".into(), "disconnect".into())
+        );
+        office
+            .news
+            .send(StoreNews::Shutdown("a".to_owned()))
+            .unwrap();
         office.store.insert(record("b")).await;
         office.news.send(changed("b")).unwrap();
         assert_eq!(office.told().await, "tenant b");
         office.store.records.lock().await.remove("a");
         office.news.send(changed("a")).unwrap();
         assert_eq!(office.told().await, "gone");
-        assert_eq!(office.announced(), None, "what others did is not said again");
+        assert_eq!(
+            office.announced(),
+            None,
+            "what others did is not said again"
+        );
         // A store that does not answer takes nothing away.
         office.store.fails.store(true, Ordering::Relaxed);
         office.news.send(changed("b")).unwrap();
@@ -404,7 +444,10 @@ fn a_shard_hears_of_the_tenant_before_the_answer() {
             connection: ConnectionId::new(1, 1),
         };
         assert!(office.registrar.seek_for(2, seek("b")).is_none());
-        assert_eq!((office.told().await, office.told().await), ("tenant b".into(), "sought 2".into()));
+        assert_eq!(
+            (office.told().await, office.told().await),
+            ("tenant b".into(), "sought 2".into())
+        );
         assert!(office.registrar.seek_for(1, seek("missing")).is_none());
         assert_eq!(office.told().await, "sought 1");
         // A store that hangs, and one that fails, is no answer.
@@ -437,7 +480,10 @@ fn seeks_beyond_the_bounds_are_answered_at_once() {
         tokio::time::sleep(limits::SEEK_TIMEOUT).await;
         office.store.hangs.store(false, Ordering::Relaxed);
         office.registrar.seek("one more".to_owned()).await;
-        assert_eq!(office.store.gets.load(Ordering::Relaxed), limits::SEEKS_MAX + 1);
+        assert_eq!(
+            office.store.gets.load(Ordering::Relaxed),
+            limits::SEEKS_MAX + 1
+        );
         // Without others there is nobody to find.
         let alone = Office::open(&[], false, &[]);
         alone.registrar.seek("b".to_owned()).await;
@@ -475,7 +521,10 @@ fn a_store_that_fails_leaves_the_tenants_as_they_are() {
         let Failure::Invalid(errors) = failure else {
             panic!("{failure:?}");
         };
-        assert_eq!(Value::Object(errors), json!({"external_id": ["has already been taken"]}));
+        assert_eq!(
+            Value::Object(errors),
+            json!({"external_id": ["has already been taken"]})
+        );
         assert!((office.lines)().is_empty());
         office.store.fails.store(true, Ordering::Relaxed);
         let failure = office.put("a", json!({"suspend": true})).await.unwrap_err();
@@ -484,7 +533,10 @@ fn a_store_that_fails_leaves_the_tenants_as_they_are() {
         assert!(matches!(failure, Failure::Store), "{failure:?}");
         assert!(office.registrar.list().await.is_err());
         assert!(office.id("a").is_some() && office.all_told().await.is_empty());
-        let lines: Vec<_> = (office.lines)().iter().map(|line| line.message.to_string()).collect();
+        let lines: Vec<_> = (office.lines)()
+            .iter()
+            .map(|line| line.message.to_string())
+            .collect();
         assert_eq!(lines.len(), 3, "{lines:?}");
         // Those that run are asked without the store.
         let health = office.registrar.health("a".to_owned()).await.unwrap();
@@ -504,32 +556,57 @@ fn a_new_tenant_is_stored_although_its_database_is_not_ready() {
         let failure = office.put("a", new(json!([extension("postgres")]))).await;
         assert!(matches!(failure, Err(Failure::NotReady)), "{failure:?}");
         let stored = office.store.stored("a").await.unwrap();
-        assert_eq!((stored.name.as_str(), stored.external_id.as_str()), ("a", "a"));
+        assert_eq!(
+            (stored.name.as_str(), stored.external_id.as_str()),
+            ("a", "a")
+        );
         assert_eq!(office.all_told().await, ["tenant a"]);
         let failure = office.put("b", new(json!([extension("unknown")]))).await;
         assert!(matches!(failure, Err(Failure::NotReady)), "{failure:?}");
         let lines = (office.lines)();
-        let codes: Vec<_> = lines.iter().filter_map(|line| Some(line.code?.as_str())).collect();
-        assert_eq!(codes, ["UnableToConnectToTenantDatabase", "MigrationsFailedToRun"]);
+        let codes: Vec<_> = lines
+            .iter()
+            .filter_map(|line| Some(line.code?.as_str()))
+            .collect();
+        assert_eq!(
+            codes,
+            ["UnableToConnectToTenantDatabase", "MigrationsFailedToRun"]
+        );
         assert!(!lines.iter().any(|line| line.message.contains("\"p\"")));
         // It is not well, and is looked at again in the background.
         for _ in 0..2 {
-            let health = office.registrar.health("a".to_owned()).await.unwrap().unwrap();
+            let health = office
+                .registrar
+                .health("a".to_owned())
+                .await
+                .unwrap()
+                .unwrap();
             assert!(!health.is_healthy && !health.is_connected, "{health:?}");
         }
         // Entries that lack a type or settings are passed over; without any there is no tenant.
-        for extensions in [json!([]), json!([{"type": "postgres"}]), json!([{"settings": {}}])] {
+        for extensions in [
+            json!([]),
+            json!([{"type": "postgres"}]),
+            json!([{"settings": {}}]),
+        ] {
             let failure = office.put("c", new(extensions)).await.unwrap_err();
             let Failure::Invalid(errors) = failure else {
                 panic!("{failure:?}");
             };
-            assert_eq!(Value::Object(errors), json!({"extensions": ["can't be blank"]}));
+            assert_eq!(
+                Value::Object(errors),
+                json!({"extensions": ["can't be blank"]})
+            );
         }
         assert_eq!(office.store.stored("c").await, None);
         let both = json!([extension("first"), {"type": "x"}, extension("postgres")]);
         assert!(office.put("d", new(both)).await.is_err());
         let stored = office.store.stored("d").await.unwrap();
-        let kinds: Vec<_> = stored.extensions.iter().map(|it| it.kind.as_str()).collect();
+        let kinds: Vec<_> = stored
+            .extensions
+            .iter()
+            .map(|it| it.kind.as_str())
+            .collect();
         assert_eq!(kinds, ["postgres_cdc_rls", "first"]);
     });
 }
@@ -550,11 +627,16 @@ fn post_wants_the_description_of_a_new_tenant() {
         assert_eq!(errors(post(json!({})).await), blank);
         assert_eq!(errors(post(json!({"external_id": " "})).await), blank);
         let wrong = errors(post(json!({"external_id": 5, "suspend": "x"})).await);
-        assert_eq!(wrong, json!({"external_id": ["is invalid"], "suspend": ["is invalid"]}));
+        assert_eq!(
+            wrong,
+            json!({"external_id": ["is invalid"], "suspend": ["is invalid"]})
+        );
         let keyless = json!({"jwt_secret": ["either jwt_secret or jwt_jwks must be provided"]});
         assert_eq!(errors(post(json!({"external_id": "b"})).await), keyless);
         // A tenant that is there keeps its key, and its name may change.
-        let stored = post(json!({"external_id": "a", "name": "c"})).await.unwrap();
+        let stored = post(json!({"external_id": "a", "name": "c"}))
+            .await
+            .unwrap();
         assert!(!stored.is_new && stored.record.name == "c");
         let partial = json!({"external_id": "a", "extensions": [{"settings": {}}]});
         let expected = json!({"extensions": [{"type": ["can't be blank"]}]});
@@ -571,8 +653,22 @@ fn a_panic_costs_one_errand() {
             .run(|_| async { if true { panic!("a defect") } else { Ok(()) } })
             .await;
         assert!(matches!(lost, Err(Failure::Lost)), "{lost:?}");
-        assert!((office.lines)().iter().any(|line| line.message.contains("a defect")));
-        assert!(office.registrar.get("a".to_owned()).await.unwrap().is_some());
-        assert_eq!(office.registrar.room.available_permits(), limits::REGISTRAR_ERRANDS_MAX);
+        assert!(
+            (office.lines)()
+                .iter()
+                .any(|line| line.message.contains("a defect"))
+        );
+        assert!(
+            office
+                .registrar
+                .get("a".to_owned())
+                .await
+                .unwrap()
+                .is_some()
+        );
+        assert_eq!(
+            office.registrar.room.available_permits(),
+            limits::REGISTRAR_ERRANDS_MAX
+        );
     });
 }

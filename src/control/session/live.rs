@@ -71,8 +71,15 @@ pub(super) async fn live(
     // First the shards: whoever waits for the session may ask for the state of its stream next.
     sessions.tell(seat, connected).await;
     seat.has_run.set(true);
-    seat.prepared
-        .replace(sessions.0.environment.tenants.borrow().database(tenant.id).cloned());
+    seat.prepared.replace(
+        sessions
+            .0
+            .environment
+            .tenants
+            .borrow()
+            .database(tenant.id)
+            .cloned(),
+    );
     seat.phase.send_replace(Phase::Up(pool.clone()));
     let watched = Watched {
         tenant: &tenant,

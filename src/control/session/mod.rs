@@ -185,7 +185,9 @@ impl Sessions {
     #[must_use]
     pub fn state(&self, tenant: TenantId) -> DatabaseState {
         let seats = self.0.seats.borrow();
-        seats.get(&tenant).map_or_else(DatabaseState::default, |seat| seat.told.get())
+        seats
+            .get(&tenant)
+            .map_or_else(DatabaseState::default, |seat| seat.told.get())
     }
 
     /// Ends a tenant's session, if there is one. Whoever needs it next starts another.

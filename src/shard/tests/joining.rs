@@ -4,7 +4,6 @@ use super::world::{Client, Faults, Setup, World, token};
 use super::{
     closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, ok, shut_down, unmatched,
 };
-use crate::mail::Mail;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -6,6 +6,7 @@ use crate::connection::ConnectionId;
 use crate::limits;
 use crate::mail::Mail;
 use serde_json::{Value, json};
+use shards::Options;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,7 +82,15 @@ fn an_answer_that_does_not_come_is_a_refusal() {
 
 #[test]
 fn more_than_the_bound_are_refused_unasked() {
-    let mut world = world();
+    let options = Options {
+        connections_max: 2 * limits::SEEKING_SOCKETS_MAX,
+        ..Setup::new(1).options
+    };
+    let mut world = World::new(Setup {
+        options,
+        seeks_tenants: true,
+        ..Setup::new(1)
+    });
     for _ in 0..limits::SEEKING_SOCKETS_MAX {
         world.connect_with(0, 2, 1, &token(1000));
     }

@@ -86,7 +86,8 @@ impl Context<'_> {
     }
 }
 
-const DISCONNECT: &str = r#"{"extension":"system","message":"Server requested disconnect","status":"ok"}"#;
+const DISCONNECT: &str =
+    r#"{"extension":"system","message":"Server requested disconnect","status":"ok"}"#;
 
 fn changed_keys_disconnect_and_count_at_once(context: &Context<'_>) {
     let payload = serde_json::from_str(DISCONNECT).expect("it is JSON");
@@ -116,7 +117,8 @@ fn changed_keys_disconnect_and_count_at_once(context: &Context<'_>) {
 
 fn changed_limits_disconnect_nobody_and_count(context: &Context<'_>) {
     let mut client = context.joined(V2, "realtime:a", &json!({}));
-    let changed = context.change(&json!({"max_channels_per_client": "1", "max_concurrent_users": 1}));
+    let changed =
+        context.change(&json!({"max_channels_per_client": "1", "max_concurrent_users": 1}));
     assert_eq!(changed["max_channels_per_client"], 1);
     client.expect_alive();
     let reason = "ChannelRateLimitReached: Too many channels";
@@ -131,7 +133,10 @@ fn what_is_suspended_or_private_is_refused_from_then_on(context: &Context<'_>) {
     let payload = serde_json::from_str(DISCONNECT).expect("it is JSON");
     for (change, back) in [
         (json!({"suspend": true}), json!({"suspend": false})),
-        (json!({"private_only": true}), json!({"private_only": false})),
+        (
+            json!({"private_only": true}),
+            json!({"private_only": false}),
+        ),
     ] {
         let mut client = context.joined(V2, "realtime:a", &json!({}));
         context.change(&change);
@@ -167,7 +172,10 @@ fn a_reload_disconnects_and_a_shutdown_does_not(context: &Context<'_>) {
 fn a_deleted_tenant_is_not_found(context: &Context<'_>) {
     let payload = serde_json::from_str(DISCONNECT).expect("it is JSON");
     let mut client = context.joined(V2, "realtime:a", &json!({}));
-    assert_eq!(context.operate("DELETE", &context.path(), &json!({})), (204, String::new()));
+    assert_eq!(
+        context.operate("DELETE", &context.path(), &json!({})),
+        (204, String::new())
+    );
     client.expect_fanout("realtime:a", "system", &payload);
     client.expect_close(1012);
     assert_eq!(context.upgrade_status(), 404);
@@ -176,8 +184,14 @@ fn a_deleted_tenant_is_not_found(context: &Context<'_>) {
         assert_eq!(context.operate("GET", &path, &json!({})), not_found);
     }
     let (status, body) = context.operate("GET", "/api/ping", &json!({}));
-    assert_eq!((status, body.contains("Tenant not found in database")), (401, true));
-    assert_eq!(context.operate("DELETE", &context.path(), &json!({})).0, 204);
+    assert_eq!(
+        (status, body.contains("Tenant not found in database")),
+        (401, true)
+    );
+    assert_eq!(
+        context.operate("DELETE", &context.path(), &json!({})).0,
+        204
+    );
 }
 
 fn changes_at_once_keep_one_of_them_whole(context: &Context<'_>) {
@@ -186,8 +200,10 @@ fn changes_at_once_keep_one_of_them_whole(context: &Context<'_>) {
             scope.spawn(move || {
                 for n in 0..10 {
                     let value = 1000 + thread * 10 + n;
-                    let changed = context.change(&json!({"name": value.to_string(), "max_events_per_second": value,
-                        "max_joins_per_second": value.to_string()}));
+                    let changed = context.change(
+                        &json!({"name": value.to_string(), "max_events_per_second": value,
+                        "max_joins_per_second": value.to_string()}),
+                    );
                     assert_eq!(changed["name"], value.to_string());
                     assert_eq!(changed["max_joins_per_second"], value);
                 }
@@ -212,7 +228,10 @@ fn tenants_are_listed_for_operators(context: &Context<'_>) {
     let body: Value = serde_json::from_str(&body).expect("it is JSON");
     let list = body["data"].as_array().expect("a list");
     assert_eq!(status, 200);
-    assert!(list.iter().any(|it| it["external_id"] == json!(context.tenant)));
+    assert!(
+        list.iter()
+            .any(|it| it["external_id"] == json!(context.tenant))
+    );
     assert!(list.iter().all(|it| it["jwt_secret"].is_null()));
     for path in ["/api/tenants", "/api/tenants/nosuch", &context.path()] {
         let answer = context.http("GET", path, &[("authorization", "Bearer potato")], b"");

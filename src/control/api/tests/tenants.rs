@@ -78,7 +78,8 @@ fn nobody_without_a_token_sees_or_changes_anything() {
                 " | authorization: nospace".to_owned(),
                 format!(" | apikey: {}", sign_hs256(SECRET.as_bytes(), "{}")),
             ] {
-                let request = format!("{method} {request} | content-type: application/json{header}");
+                let request =
+                    format!("{method} {request} | content-type: application/json{header}");
                 let answer = ask(&desk.api, &desk.app, &request, "{}").await;
                 let seen = (answer.status, kind(&answer), answer.body.as_str());
                 assert_eq!(seen, (403, "-", ""), "{request}");
@@ -107,12 +108,19 @@ fn a_tenant_is_shown_without_its_secrets() {
         });
         assert_eq!(body(&answer), json!({"data": expected}));
         let list = body(&desk.ask("GET /api/tenants", "").await);
-        let names: Vec<_> = list["data"].as_array().unwrap().iter().map(|it| &it["external_id"]).collect();
+        let names: Vec<_> = list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| &it["external_id"])
+            .collect();
         assert_eq!(names, ["a", "db"]);
         assert_eq!(list["data"][1], expected);
         let head = desk.ask("HEAD /api/tenants/db", "").await;
         assert_eq!((head.status, head.body.as_str()), (200, ""));
-        let zipped = desk.ask("GET /api/tenants | accept-encoding: gzip", "").await;
+        let zipped = desk
+            .ask("GET /api/tenants | accept-encoding: gzip", "")
+            .await;
         assert_eq!(zipped.header("content-encoding"), Some("gzip"));
     });
 }
@@ -183,20 +191,40 @@ fn an_update_answers_with_the_tenant_and_where_it_is() {
             let answer = desk.tenant(method, "/api/tenants/a", change).await;
             let record = desk.office.store.stored("a").await.unwrap();
             let location = format!("/api/tenants/{}", record.id);
-            assert_eq!((answer.status, answer.header("location")), (200, Some(location.as_str())));
+            assert_eq!(
+                (answer.status, answer.header("location")),
+                (200, Some(location.as_str()))
+            );
             let data = &body(&answer)["data"];
-            assert_eq!((&data["name"], &data["max_joins_per_second"]), (&json!(method), &json!(7)));
+            assert_eq!(
+                (&data["name"], &data["max_joins_per_second"]),
+                (&json!(method), &json!(7))
+            );
             assert_eq!((record.name.as_str(), record.private_only), (method, true));
         }
-        let answer = desk.tenant("POST", "/api/tenants", json!({"external_id": "a", "name": "n"})).await;
-        assert_eq!((answer.status, &body(&answer)["data"]["name"]), (200, &json!("n")));
+        let answer = desk
+            .tenant(
+                "POST",
+                "/api/tenants",
+                json!({"external_id": "a", "name": "n"}),
+            )
+            .await;
+        assert_eq!(
+            (answer.status, &body(&answer)["data"]["name"]),
+            (200, &json!("n"))
+        );
         // A form that says another method.
         let form = "POST /api/tenants/a | content-type: application/x-www-form-urlencoded";
-        let answer = desk.ask(form, "_method=PUT&tenant[max_events_per_second]=9").await;
+        let answer = desk
+            .ask(form, "_method=PUT&tenant[max_events_per_second]=9")
+            .await;
         let events = &body(&answer)["data"]["max_events_per_second"];
         assert_eq!((answer.status, events), (200, &json!(9)));
         let answer = desk.ask(form, "_method=delete").await;
-        assert_eq!((answer.status, desk.office.store.stored("a").await), (204, None));
+        assert_eq!(
+            (answer.status, desk.office.store.stored("a").await),
+            (204, None)
+        );
     });
 }
 
@@ -207,7 +235,10 @@ fn a_new_tenant_whose_database_is_away_is_unauthorized_and_there() {
         let new = json!({"external_id": "new", "jwt_secret": "s",
             "extensions": [{"type": "postgres", "settings": settings_of_database()}]});
         let answer = desk.tenant("POST", "/api/tenants", new).await;
-        assert_eq!((answer.status, answer.body.as_str()), (401, r#"{"message":"Unauthorized"}"#));
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (401, r#"{"message":"Unauthorized"}"#)
+        );
         let shown = body(&desk.ask("GET /api/tenants/new", "").await);
         let extension = &shown["data"]["extensions"][0];
         assert_eq!(extension["type"], "postgres_cdc_rls");
@@ -224,8 +255,25 @@ fn a_new_tenant_whose_database_is_away_is_unauthorized_and_there() {
 #[test]
 fn no_body_is_a_500() {
     let values = [
-        "null", "true", "0", "-1", "1.5", "1e999", "123456789012345678901234567890", "\"\"", "\"x\"", "\"\\u0000\"", "\"\\ud800\"",
-        "[]", "[null]", "[[]]", "[{}]", "{}", "{\"\":1}", "{\"keys\":7}", "[{\"type\":1,\"settings\":[]}]",
+        "null",
+        "true",
+        "0",
+        "-1",
+        "1.5",
+        "1e999",
+        "123456789012345678901234567890",
+        "\"\"",
+        "\"x\"",
+        "\"\\u0000\"",
+        "\"\\ud800\"",
+        "[]",
+        "[null]",
+        "[[]]",
+        "[{}]",
+        "{}",
+        "{\"\":1}",
+        "{\"keys\":7}",
+        "[{\"type\":1,\"settings\":[]}]",
         "[{\"type\":\"postgres\",\"settings\":{\"db_port\":{}}}]",
     ];
     let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
@@ -235,11 +283,19 @@ fn no_body_is_a_500() {
         for name in names {
             for value in values.iter().copied().chain([deep.as_str()]) {
                 let tenant = format!(r#"{{"tenant":{{"{name}":{value}}}}}"#);
-                for request in ["PUT /api/tenants/a", "PUT /api/tenants/fresh", "POST /api/tenants"] {
+                for request in [
+                    "PUT /api/tenants/a",
+                    "PUT /api/tenants/fresh",
+                    "POST /api/tenants",
+                ] {
                     let request = format!("{request} | content-type: application/json");
                     let answer = desk.ask(&request, &tenant).await;
                     let fine = matches!(answer.status, 200 | 400 | 422);
-                    assert!(fine, "{request} {tenant}: {} {}", answer.status, answer.body);
+                    assert!(
+                        fine,
+                        "{request} {tenant}: {} {}",
+                        answer.status, answer.body
+                    );
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! A description of a tenant from outside to a record: casting and validation (spec: http-api 3.4, control-database 3).
 
+use super::cipher::Sealed;
 use super::record::{BroadcastAdapter, ExtensionRecord, TenantRecord};
 use serde_json::{Map, Value, json};
 
@@ -206,10 +207,10 @@ fn extension(entry: &Map<String, Value>, now: i64) -> Result<ExtensionRecord, Va
         settings,
         inserted_at: now,
         updated_at: now,
+        sealed: Sealed::default(),
     })
 }
 
-/// The settings of a database, with what is set when nothing is said.
 /// The extension of a database with these settings, and the defaults of all others. `now` in Unix seconds.
 ///
 /// # Errors
@@ -221,9 +222,11 @@ pub fn database_extension(given: Map<String, Value>, now: i64) -> Result<Extensi
         settings: cdc_settings(given)?,
         inserted_at: now,
         updated_at: now,
+        sealed: Sealed::default(),
     })
 }
 
+/// The settings of a database, with what is set when nothing is said.
 fn cdc_settings(given: Map<String, Value>) -> Result<Map<String, Value>, Value> {
     let mut settings = Map::new();
     settings.insert("poll_interval_ms".to_owned(), json!(100));

@@ -5,6 +5,7 @@
 //!
 //! - What the database says of tables, privileges and roles is asked once per batch, when its rows are known; nothing is kept from the
 //!   batch before (spec: cdc-performance-notes 3.3).
+//! - It is asked once every transaction of the batch is seen by others: before, answers would be those of the time before it.
 //! - A verdict for some claims counts for these claims, this role and this table alone; without one nothing is delivered.
 //! - When the database cannot be asked, nothing of the batch is decided: it is tried again. Only where connections for row level
 //!   security are not to be had for long, what they would have been asked about is dropped: the others wait no longer.
@@ -46,6 +47,8 @@ pub(super) enum Undecided {
     Unanswered(String),
     /// It is, but nobody could be asked about row level security.
     Unchecked(String),
+    /// Others do not see a transaction of it yet: it is committed in the log, and not done with.
+    Unseen,
 }
 
 impl From<Unanswered> for Undecided {

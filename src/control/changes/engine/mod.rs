@@ -125,11 +125,15 @@ pub(super) struct Engine {
     is_up: bool,
     /// What the stream has said of its tables.
     relations: FxHashMap<u32, Rc<Relation>>,
-    /// When the current transaction was committed.
+    /// The current transaction.
+    xid: u32,
+    /// When it was committed.
     committed_at_us: i64,
     batch: Batch,
     /// Before that the batch is not tried again.
     batch_due: Option<Instant>,
+    /// Since when a transaction of the batch is not seen by others, and whether that was said.
+    unseen: Option<(Instant, bool)>,
     /// A word that ends a batch.
     next_word: Option<Word>,
     publication_due: Instant,
@@ -170,9 +174,11 @@ impl Engine {
             source: None,
             is_up: false,
             relations: FxHashMap::default(),
+            xid: 0,
             committed_at_us: 0,
             batch: Batch::default(),
             batch_due: None,
+            unseen: None,
             next_word: None,
             publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
             publication_seen: now,
@@ -411,7 +417,10 @@ impl Engine {
         let mut word = Some(word);
         while let Some(taken) = word {
             match taken {
-                Word::Begin(begin) => self.committed_at_us = begin.committed_at_us,
+                Word::Begin(begin) => {
+                    self.xid = begin.xid;
+                    self.committed_at_us = begin.committed_at_us;
+                }
                 Word::Message(bytes, place) => {
                     self.take_message(bytes);
                     self.batch.place = Some(place);
@@ -461,6 +470,7 @@ impl Engine {
         self.batch.changes.push(Change {
             relation: Rc::clone(relation),
             action,
+            xid: self.xid,
             committed_at_us: self.committed_at_us,
             message: bytes,
         });
@@ -501,6 +511,7 @@ impl Engine {
         {
             return self.try_again(undecided);
         }
+        self.unseen = None;
         let batch = std::mem::take(&mut self.batch);
         if let (Some(place), Some(source)) = (batch.place, &self.source) {
             source.done(place);
@@ -528,7 +539,27 @@ impl Engine {
                 let pause = jittered(limits::CHANGES_BATCH_RETRY_PAUSE);
                 self.batch_due = Some(clock::now() + pause);
             }
+            Undecided::Unseen => self.wait_until_seen(),
         }
+    }
+
+    /// A commit is in the log before others see it: for microseconds, or for as long as it waits for a synchronous standby.
+    fn wait_until_seen(&mut self) {
+        let now = clock::now();
+        let (since, mut is_said) = self.unseen.unwrap_or((now, false));
+        let waited = now.duration_since(since);
+        if waited >= limits::CHANGES_UNSEEN_QUIET && !is_said {
+            is_said = true;
+            let text = "a transaction is committed in the log, but its rows cannot be seen yet: it may wait for a synchronous standby. \
+                Row changes wait for it";
+            self.context.say(Level::Warning, text);
+        }
+        self.unseen = Some((since, is_said));
+        let pause = (waited / 4).clamp(
+            limits::CHANGES_UNSEEN_PAUSE_MIN,
+            limits::CHANGES_UNSEEN_PAUSE_MAX,
+        );
+        self.batch_due = Some(now + pause);
     }
 
     async fn dispatch_batch(&mut self) -> Result<(), Undecided> {

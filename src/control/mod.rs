@@ -14,6 +14,7 @@ pub mod store;
 pub mod tenants;
 pub mod rates;
 pub mod database;
+pub mod main_database;
 pub mod replication;
 pub mod messages;
 pub mod authorization;
@@ -116,6 +117,9 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         writer: _,
     } = boot;
     let shards = port.shard_count();
+    if let Some(engine) = tenants.engine {
+        engine.start(log.clone());
+    }
     let (outgoing, parcels) = Outgoing::new();
     let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
     let environment = Rc::new(Environment {

@@ -37,6 +37,7 @@ mod asking;
 mod catalog;
 mod changes;
 mod connect;
+mod control_database;
 mod dev;
 mod exceptions;
 mod dice;
@@ -77,6 +78,9 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("catalog", catalog::TESTS),
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
+    ("control_database", control_database::original::TESTS),
+    ("control_database", control_database::sharing::TESTS),
+    ("control_database", control_database::start::TESTS),
     ("dev", dev::TESTS),
     ("exceptions", exceptions::TESTS),
     ("faults::changes", faults::changes::crashes::TESTS),

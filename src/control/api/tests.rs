@@ -8,7 +8,7 @@ use super::*;
 use crate::auth::sign_hs256;
 use crate::config::Config;
 use crate::control::outgoing::Parcel;
-use crate::control::store::{ExtensionRecord, TenantRecord};
+use crate::control::store::{ExtensionRecord, Sealed, TenantRecord};
 use crate::control::tenants::tests::{record, registry};
 
 use crate::limits;
@@ -83,6 +83,7 @@ impl Stack {
                     settings: serde_json::Map::new(),
                     inserted_at: 0,
                     updated_at: 0,
+                    sealed: Sealed::default(),
                 });
             }
             registry.apply(&record);

@@ -1,5 +1,6 @@
 //! A description of a tenant from outside to a record: casting and validation (spec: http-api 3.4, control-database 3).
 
+use super::cipher::Sealed;
 use super::record::{BroadcastAdapter, ExtensionRecord, TenantRecord};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
@@ -243,6 +244,7 @@ fn extension(entry: &Map<String, Value>, now: i64) -> Result<ExtensionRecord, Va
         settings,
         inserted_at: now,
         updated_at: now,
+        sealed: Sealed::default(),
     })
 }
 
@@ -257,6 +259,7 @@ pub fn database_extension(given: Map<String, Value>, now: i64) -> Result<Extensi
         settings: cdc_settings(given)?,
         inserted_at: now,
         updated_at: now,
+        sealed: Sealed::default(),
     })
 }
 

@@ -9,7 +9,6 @@ use crate::config::{Config, Driver, IpVersion, Warning};
 use crate::connection::OpenSockets;
 use crate::control::banner::{self, Facts};
 use crate::control::boot::{self, BootTenants};
-use crate::control::store::TenantStore;
 use crate::control::{self, Boot, clock};
 use crate::error::Level;
 use crate::fanout::Fanout;

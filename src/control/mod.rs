@@ -142,7 +142,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         changes: changes.clone(),
         environment: Rc::clone(&environment),
     };
-    let registrar = Registrar::start(Arc::new(tenants.store), means);
+    let registrar = Registrar::start(tenants.store, means);
     let settings = settings(&environment.config);
     let api = Api::new(
         settings,

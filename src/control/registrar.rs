@@ -105,7 +105,7 @@ pub enum Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Taken => {
+            StoreError::Taken { .. } => {
                 let texts = serde_json::json!(["has already been taken"]);
                 Self::Invalid([("external_id".to_owned(), texts)].into_iter().collect())
             }

@@ -477,13 +477,13 @@ async fn a_session_that_starts_ends_when_it_is_told_to(cluster: Arc<Cluster>) {
     let (world, database) = (World::new(), cluster.database(Kind::Supabase));
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = silent.local_addr().expect("it has one").port().to_string();
-    let tenant = world.tenant("t", &database, &json!({"db_port": port}));
+    let tenant = world.tenant("t", &database, &json!({"db_port": port})).id;
     let opening = {
         let sessions = world.sessions.clone();
-        tokio::task::spawn_local(async move { sessions.open(tenant.id).await.map(drop) })
+        tokio::task::spawn_local(async move { sessions.open(tenant).await.map(drop) })
     };
     silent.accept().await.expect("the server comes");
-    world.sessions.end(tenant.id);
+    world.sessions.end(tenant);
     let told = timeout(Duration::from_secs(5), opening).await;
     let told = told.expect("it is not waited for").expect("no panic");
     assert_eq!(told, Err(AskError::Unreachable));
@@ -492,10 +492,10 @@ async fn a_session_that_starts_ends_when_it_is_told_to(cluster: Arc<Cluster>) {
 
 async fn a_tenant_that_goes_while_its_session_starts_has_none(cluster: Arc<Cluster>) {
     let (world, database) = (World::new(), cluster.database(Kind::Supabase));
-    let tenant = world.tenant("t", &database, &json!({}));
+    let tenant = world.tenant("t", &database, &json!({})).id;
     let opening = {
         let sessions = world.sessions.clone();
-        tokio::task::spawn_local(async move { sessions.open(tenant.id).await.map(drop) })
+        tokio::task::spawn_local(async move { sessions.open(tenant).await.map(drop) })
     };
     tokio::task::yield_now().await;
     world.remove("t");
@@ -504,7 +504,7 @@ async fn a_tenant_that_goes_while_its_session_starts_has_none(cluster: Arc<Clust
         backends(&database, "realtime_connect") == "0"
     })
     .await;
-    world.sessions.forget(tenant.id);
+    world.sessions.forget(tenant);
     assert!(!format!("{:?}", world.sessions).contains("seats: 1"));
 }
 

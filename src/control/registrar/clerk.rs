@@ -483,7 +483,7 @@ impl Clerk {
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, Failure> {
         answer.await.map_err(|error| {
-            if !matches!(error, StoreError::Taken) {
+            if !matches!(error, StoreError::Taken { .. }) {
                 self.say(Level::Error, &format!("{what}: {error}"));
             }
             error.into()

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 /// A store that others write to as well.
+#[derive(Debug)]
 pub(crate) struct SharedStore {
     records: tokio::sync::Mutex<BTreeMap<String, TenantRecord>>,
     news: tokio::sync::Mutex<mpsc::UnboundedReceiver<StoreNews>>,
@@ -77,7 +78,9 @@ impl TenantStore for SharedStore {
         Box::pin(async move {
             self.answer().await?;
             if record.name == "taken" {
-                return Err(StoreError::Taken);
+                return Err(StoreError::Taken {
+                    external_id: record.external_id,
+                });
             }
             self.insert(record.clone()).await;
             Ok(record)
@@ -108,6 +111,10 @@ impl TenantStore for SharedStore {
     fn announce(&self, news: StoreNews) -> Answer<'_, ()> {
         let _ = self.announced.send(news);
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn flag<'a>(&'a self, _: &'a str, _: &'a TenantRecord) -> Answer<'a, bool> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 }
 

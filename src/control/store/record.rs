@@ -206,16 +206,6 @@ impl TenantRecord {
     }
 }
 
-impl ExtensionRecord {
-    /// As the management API shows it: without `db_password`, the rest as it is stored.
-    #[must_use]
-    pub fn shown(&self) -> Map<String, Value> {
-        let mut settings = self.settings.clone();
-        settings.remove("db_password");
-        settings
-    }
-}
-
 /// Without secrets: they must not reach a log.
 impl fmt::Debug for TenantRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

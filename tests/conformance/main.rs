@@ -284,7 +284,9 @@ fn trial_of_tenants(setup: Setup, cluster: &SharedCluster) -> Trial {
         let server = Server::start(setup, &tenants, &environment);
         caught(
             || {
-                migrate(&server, "realtime-dev");
+                for tenant in ["realtime-dev", "before"] {
+                    migrate(&server, tenant);
+                }
                 let transcript = Transcript::read(OF_TENANTS);
                 let mut transcript = transcript.unwrap_or_else(|error| panic!("{error}"));
                 transcript.replace_in_bodies(&of_recorded_database(&databases[2]));

@@ -270,7 +270,7 @@ fn trial_of_tenants(setup: Setup, cluster: &SharedCluster) -> Trial {
             std::array::from_fn(|_| cluster_of(&cluster).database(Kind::Supabase));
         // The recorded ones had been connected before.
         let tenant = |name: &str, database: &Database| {
-            let extensions = database.extensions(&json!({}));
+            let extensions = database.extensions(&json!({"region": "us-east-1"}));
             server::tenant(
                 name,
                 &json!({"extensions": extensions, "migrations_ran": 81}),
@@ -279,6 +279,7 @@ fn trial_of_tenants(setup: Setup, cluster: &SharedCluster) -> Trial {
         let tenants = [
             tenant("realtime-dev", &databases[0]),
             tenant("t-default", &databases[1]),
+            tenant("before", &databases[1]),
         ];
         let environment = [("DB_ENC_KEY", "supabaserealtime"), ("REGION", "local")];
         let server = Server::start(setup, &tenants, &environment);

@@ -370,6 +370,7 @@ mod tests {
 
     fn record(name: &str) -> TenantRecord {
         let mut record = TenantRecord::new(name, &TEST_DEFAULTS, 1_700_000_000);
+        record.id = format!("id of {name}");
         record.jwt_secret = Some("secret".to_owned());
         record.jwt_jwks =
             Some(serde_json::json!({"keys": [{"kid": "a", "n": 12_345_678_901_234_567_890_u64}]}));

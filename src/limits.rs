@@ -159,6 +159,9 @@ pub const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sockets of one shard whose tenant is being looked for. Above: the tenant is not there.
 pub const SEEKING_SOCKETS_MAX: usize = 1024;
 
+/// How long the answer about a change waits for the shards to take note of it. Above: it is answered all the same.
+pub const SHARDS_HEED_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long the deletion of a tenant waits for its database. Above: it is answered, and what is left is done behind the answer.
 pub const TENANT_TEARDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 

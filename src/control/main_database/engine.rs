@@ -67,6 +67,9 @@ pub(super) enum Question {
     },
 }
 
+/// Who waits for news, and the number of the last ones that were heard.
+type Listener = (u64, Reply<(u64, StoreNews)>);
+
 /// The flag that lets old secrets be encrypted anew (spec: control-database 4.2).
 pub(super) const BACKFILL_FLAG: &str = "gcm_encryption_backfill";
 
@@ -104,8 +107,7 @@ struct Running {
     /// None until the first connection is open.
     pool: watch::Receiver<Option<Pool>>,
     news: RefCell<News>,
-    /// Who waits for news, and after which.
-    listener: RefCell<Option<(u64, Reply<(u64, StoreNews)>)>>,
+    listener: RefCell<Option<Listener>>,
     /// Flags and when they were read. What does not exist is known as well.
     flags: RefCell<FxHashMap<String, (Instant, Option<Flag>)>>,
     /// Where tenants go whose secrets may have to be encrypted anew.

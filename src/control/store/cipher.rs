@@ -391,6 +391,7 @@ mod tests {
     fn record() -> TenantRecord {
         let mut record = TenantRecord::new("t", &TEST_DEFAULTS, 1);
         let settings = json!({"db_host": "h", "db_port": "5432", "db_name": "postgres", "db_user": "u", "db_password": "p", "region": "r"});
+        record.id = "id".to_owned();
         record.jwt_secret = Some("secret".to_owned());
         record.extensions.push(ExtensionRecord {
             kind: TenantRecord::POSTGRES_CDC.to_owned(),

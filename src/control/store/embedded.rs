@@ -357,19 +357,20 @@ mod tests {
         fn new(name: &str) -> Self {
             let path =
                 std::env::temp_dir().join(format!("realtime-store-{}-{name}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
+            let _ = fs::remove_dir_all(&path);
             Self(path)
         }
     }
 
     impl Drop for Scratch {
         fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
+            let _ = fs::remove_dir_all(&self.0);
         }
     }
 
     fn record(name: &str) -> TenantRecord {
         let mut record = TenantRecord::new(name, &TEST_DEFAULTS, 1_700_000_000);
+        record.id = format!("id of {name}");
         record.jwt_secret = Some("secret".to_owned());
         record.jwt_jwks =
             Some(serde_json::json!({"keys": [{"kid": "a", "n": 12_345_678_901_234_567_890_u64}]}));
@@ -412,7 +413,7 @@ mod tests {
     fn file_is_for_its_owner_alone() {
         let scratch = Scratch::new("mode");
         let store = open(&scratch.0).unwrap();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&store.path), mode(&scratch.0)), (0o600, 0o700));
         assert_eq!(mode(&scratch.0.join(KEY_FILE_NAME)), 0o600);
     }
@@ -431,15 +432,15 @@ mod tests {
     #[test]
     fn unusable_directory_is_named() {
         let scratch = Scratch::new("file");
-        std::fs::create_dir_all(&scratch.0).unwrap();
+        fs::create_dir_all(&scratch.0).unwrap();
         let file = scratch.0.join("not-a-directory");
-        std::fs::write(&file, "x").unwrap();
+        fs::write(&file, "x").unwrap();
         let error = open(&file).err().unwrap().to_string();
         assert!(
             error.contains("not-a-directory") && error.contains("DATA_DIR"),
             "{error}"
         );
-        std::fs::create_dir_all(scratch.0.join("data/tenants.redb")).unwrap();
+        fs::create_dir_all(scratch.0.join("data/tenants.redb")).unwrap();
         let error = open(&scratch.0.join("data")).err().unwrap().to_string();
         assert!(error.contains("cannot be opened for writing"), "{error}");
     }
@@ -538,7 +539,7 @@ mod tests {
     fn a_key_file_that_is_none_is_named() {
         let scratch = Scratch::new("key");
         drop(open(&scratch.0).unwrap());
-        std::fs::write(scratch.0.join(KEY_FILE_NAME), "short").unwrap();
+        fs::write(scratch.0.join(KEY_FILE_NAME), "short").unwrap();
         let error = open(&scratch.0).err().unwrap().to_string();
         assert!(
             error.contains("tenants.key") && error.contains("5 bytes"),

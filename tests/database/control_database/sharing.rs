@@ -30,8 +30,9 @@ fn changed(external_id: &str) -> StoreNews {
     StoreNews::Changed(external_id.to_owned())
 }
 
+/// Connections that have compared: they say LISTEN first. Reading whole tenants is something else.
 const LISTENERS: &str = "select count(*) from pg_stat_activity where application_name = 'supabase_mt_realtime' \
-    and datname = current_database() and query not like 'listen%' and query like '%xmin%'";
+    and datname = current_database() and query like '%xmin%' and query not like '%to_jsonb%'";
 
 /// Waits until this many stores listen: their first comparison comes after the LISTEN.
 async fn listening(database: &Database, count: usize) {
@@ -52,7 +53,7 @@ async fn two_stores_hear_each_other(cluster: Arc<Cluster>) {
         .await
         .expect("it never fails");
     assert_eq!(other.news().await, changed("a"));
-    assert_eq!(other.get("a").await, with_secret_like(&one, "a").await);
+    assert_eq!(other.get("a").await, one.get("a").await);
     for news in [
         StoreNews::Reload("a".to_owned()),
         StoreNews::Shutdown("ä\"b".to_owned()),
@@ -64,14 +65,6 @@ async fn two_stores_hear_each_other(cluster: Arc<Cluster>) {
             .expect("it never fails");
         assert_eq!(one.news().await, news);
     }
-}
-
-/// The same tenant, as another store reads it.
-async fn with_secret_like(
-    working: &Working,
-    external_id: &str,
-) -> realtime::control::store::TenantRecord {
-    working.get(external_id).await
 }
 
 async fn ones_own_words_are_not_heard(cluster: Arc<Cluster>) {
@@ -195,7 +188,6 @@ async fn of_two_that_make_the_same_tenant_one_is_told(cluster: Arc<Cluster>) {
         Working::start(&database, &NEVER).await,
         Working::start(&database, &NEVER).await,
     );
-    let mut taken = 0;
     for round in 0..20 {
         let name = format!("t{round}");
         let (first, second) = (with_secret(&name), with_secret(&name));
@@ -203,9 +195,7 @@ async fn of_two_that_make_the_same_tenant_one_is_told(cluster: Arc<Cluster>) {
         assert!(a.is_ok() != b.is_ok(), "exactly one is stored");
         let error = a.err().or(b.err()).expect("one is told");
         assert!(matches!(error, StoreError::Taken { .. }), "{error}");
-        taken += 1;
     }
-    assert_eq!(taken, 20);
     assert_eq!(one.store.list().await.expect("it answers").len(), 20);
 }
 

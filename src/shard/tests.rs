@@ -13,6 +13,7 @@ mod figures;
 mod joining;
 mod limits;
 mod presence;
+mod seeking;
 mod world;
 
 use crate::mail::Mail;
@@ -96,6 +97,7 @@ impl Setup {
             faults: Faults::none(),
             options,
             tenants: vec![generous()],
+            seeks_tenants: false,
         }
     }
 }

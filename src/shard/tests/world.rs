@@ -38,6 +38,8 @@ pub(crate) struct Setup {
     pub(crate) options: Options,
     /// One tenant per entry: `t0`, `t1`, …
     pub(crate) tenants: Vec<TenantLimits>,
+    /// Whether a tenant that is not known is sought.
+    pub(crate) seeks_tenants: bool,
 }
 
 /// Limits that nothing in a test comes near.
@@ -94,10 +96,11 @@ impl World {
             directory.insert(Arc::clone(tenant));
         }
         let open_sockets = OpenSockets::new(1024);
+        let seeks_tenants = setup.seeks_tenants;
         let board = Board::new(shard_count);
         let make = |id| {
-            let (open_sockets, board) = (open_sockets.clone(), board.clone());
-            shard(id, shard_count, directory.clone(), open_sockets, board)
+            let shared = (directory.clone(), open_sockets.clone(), board.clone());
+            shard(id, shard_count, shared, seeks_tenants)
         };
         Self {
             sim: Sim::with_options(setup.seed, setup.faults, setup.options, make),
@@ -195,6 +198,11 @@ impl World {
 
     pub(crate) fn vsn(&self, client: Client) -> u8 {
         self.sockets[client.0].vsn
+    }
+
+    /// Sends bytes that are no frame.
+    pub(crate) fn write(&mut self, client: Client, bytes: &[u8]) {
+        self.sim.peer(self.sockets[client.0].peer).write(bytes);
     }
 
     /// Sends a message, given as the five elements of 2.0.0.
@@ -429,7 +437,8 @@ pub(crate) fn verifier() -> Verifier {
     Verifier::new(Some(SECRET.to_vec()), None, validators)
 }
 
-fn tenant(n: u32, limits: TenantLimits, shards: usize) -> Arc<Tenant> {
+/// The tenant `t<n>`.
+pub(crate) fn tenant(n: u32, limits: TenantLimits, shards: usize) -> Arc<Tenant> {
     Arc::new(Tenant {
         id: TenantId(n + 1),
         external_id: format!("t{n}").into(),
@@ -446,9 +455,8 @@ fn tenant(n: u32, limits: TenantLimits, shards: usize) -> Arc<Tenant> {
 fn shard(
     id: ShardId,
     shard_count: usize,
-    tenants: TenantDirectory,
-    open_sockets: OpenSockets,
-    board: Board,
+    (tenants, open_sockets, board): (TenantDirectory, OpenSockets, Board),
+    seeks_tenants: bool,
 ) -> Shard {
     let settings = Settings {
         channel_error_backoff: Duration::from_secs(5),
@@ -462,6 +470,7 @@ fn shard(
         connect_error_backoff: Duration::from_secs(2),
         no_channel_timeout: Duration::from_secs(600),
         any_host_single_tenant: true,
+        seeks_tenants,
         head: HeadLimits::default(),
     };
     let hasher = TopicHasher::new(HASH_SEED);

@@ -25,6 +25,7 @@ mod limits;
 mod metrics;
 mod presence;
 mod routing;
+mod tenants;
 mod token_events;
 mod upgrade;
 
@@ -50,6 +51,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         http::CASES,
         metrics::CASES,
+        tenants::CASES,
         fragmentation::CASES,
         hostile::CASES,
     ];

@@ -38,10 +38,12 @@ use super::metrics::Metrics;
 use super::outgoing::Outgoing;
 use super::rates::Notice;
 use super::tenants::Live;
+use crate::config::Config;
 use crate::mail::TopicHasher;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::map_request;
 use axum::routing::{get, post};
 use body::Budget;
 use exchange::{Exchange, text_of};
@@ -90,7 +92,7 @@ pub struct Context {
     /// To what was counted.
     pub metrics: Metrics,
     /// Of the metrics.
-    pub metrics_gate: Gate,
+    pub metrics_gate: watch::Sender<Gate>,
     /// `REGION`.
     pub region: Option<String>,
     budget: Budget,
@@ -136,10 +138,15 @@ impl Api {
             log,
             desk,
             metrics,
-            metrics_gate: Gate::of_metrics(&config),
+            metrics_gate: watch::Sender::new(Gate::of_metrics(&config)),
             region: config.region.clone(),
             budget: Budget::default(),
         }))
+    }
+
+    /// Takes other secrets and blocklists.
+    pub fn reload(&self, config: &Config) {
+        self.metrics_gate.send_replace(Gate::of_metrics(config));
     }
 
     /// All tenants now.
@@ -169,10 +176,23 @@ pub fn app(api: &Api) -> App {
             "/api/broadcast/{topic}/events/{event}",
             post(broadcast::single).options(broadcast::preflight),
         )
+        .route_layer(map_request(note_route))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .with_state(api.clone());
     App::new(routes)
+}
+
+/// Traces know requests by their route, which only the router does.
+async fn note_route(request: Request) -> Request {
+    let extensions = request.extensions();
+    let found = extensions
+        .get::<MatchedPath>()
+        .zip(extensions.get::<Arc<Exchange>>());
+    if let Some((route, exchange)) = found {
+        exchange.take_route(route.as_str());
+    }
+    request
 }
 
 /// Asked by balancers: no tenant, no database (spec: http-api 2).

@@ -27,6 +27,17 @@ pub const SOCKET_SEND_BUFFER_BYTES: u32 = 128 * 1024;
 /// Sockets above `MAX_CONNECTIONS` that a shard still accepts: to refuse upgrades politely, and for health and metrics.
 pub const CONNECTIONS_RESERVE: usize = 32;
 
+/// Connections that wait at one shard's listener to be accepted. Above, or above `net.core.somaxconn`: the client tries again a second later.
+pub const LISTEN_BACKLOG: u16 = 4096;
+
+/// Open files that are wanted beside sockets of clients: requests that were handed over, databases, the store. Above: connecting to a
+/// database fails until others are closed.
+pub const OPEN_FILES_RESERVE: u64 = 1024;
+
+/// Memory of an idle connection that has joined a topic of its own, in bytes: some 940 of ours (benches/README.md), and 4.5 KB of the
+/// kernel's. `MAX_CONNECTIONS` times this much should be there.
+pub const CONNECTION_BYTES: u64 = 5632;
+
 // -- channels --
 
 /// Channels on one socket, whatever the tenant allows. Above: `too many channels joined` (spec 4.3).
@@ -271,6 +282,15 @@ pub const LAST_DISK_WORK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the last log lines may wait for whoever reads standard output. Above: the process ends without them.
 pub const LAST_LOG_LINES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take to their collector when the process ends. Above: they are lost.
+pub const LAST_TRACES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time within which spans that were lost are told of once.
+pub const TRACES_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of a collector's answer that are read. Above: its connection is closed.
+pub const TRACES_ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Log lines that wait to be written. Above: further ones are counted and dropped.
 pub const LOG_LINES_WAITING_MAX: usize = 16_384;

@@ -455,7 +455,7 @@ fn shard(
         queued_bytes_max: 50_000_000,
         idle_timeout_seconds: 60,
         open_sockets,
-        log_level: Level::Info,
+        log_level: Level::Info.into(),
     };
     let upgrades = UpgradeSettings {
         connect_error_backoff: Duration::from_secs(2),

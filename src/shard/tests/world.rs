@@ -240,7 +240,7 @@ impl World {
                 .zip(mask.iter().cycle())
                 .map(|(byte, mask)| byte ^ mask),
         );
-        self.sim.peer(self.sockets[client.0].peer).write(&out);
+        self.write(client, &out);
     }
 
     /// Says that nothing more will be sent.

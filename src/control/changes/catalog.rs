@@ -6,6 +6,7 @@
 //! something on it can tell by its pointer (`an_answer_that_did_not_change_is_the_same`). Deliberately absent: what the replication
 //! stream says of a table, which is how it was then.
 
+use crate::control::replication::Lsn;
 use crate::limits;
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
@@ -91,6 +92,8 @@ pub struct Published {
     pub deletes: bool,
     /// Its tables, sorted by schema and name.
     pub tables: Vec<PublishedTable>,
+    /// Where the log ended: what was committed before that was seen.
+    pub position: Lsn,
 }
 
 /// A table of a publication.
@@ -224,6 +227,7 @@ pub async fn publication(client: &Client, name: &str) -> Result<Published, Error
         published.inserts = row.try_get(0)?;
         published.updates = row.try_get(1)?;
         published.deletes = row.try_get(2)?;
+        published.position = row.try_get::<_, &str>(6)?.parse().unwrap_or_default();
         if let Some(oid) = row.try_get(3)? {
             published.tables.push(PublishedTable {
                 oid,
@@ -270,7 +274,8 @@ const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
     where c.oid = any($1) and c.relkind in ('r', 'p')";
 
 /// One row for each table; one without a table where there are none; no row without a publication.
-const PUBLICATION: &str = "select p.pubinsert, p.pubupdate, p.pubdelete, t.oid, t.schemaname::pg_catalog.text, t.tablename::pg_catalog.text \
+const PUBLICATION: &str = "select p.pubinsert, p.pubupdate, p.pubdelete, t.oid, t.schemaname::pg_catalog.text, t.tablename::pg_catalog.text, \
+        (case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_lsn() end)::pg_catalog.text \
     from pg_catalog.pg_publication p left join ( \
         select c.oid, l.pubname, l.schemaname, l.tablename from pg_catalog.pg_publication_tables l \
         join pg_catalog.pg_namespace n on n.nspname = l.schemaname \

@@ -38,7 +38,7 @@ async fn a_slow_policy_loses_what_it_is_slow_on(cluster: Arc<Cluster>) {
     let checks: Vec<Check> = (0..4)
         .map(|number| check(&table, "authenticated", &user(number), &keys(1..=8)))
         .collect();
-    let verdicts = world.checkers.visible(checks).await;
+    let verdicts = world.visible(checks).await;
     let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
     assert_eq!(seen, ["nnnnnnnn", "ynyn-nyn", "nynynyny", "nnnnnnnn"]);
     assert!(reason(&verdicts[1][4]).contains("57014"), "{verdicts:?}");
@@ -62,7 +62,7 @@ async fn a_batch_that_takes_long_is_answered_whole(cluster: Arc<Cluster>) {
         })
         .collect();
     let began = clock::now();
-    let verdicts = world.checkers.visible(checks).await;
+    let verdicts = world.visible(checks).await;
     let took = clock::now().duration_since(began);
     assert!(took > limits::VISIBILITY_TIMEOUT, "{took:?}");
     assert!(
@@ -82,7 +82,7 @@ async fn a_policy_that_never_ends_holds_up_one_batch(cluster: Arc<Cluster>) {
             .map(|number| check(&table, "authenticated", &user(number), &keys(1..=4)))
             .collect();
         let began = clock::now();
-        let verdicts = world.checkers.visible(checks).await;
+        let verdicts = world.visible(checks).await;
         let took = clock::now().duration_since(began);
         for (number, verdicts) in verdicts.iter().enumerate() {
             match number {
@@ -121,7 +121,7 @@ async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
             .collect();
         checks.push(check(&orders, "authenticated", &user(2), &keys([1, 2])));
         let began = clock::now();
-        let verdicts = world.checkers.visible(checks).await;
+        let verdicts = world.visible(checks).await;
         let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
         (seen, clock::now().duration_since(began))
     };
@@ -145,9 +145,7 @@ async fn a_slow_connection_holds_up_nobody_else(cluster: Arc<Cluster>) {
         .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
         .await
         .expect("it is free");
-    let slow = world
-        .checkers
-        .visible(vec![check(&table, "authenticated", &user(1), &keys([1]))]);
+    let slow = world.visible(vec![check(&table, "authenticated", &user(1), &keys([1]))]);
     let quick = async {
         until("a check waits for the lock", async || {
             world.backends("and wait_event = 'advisory'") == "1"
@@ -190,7 +188,7 @@ async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
     assert!(clock::now().duration_since(deadline) < Duration::from_secs(1));
     until("the backend is gone", async || world.backends("") == "0").await;
     // The same when nobody waits for the answer any more.
-    let call = world.checkers.visible(slow());
+    let call = world.visible(slow());
     tokio::select! {
         _ = call => panic!("it was answered"),
         () = until("a check waits for the lock", async || world.backends("and wait_event = 'advisory'") == "1") => {}
@@ -205,5 +203,5 @@ async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
         )
         .await
         .expect("it is held");
-    assert_eq!(letters(&world.checkers.visible(slow()).await[1]), "y");
+    assert_eq!(letters(&world.visible(slow()).await[1]), "y");
 }

@@ -28,13 +28,7 @@ pub const CASES: &[Case] = &[
             ears.subscribe("realtime:all", &[all], &anon());
             let later = json!({"event": "*", "schema": "public", "table": "later"});
             ears.join("realtime:later", &[later], &anon(), &json!({}));
-            let missing = |table: &str| {
-                format!(
-                    "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given \
-                     connect parameters: [event: *, schema: public, table: {table}, filters: [], select: nil]"
-                )
-            };
-            ears.not_subscribed("realtime:later", &missing("later"));
+            ears.not_subscribed("realtime:later", &not_enabled("later"));
             sql.run("insert into public.later values (1)");
             sql.run("alter publication supabase_realtime set table public.later, probe.mark");
             let start = clock::now();
@@ -50,7 +44,7 @@ pub const CASES: &[Case] = &[
                 "after {:?}",
                 heard.at - start
             );
-            ears.not_subscribed("realtime:t", &missing("t"));
+            ears.not_subscribed("realtime:t", &not_enabled("t"));
             sql.run("insert into public.t values (2)");
             sql.run("insert into public.later values (2)");
             sql.run(PROBE);
@@ -58,6 +52,39 @@ pub const CASES: &[Case] = &[
             assert_eq!(changes.len(), 1, "{changes:?}");
             assert_eq!(changes[0].data["table"], "later");
             ears.nothing_on("realtime:t");
+        },
+    },
+    Case {
+        name: "rows_from_before_a_table_was_dropped_come_before_its_subscribers_are_told",
+        settings: none,
+        limits: none,
+        run: |place| {
+            // Each row of the other table takes its time: the publication is looked at long before the last one is told.
+            let sql = prepared(
+                place,
+                "create table public.t (id int primary key);
+                 create table public.u (id int primary key);
+                 grant select on public.t, public.u to anon;
+                 create function public.slowly() returns boolean language sql volatile as
+                   $$ select pg_sleep(0.002) is not null $$;
+                 alter table public.u enable row level security;
+                 create policy all_rows on public.u for select to anon using (public.slowly());
+                 create publication supabase_realtime for all tables",
+            );
+            let mut ears = place.ears(V2);
+            let topic = "realtime:room";
+            let other = json!({"event": "*", "schema": "public", "table": "u"});
+            ears.subscribe(topic, &[entry(), other], &anon());
+            {
+                let _held = place.server.hold();
+                sql.run("insert into public.t values (1)");
+                sql.run("insert into public.u select generate_series(1, 1500)");
+                sql.run("drop table public.t");
+                sql.run(PROBE);
+            }
+            let ids: Vec<Value> = (1..=1500).map(Value::from).collect();
+            assert_eq!(values_of(&ears.changes(topic), "id"), ids);
+            ears.not_subscribed(topic, &not_enabled("t"));
         },
     },
     Case {
@@ -315,6 +342,14 @@ pub const CASES: &[Case] = &[
         },
     },
 ];
+
+/// What is read by whoever asks for everything about a table of `public` that is not published.
+fn not_enabled(table: &str) -> String {
+    format!(
+        "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given \
+         connect parameters: [event: *, schema: public, table: {table}, filters: [], select: nil]"
+    )
+}
 
 /// A column of `public.t` whose values take very long to cast for whoever checks filters, as long as `is_slow`. What is not logged
 /// is not published.

@@ -54,7 +54,18 @@ impl Board {
     }
 
     pub(super) fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// Counts messages that `sender` is about to make and send. False, and nothing is counted, when
+    /// the load is over: either the conductor counts them, or the sender has seen the end.
+    pub(super) fn announce(&self, sender: usize, messages: u64) -> bool {
+        self.sent[sender].fetch_add(messages, Ordering::SeqCst);
+        let is_over = self.phase.load(Ordering::SeqCst) >= Phase::Drain as u8;
+        if is_over {
+            self.sent[sender].fetch_sub(messages, Ordering::SeqCst);
+        }
+        !is_over
     }
 
     pub(super) fn is_at_least(&self, phase: Phase) -> bool {
@@ -107,7 +118,7 @@ impl Default for Findings {
     }
 }
 
-/// How long nothing may happen before a phase is given up.
+/// How long nothing may happen before a phase is given up; [`Load::patience`] is added.
 const STALL: Duration = if cfg!(test) {
     Duration::from_millis(300)
 } else {
@@ -137,6 +148,8 @@ pub(super) struct Load {
     pub(super) warm_up_seconds: f64,
     /// How long it is measured.
     pub(super) seconds: f64,
+    /// How much longer than usual nothing may arrive while all is well.
+    pub(super) patience: Duration,
 }
 
 /// Conducts one run whose threads have been started, and reports it.
@@ -175,7 +188,7 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
     let everyone = || {
         board.joined.load(Ordering::Acquire) as u64 + board.refused.load(Ordering::Acquire) as u64
     };
-    if !wait_until(everyone, members as u64) {
+    if !wait_until(everyone, members as u64, STALL) {
         return Ok(Err(format!(
             "only {} of {members} members got an answer",
             everyone()
@@ -186,7 +199,8 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
         return Ok(Err(format!("{refused} of {members} members were refused")));
     }
     board.enter(Phase::WarmUp);
-    if !wait_until(|| board.received(), load.first) {
+    let stall = STALL + load.patience;
+    if !wait_until(|| board.received(), load.first, stall) {
         let received = board.received();
         return Ok(Err(format!(
             "only {received} of the first {} messages arrived",
@@ -205,14 +219,14 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
         usage: meter.stop()?,
     };
     board.enter(Phase::Drain);
-    wait_until(|| board.received(), board.sent() * load.copies);
+    wait_until(|| board.received(), board.sent() * load.copies, stall);
     // A message may have been on its way out when the first sum was taken.
-    wait_until(|| board.received(), board.sent() * load.copies);
+    wait_until(|| board.received(), board.sent() * load.copies, stall);
     Ok(Ok(measured))
 }
 
-/// Waits until `value` reaches `goal`, or stands still for [`STALL`].
-fn wait_until(value: impl Fn() -> u64, goal: u64) -> bool {
+/// Waits until `value` reaches `goal`, or stands still for as long as `stall`.
+fn wait_until(value: impl Fn() -> u64, goal: u64, stall: Duration) -> bool {
     const LOOK: Duration = Duration::from_millis(5);
     let mut best = value();
     let mut still = Duration::ZERO;
@@ -224,7 +238,7 @@ fn wait_until(value: impl Fn() -> u64, goal: u64) -> bool {
         } else {
             still + LOOK
         };
-        if still >= STALL {
+        if still >= stall {
             return false;
         }
         best = now;
@@ -303,5 +317,19 @@ fn judge(copies: u64, board: &Board, findings: Vec<Findings>, run: &mut Run) {
         if count > 0 {
             run.problems.push(format!("{count} {what}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_announced_after_the_end_is_not_counted() {
+        let board = Board::new(1, 2);
+        assert!(board.announce(0, 3) && board.announce(1, 4));
+        board.enter(Phase::Drain);
+        assert!(!board.announce(0, 5));
+        assert_eq!(board.sent(), 7);
     }
 }

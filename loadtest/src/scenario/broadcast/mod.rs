@@ -11,6 +11,7 @@
 mod desk;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::link::Target;
 use crate::report::Run;
@@ -73,6 +74,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
         rate: plan.rate,
         warm_up_seconds: plan.warm_up_seconds,
         seconds: plan.seconds,
+        patience: Duration::ZERO,
     };
     fanout::run(&load, bench, &board, threads)
 }

@@ -16,6 +16,7 @@ mod writer;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::dialect::Join;
 use crate::link::Target;
@@ -153,6 +154,8 @@ pub(super) fn run(
         rate: pace.rate,
         warm_up_seconds: pace.warm_up_seconds,
         seconds: pace.seconds,
+        patience: PER_ROW_OF_TRANSACTION
+            * u32::try_from(pace.rows_per_transaction).unwrap_or(u32::MAX),
     };
     let mut run = fanout::run(&load, bench, board, threads)?;
     let written: io::Result<Vec<_>> = writers
@@ -192,6 +195,10 @@ fn describe(pace: &Pace, written: Vec<Written>, run: &mut Run) {
         ));
     }
 }
+
+/// A transaction is written whole, and PostgreSQL reads it whole before it says its first row to a
+/// stream: so much longer may nothing arrive for each of its rows.
+const PER_ROW_OF_TRANSACTION: Duration = Duration::from_micros(100);
 
 /// Rows that every member got who was to get them.
 pub(super) const ROWS: &str = "delivered to every member";

@@ -198,14 +198,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes one transaction.
+    /// Writes one transaction, unless the load is over.
     fn insert(&mut self, rows: usize, at_ns: u64) -> Result<(), String> {
+        // Before there is anything to write: to make many rows takes its time.
+        if !self.board.announce(self.index, rows as u64) {
+            return Ok(());
+        }
         let first = self.next;
         let payloads: Result<Vec<String>, _> = (0..rows)
             .map(|_| String::from_utf8(self.payload(at_ns)))
             .collect();
         let payloads = payloads.map_err(|error| error.to_string())?;
-        self.board.sent[self.index].fetch_add(rows as u64, Ordering::Relaxed);
         let since_ns = now_ns();
         self.table.insert(first, &payloads)?;
         if self.board.is(Phase::Measure) {

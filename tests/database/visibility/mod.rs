@@ -68,6 +68,25 @@ impl World {
         letters(&self.visible(vec![check]).await[0])
     }
 
+    /// The policy of [`WAITING`] waits from now on.
+    async fn lock(&self) {
+        let lock = "select pg_advisory_lock(hashtext(current_database()))";
+        self.admin.execute(lock, &[]).await.expect("it is free");
+    }
+
+    async fn unlock(&self) {
+        let unlock = "select pg_advisory_unlock(hashtext(current_database()))";
+        self.admin.execute(unlock, &[]).await.expect("it is held");
+    }
+
+    /// Waits until it does.
+    async fn check_waits(&self) {
+        until("a check waits for the lock", async || {
+            self.backends("and wait_event = 'advisory'") == "1"
+        })
+        .await;
+    }
+
     /// Processes of the checkers.
     fn backends(&self, and: &str) -> String {
         self.database.sql(&format!(
@@ -91,6 +110,10 @@ fn letters(verdicts: &[Verdict]) -> String {
         Verdict::Unanswered(_) => '?',
     };
     verdicts.iter().map(letter).collect()
+}
+
+fn all_letters(verdicts: &[Vec<Verdict>]) -> Vec<String> {
+    verdicts.iter().map(|verdicts| letters(verdicts)).collect()
 }
 
 fn reason(verdict: &Verdict) -> &str {
@@ -328,7 +351,7 @@ async fn claims_on_which_a_policy_raises_are_lost_alone(cluster: Arc<Cluster>) {
     checks.insert(3, check(&table, "authenticated", "nor this", &keys(1..=4)));
     for _ in 0..3 {
         let verdicts = world.visible(checks.clone()).await;
-        let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
+        let seen = all_letters(&verdicts);
         assert_eq!(
             seen,
             ["----", "nnnn", "ynyn", "----", "nyny", "nnnn", "nnnn"]
@@ -387,32 +410,18 @@ async fn a_killed_connection_is_asked_again(cluster: Arc<Cluster>) {
     let world = World::new(&cluster, 1, &format!("{ORDERS} {WAITING}")).await;
     let table = world.table("orders").await;
     let kill = "select count(pg_terminate_backend(pid, 5000)) from pg_stat_activity where application_name = 'realtime_rls' and datname = current_database()";
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
+    world.lock().await;
     let checks: Vec<Check> = (0..4)
         .map(|number| check(&table, "authenticated", &user(number), &keys(1..=4)))
         .collect();
     let call = world.visible(checks);
     let killer = async {
-        until("a check waits for the lock", async || {
-            world.backends("and wait_event = 'advisory'") == "1"
-        })
-        .await;
+        world.check_waits().await;
         assert_eq!(world.database.sql(kill), "1");
-        world
-            .admin
-            .execute(
-                "select pg_advisory_unlock(hashtext(current_database()))",
-                &[],
-            )
-            .await
-            .expect("it is held");
+        world.unlock().await;
     };
     let (verdicts, ()) = tokio::join!(call, killer);
-    let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
+    let seen = all_letters(&verdicts);
     assert_eq!(seen, ["nnnn", "ynyn", "nyny", "nnnn"]);
     // One that was killed while nobody used it is nobody's loss.
     assert_eq!(world.database.sql(kill), "1");

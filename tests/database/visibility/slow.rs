@@ -7,7 +7,7 @@ use realtime::control::changes::visibility::Check;
 use realtime::control::clock;
 use realtime::limits;
 
-use super::{ORDERS, WAITING, World, check, keys, letters, reason, user};
+use super::{ORDERS, WAITING, World, all_letters, check, keys, letters, reason, user};
 use crate::postgres::{Cluster, Database};
 use crate::world::until;
 
@@ -39,7 +39,7 @@ async fn a_slow_policy_loses_what_it_is_slow_on(cluster: Arc<Cluster>) {
         .map(|number| check(&table, "authenticated", &user(number), &keys(1..=8)))
         .collect();
     let verdicts = world.visible(checks).await;
-    let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
+    let seen = all_letters(&verdicts);
     assert_eq!(seen, ["nnnnnnnn", "ynyn-nyn", "nynynyny", "nnnnnnnn"]);
     assert!(reason(&verdicts[1][4]).contains("57014"), "{verdicts:?}");
 }
@@ -122,7 +122,7 @@ async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
         checks.push(check(&orders, "authenticated", &user(2), &keys([1, 2])));
         let began = clock::now();
         let verdicts = world.visible(checks).await;
-        let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
+        let seen = all_letters(&verdicts);
         (seen, clock::now().duration_since(began))
     };
     let (seen, took) = ask().await;
@@ -140,29 +140,15 @@ async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
 async fn a_slow_connection_holds_up_nobody_else(cluster: Arc<Cluster>) {
     let world = World::new(&cluster, 2, &format!("{ORDERS} {WAITING}")).await;
     let table = world.table("orders").await;
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
+    world.lock().await;
     let slow = world.visible(vec![check(&table, "authenticated", &user(1), &keys([1]))]);
     let quick = async {
-        until("a check waits for the lock", async || {
-            world.backends("and wait_event = 'advisory'") == "1"
-        })
-        .await;
+        world.check_waits().await;
         for _ in 0..3 {
             assert_eq!(world.ask(&table, &user(2), &keys([1, 2])).await, "ny");
         }
         assert_eq!(world.backends("and wait_event = 'advisory'"), "1");
-        world
-            .admin
-            .execute(
-                "select pg_advisory_unlock(hashtext(current_database()))",
-                &[],
-            )
-            .await
-            .expect("it is held");
+        world.unlock().await;
     };
     let (slow, ()) = tokio::join!(slow, quick);
     assert_eq!(letters(&slow[0]), "y");
@@ -171,11 +157,7 @@ async fn a_slow_connection_holds_up_nobody_else(cluster: Arc<Cluster>) {
 async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
     let world = World::new(&cluster, 1, &format!("{ORDERS} {WAITING}")).await;
     let table = world.table("orders").await;
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
+    world.lock().await;
     let slow = || {
         vec![
             check(&table, "authenticated", &user(2), &keys([2])),
@@ -191,17 +173,10 @@ async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
     let call = world.visible(slow());
     tokio::select! {
         _ = call => panic!("it was answered"),
-        () = until("a check waits for the lock", async || world.backends("and wait_event = 'advisory'") == "1") => {}
+        () = world.check_waits() => {}
     }
     until("the backend is gone", async || world.backends("") == "0").await;
     assert_eq!(world.checkers.measures().given_up.get(), 2);
-    world
-        .admin
-        .execute(
-            "select pg_advisory_unlock(hashtext(current_database()))",
-            &[],
-        )
-        .await
-        .expect("it is held");
+    world.unlock().await;
     assert_eq!(letters(&world.visible(slow()).await[1]), "y");
 }

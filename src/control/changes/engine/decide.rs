@@ -103,7 +103,6 @@ impl Tally {
         add(&measures.visibility.checks, self.checks);
         add(&measures.visibility.keys, self.keys);
         for (table, count, reason) in &self.lost {
-            add(&measures.visibility.lost, *count);
             context.note_lost(table, *count, reason);
         }
     }

@@ -129,7 +129,7 @@ impl Life {
             let started = clock::now();
             self.came_up(changes.way());
             let ending = tokio::select! {
-                fault = self.pump(changes) => Ending::Broken(fault),
+                fault = self.pump(changes) => Ending::Broken(self.of_slot(fault)),
                 ending = self.watch() => ending,
             };
             self.phase.set(Phase::Idle);
@@ -169,7 +169,7 @@ impl Life {
             tokio::time::sleep(pause).await;
             let fault = match self.attempt().await {
                 Ok(changes) => return changes,
-                Err(fault) => fault,
+                Err(fault) => self.of_slot(fault),
             };
             self.phase.set(Phase::Idle);
             self.failed(&fault);
@@ -347,7 +347,7 @@ impl Life {
                 self.step_over.set(Some(Lsn(commit.0.saturating_add(1))));
                 self.tell_gap(&text);
             }
-            Fault::PublicationMissing(_) => self.lose(&text),
+            Fault::PublicationMissing(_) | Fault::SlotMissing(_) => self.lose(&text),
             _ if self.changes.is_slot_temporary => self.lose(&text),
             // Its log is not there any more.
             _ if matches!(state, "55000" | "58P01") => self.lose(&text),
@@ -384,6 +384,14 @@ impl Life {
             self.measures.gaps.set(self.measures.gaps.get() + 1);
             self.is_down.set(true);
             self.queue.tell(Word::Gap(text.to_owned()));
+        }
+    }
+
+    /// See [`Fault::of_slot`].
+    fn of_slot(&self, fault: Fault) -> Fault {
+        match &*self.name.borrow() {
+            Some(name) => fault.of_slot(name),
+            None => fault,
         }
     }
 

@@ -7,12 +7,10 @@ use std::cell::Cell;
 pub struct Measures {
     /// Times that something was asked: once for a batch as a rule, more often for large ones and for those that are tried again.
     pub calls: Cell<u64>,
-    /// Questions of batches that were decided: a table, a role and claims. Whoever decides counts them, and those below.
+    /// Questions of batches that were decided: a table, a role and claims. Whoever decides counts them, and their keys.
     pub checks: Cell<u64>,
     /// Keys of all these questions.
     pub keys: Cell<u64>,
-    /// Those of them without a verdict.
-    pub lost: Cell<u64>,
     /// Transactions that were sent, those of bisections among them.
     pub transactions: Cell<u64>,
     /// Transactions that looked for the keys on which another one had failed.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::world::PROBE;
-use super::{Case, OWN_ROWS, TABLE, anon, entry, none, prepared, service, user, values_of};
+use super::{
+    Case, OWN_ROWS, ROOM, TABLE, anon, entry, in_room, none, prepared, service, user, values_of,
+};
 use crate::cases::{V1, V2};
 use crate::clock;
 
@@ -60,7 +62,8 @@ pub const CASES: &[Case] = &[
         limits: none,
         run: |place| {
             // Each row of the other table takes its time: the publication is looked at long before the last one is told.
-            let sql = prepared(
+            let other = json!({"event": "*", "schema": "public", "table": "u"});
+            let (sql, mut ears, _) = in_room(
                 place,
                 "create table public.t (id int primary key);
                  create table public.u (id int primary key);
@@ -70,11 +73,8 @@ pub const CASES: &[Case] = &[
                  alter table public.u enable row level security;
                  create policy all_rows on public.u for select to anon using (public.slowly());
                  create publication supabase_realtime for all tables",
+                &[entry(), other],
             );
-            let mut ears = place.ears(V2);
-            let topic = "realtime:room";
-            let other = json!({"event": "*", "schema": "public", "table": "u"});
-            ears.subscribe(topic, &[entry(), other], &anon());
             {
                 let _held = place.server.hold();
                 sql.run("insert into public.t values (1)");
@@ -83,8 +83,8 @@ pub const CASES: &[Case] = &[
                 sql.run(PROBE);
             }
             let ids: Vec<Value> = (1..=1500).map(Value::from).collect();
-            assert_eq!(values_of(&ears.changes(topic), "id"), ids);
-            ears.not_subscribed(topic, &not_enabled("t"));
+            assert_eq!(values_of(&ears.changes(ROOM), "id"), ids);
+            ears.not_subscribed(ROOM, &not_enabled("t"));
         },
     },
     Case {

@@ -181,6 +181,17 @@ pub const CHANGES_UNANSWERED_MAX: Duration = Duration::from_secs(30);
 /// Time before a batch is tried again that could not be asked about.
 pub const CHANGES_BATCH_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time before the database is asked again whether others see a transaction that the stream has said: a quarter of the time it was
+/// waited for, within these bounds.
+pub const CHANGES_UNSEEN_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// See [`CHANGES_UNSEEN_PAUSE_MIN`].
+pub const CHANGES_UNSEEN_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How long nobody is told that row changes wait for such a transaction. It is waited for without an end: the bound of the log that the
+/// slot keeps is what ends it.
+pub const CHANGES_UNSEEN_QUIET: Duration = Duration::from_secs(10);
+
 /// How long the check of a subscription may take. Above: its client reads so, and it is tried again (spec: postgres-changes 3.2).
 pub const CHANGES_SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -35,7 +35,7 @@ async fn look_by(catalog: &Catalog, client: &Client, oid: u32, roles: &[&str]) -
     let roles: Vec<Rc<str>> = roles.iter().map(|role| Rc::from(*role)).collect();
     let tables = catalog.look(client, &[(oid, &roles)]).await;
     let tables = tables.expect("the catalog can be read");
-    Rc::clone(tables.get(&oid).expect("it is there"))
+    Rc::clone(tables.tables.get(&oid).expect("it is there"))
 }
 
 async fn tables_are_described_as_they_are(cluster: Arc<Cluster>) {
@@ -125,7 +125,7 @@ async fn tables_are_described_as_they_are(cluster: Arc<Cluster>) {
     let tables = catalog
         .look(&client, &[(oid, &[]), (view, &[]), (no_key, &[]), (1, &[])])
         .await;
-    let tables = tables.expect("the catalog can be read");
+    let tables = tables.expect("the catalog can be read").tables;
     assert_eq!(tables.keys().collect::<Vec<_>>(), [&no_key]);
     assert!(tables[&no_key].columns.is_empty() && tables[&no_key].key.is_empty());
     assert!(
@@ -133,6 +133,7 @@ async fn tables_are_described_as_they_are(cluster: Arc<Cluster>) {
             .look(&client, &[])
             .await
             .expect("nothing can be read")
+            .tables
             .is_empty()
     );
 }

@@ -42,7 +42,8 @@ const SLOTS: &str = "select count(*) from pg_replication_slots where database = 
     and slot_name like 'supabase_realtime_replication_slot%'";
 
 /// A table that everybody sees.
-const TABLE: &str = "create table public.t (id int primary key); grant select on public.t to authenticated;
+const TABLE: &str =
+    "create table public.t (id int primary key); grant select on public.t to authenticated;
     alter publication supabase_realtime add table public.t;";
 
 /// A table whose rows are seen when nobody holds the advisory lock of this number.
@@ -218,7 +219,10 @@ async fn whoever_listens_to_a_tenant_that_cannot_be_served_is_told_once(cluster:
     stage.all_told(&[4], UNABLE).await;
     stage.all_told(&[5], UNABLE).await;
     // What has nothing to do with it wakes nobody.
-    stage.change(&json!({"suspend": true, "max_channels_per_client": 7}), &json!({}));
+    stage.change(
+        &json!({"suspend": true, "max_channels_per_client": 7}),
+        &json!({}),
+    );
     stage.listen(6, "t");
     stage.all_told(&[6], UNABLE).await;
     stage.change(&json!({"suspend": false}), &json!({}));

@@ -6,6 +6,7 @@
 //! something on it can tell by its pointer (`an_answer_that_did_not_change_is_the_same`). Deliberately absent: what the replication
 //! stream says of a table, which is how it was then.
 
+use super::snapshot::Snapshot;
 use crate::control::replication::Lsn;
 use crate::limits;
 use rustc_hash::FxHashMap;
@@ -14,7 +15,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Error, Row, Statement};
+use tokio_postgres::{Client, Error, Row, SimpleQueryMessage, Statement};
 
 /// A table at the moment it was asked for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -107,6 +108,15 @@ pub struct PublishedTable {
     pub name: Box<str>,
 }
 
+/// What a look has shown.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The transactions that were over before it: this look has seen them, and so does every question that follows.
+    pub snapshot: Snapshot,
+    /// The tables that are there, by oid; views and the like are none.
+    pub tables: FxHashMap<u32, Rc<TableNow>>,
+}
+
 /// Asks for tables, and remembers what the last answer read.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -124,22 +134,18 @@ struct Known {
 }
 
 impl Catalog {
-    /// What is true now of these tables for these roles. Tables that are not there are absent; views and the like count as such.
+    /// What is true now of these tables for these roles.
     ///
     /// # Errors
     ///
     /// What the database or the connection said. Nothing is known then, and nothing may be delivered.
-    pub async fn look(
-        &self,
-        client: &Client,
-        tables: &[(u32, &[Rc<str>])],
-    ) -> Result<FxHashMap<u32, Rc<TableNow>>, Error> {
+    pub async fn look(&self, client: &Client, tables: &[(u32, &[Rc<str>])]) -> Result<Look, Error> {
         let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
         let pairs = tables
             .iter()
             .flat_map(|(oid, roles)| roles.iter().map(|role| (*oid, role.as_ref())));
         let (of, roles): (Vec<u32>, Vec<&str>) = pairs.unzip();
-        let rows = match self.ask(client, &oids, &of, &roles).await {
+        let (snapshot, rows) = match self.ask(client, &oids, &of, &roles).await {
             // It was prepared on a connection that is gone, or the connection has forgotten it.
             Err(error) if is_forgotten(&error) => {
                 self.statement.take();
@@ -147,7 +153,11 @@ impl Catalog {
             }
             outcome => outcome?,
         };
-        rows.iter().map(|row| self.read(row)).collect()
+        let tables: Result<_, Error> = rows.iter().map(|row| self.read(row)).collect();
+        Ok(Look {
+            snapshot,
+            tables: tables?,
+        })
     }
 
     async fn ask(
@@ -156,7 +166,7 @@ impl Catalog {
         oids: &[u32],
         of: &[u32],
         roles: &[&str],
-    ) -> Result<Vec<Row>, Error> {
+    ) -> Result<(Snapshot, Vec<Row>), Error> {
         let known = self.statement.borrow().clone();
         let statement = match known {
             Some(statement) => statement,
@@ -170,14 +180,22 @@ impl Catalog {
         // With a plan of its own for each call, planning would take longer than the answer. Enqueued in one poll, as everything that
         // shares a connection with others.
         let parameters: [&(dyn ToSql + Sync); 3] = [&oids, &of, &roles];
+        let begin = format!(
+            "begin; set local plan_cache_mode = force_generic_plan; select {}",
+            Snapshot::SQL
+        );
         let (begun, rows, _) = tokio::join!(
             biased;
-            client.batch_execute("begin; set local plan_cache_mode = force_generic_plan"),
+            client.simple_query(&begin),
             client.query(&statement, &parameters),
             client.batch_execute("commit"),
         );
-        begun?;
-        rows
+        let snapshot = begun?.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+            _ => None,
+        });
+        let snapshot = snapshot.expect("PostgreSQL prints snapshots as it documents");
+        Ok((snapshot, rows?))
     }
 
     fn read(&self, row: &Row) -> Result<(u32, Rc<TableNow>), Error> {

@@ -40,7 +40,9 @@ pub struct Change {
     pub relation: Rc<Relation>,
     /// What happened.
     pub action: Action,
-    /// When its transaction was committed, in microseconds since 2000.
+    /// The number of its transaction.
+    pub xid: u32,
+    /// When that was committed, in microseconds since 2000.
     pub committed_at_us: i64,
     /// The message.
     pub message: Bytes,
@@ -202,6 +204,7 @@ mod tests {
         Change {
             relation: relation(),
             action,
+            xid: 0,
             committed_at_us: 0,
             message: message.into(),
         }

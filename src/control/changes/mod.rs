@@ -9,6 +9,7 @@
 pub mod change;
 pub mod wish;
 pub mod types;
+pub mod snapshot;
 pub mod catalog;
 pub mod filter;
 pub mod visibility;

@@ -464,6 +464,7 @@ mod tests {
         let change = Change {
             relation,
             action: case.action,
+            xid: 1,
             committed_at_us: 0,
             message: bytes::Bytes::new(),
         };
@@ -594,6 +595,7 @@ mod tests {
         let change = Change {
             relation: Rc::new(relation()),
             action: Action::Insert,
+            xid: 1,
             committed_at_us: 0,
             message: bytes::Bytes::new(),
         };

@@ -26,7 +26,10 @@ pub async fn connected(database: &Database) -> Connection {
 /// A table as it is now, for these roles.
 pub async fn table_now(client: &Client, schema: &str, name: &str, roles: &[&str]) -> Rc<TableNow> {
     let row = client
-        .query_one("select $1::text::regclass::oid", &[&format!("{schema}.{name}")])
+        .query_one(
+            "select $1::text::regclass::oid",
+            &[&format!("{schema}.{name}")],
+        )
         .await
         .expect("the table is there");
     look(client, row.get(0), roles).await

@@ -206,7 +206,10 @@ async fn casts_that_take_long_hold_up_one_batch(cluster: Arc<Cluster>) {
         assert!(took < statement, "{took:?}");
     }
     assert_eq!(ask("2").await.0, "2 1 1 2");
-    assert!(ask("slow").await.1 < statement, "one good batch is no proof");
+    assert!(
+        ask("slow").await.1 < statement,
+        "one good batch is no proof"
+    );
     // It is not known for ever.
     advance(limits::CHANGE_VALUES_SLOW_LIFETIME).await;
     let (seen, took) = ask("slow").await;

@@ -162,7 +162,8 @@ impl Writer {
         let rows = self.pace.rows_per_transaction;
         let gap_ns = rows as f64 / rate * 1e9;
         // The writers take turns.
-        let start_ns = now_ns() + (gap_ns * self.index as f64 / self.pace.writing.writers as f64) as u64;
+        let start_ns =
+            now_ns() + (gap_ns * self.index as f64 / self.pace.writing.writers as f64) as u64;
         let mut turn: u64 = 0;
         let mut at_ns = start_ns;
         while !self.board.is_at_least(Phase::Drain) {

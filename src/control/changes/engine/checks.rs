@@ -237,7 +237,7 @@ async fn check_all(
         let found = session.catalog.look(client, &[(oid, &roles)]).await;
         let mut found = found.map_err(|error| too_slow(&describe(&error)))?;
         // Dropped in between.
-        let Some(table) = found.remove(&oid) else {
+        let Some(table) = found.tables.remove(&oid) else {
             continue;
         };
         let checked = check(client, &table, role.map(|role| &**role), wish).await;

@@ -5,6 +5,7 @@
 //!
 //! - What the database says of tables, privileges and roles is asked once per batch, when its rows are known; nothing is kept from the
 //!   batch before (spec: cdc-performance-notes 3.3).
+//! - It is asked once every transaction of the batch is seen by others: before, answers would be those of the time before it.
 //! - When the database cannot be asked, nothing of the batch is decided, and nothing of it is counted: it is tried again.
 //!
 //! Deliberately absent: how rows come and where they go, and what row level security says of them, which is
@@ -43,6 +44,8 @@ pub(super) enum Undecided {
     Unanswered(String),
     /// It is, but nobody could be asked about row level security.
     Unchecked(String),
+    /// Others do not see a transaction of it yet: it is committed in the log, and not done with.
+    Unseen,
 }
 
 impl From<Unanswered> for Undecided {

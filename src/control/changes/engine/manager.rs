@@ -3,8 +3,8 @@
 //! What comes in: an open connection. What goes out: answers. What always holds: nothing takes longer than
 //! [`limits::CHANGES_QUESTION_TIMEOUT`], filters that take long themselves apart. Deliberately absent: opening the connection again.
 
-use super::decide::Unanswered;
-use crate::control::changes::catalog::{Catalog, Published, TableNow, publication};
+use super::decide::{Unanswered, Undecided};
+use crate::control::changes::catalog::{Catalog, Look, Published, TableNow, publication};
 use crate::control::changes::change::Change;
 use crate::control::changes::filter::{Asker, Filter, Passed};
 use crate::control::changes::registry::TableIndex;
@@ -55,12 +55,12 @@ impl Manager {
         self.connection.client.is_closed()
     }
 
-    /// The tables of a batch as they are now, for the roles that may get something of it.
+    /// The tables of a batch as they are now, for the roles that may get something of it, once others see its transactions.
     pub(super) async fn look(
         &self,
         batch: &[Change],
         indexes: &[Rc<TableIndex>],
-    ) -> Result<FxHashMap<u32, Rc<TableNow>>, Unanswered> {
+    ) -> Result<FxHashMap<u32, Rc<TableNow>>, Undecided> {
         let mut tables: FxHashMap<u32, Vec<Rc<str>>> = FxHashMap::default();
         let mut seen: FxHashSet<*const TableIndex> = FxHashSet::default();
         for (change, index) in batch.iter().zip(indexes) {
@@ -77,7 +77,14 @@ impl Manager {
             .iter()
             .map(|(oid, roles)| (*oid, roles.as_slice()))
             .collect();
-        within(self.catalog.look(self.client(), &tables)).await
+        let Look { snapshot, tables } = within(self.catalog.look(self.client(), &tables)).await?;
+        let mut transactions: Vec<u32> = batch.iter().map(|change| change.xid).collect();
+        transactions.dedup();
+        if transactions.into_iter().all(|xid| snapshot.sees(xid)) {
+            Ok(tables)
+        } else {
+            Err(Undecided::Unseen)
+        }
     }
 
     /// Whether the database answers at all.

@@ -30,8 +30,8 @@ use super::visibility::Checkers;
 use crate::control::clock;
 use crate::control::database::connect::jittered;
 use crate::control::database::{Connection, Environment, Settings, connect};
-use crate::control::replication::{Lsn, POSTGRES_EPOCH_US};
 use crate::control::replication::pgoutput::{Message, Relation, decode};
+use crate::control::replication::{Lsn, POSTGRES_EPOCH_US};
 use crate::control::session::Sessions;
 use crate::control::tenants::Live;
 use crate::error::{ErrorCode, Level};
@@ -148,11 +148,15 @@ pub(super) struct Engine {
     relations: FxHashMap<u32, Rc<Relation>>,
     /// Everything that was committed before has been handed to the shards.
     read_to: Lsn,
-    /// When the current transaction was committed.
+    /// The current transaction.
+    xid: u32,
+    /// When it was committed.
     committed_at_us: i64,
     batch: Batch,
     /// Before that the batch is not tried again.
     batch_due: Option<Instant>,
+    /// Since when a transaction of the batch is not seen by others, and whether that was said.
+    unseen: Option<(Instant, bool)>,
     /// A word that ends a batch.
     next_word: Option<Word>,
     publication_due: Instant,
@@ -194,9 +198,11 @@ impl Engine {
             is_up: false,
             relations: FxHashMap::default(),
             read_to: Lsn(0),
+            xid: 0,
             committed_at_us: 0,
             batch: Batch::default(),
             batch_due: None,
+            unseen: None,
             next_word: None,
             publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
             publication_seen: now,
@@ -435,7 +441,10 @@ impl Engine {
         let mut word = Some(word);
         while let Some(taken) = word {
             match taken {
-                Word::Begin(begin) => self.committed_at_us = begin.committed_at_us,
+                Word::Begin(begin) => {
+                    self.xid = begin.xid;
+                    self.committed_at_us = begin.committed_at_us;
+                }
                 Word::Message(bytes, place) => {
                     self.take_message(bytes);
                     self.batch.place = Some(place);
@@ -485,6 +494,7 @@ impl Engine {
         self.batch.changes.push(Change {
             relation: Rc::clone(relation),
             action,
+            xid: self.xid,
             committed_at_us: self.committed_at_us,
             message: bytes,
         });
@@ -525,6 +535,7 @@ impl Engine {
         {
             return self.try_again(undecided);
         }
+        self.unseen = None;
         let batch = std::mem::take(&mut self.batch);
         if let (Some(place), Some(source)) = (batch.place, &self.source) {
             source.done(place);
@@ -554,7 +565,27 @@ impl Engine {
                 let pause = jittered(limits::CHANGES_BATCH_RETRY_PAUSE);
                 self.batch_due = Some(clock::now() + pause);
             }
+            Undecided::Unseen => self.wait_until_seen(),
         }
+    }
+
+    /// A commit is in the log before others see it: for microseconds, or for as long as it waits for a synchronous standby.
+    fn wait_until_seen(&mut self) {
+        let now = clock::now();
+        let (since, mut is_said) = self.unseen.unwrap_or((now, false));
+        let waited = now.duration_since(since);
+        if waited >= limits::CHANGES_UNSEEN_QUIET && !is_said {
+            is_said = true;
+            let text = "a transaction is committed in the log, but its rows cannot be seen yet: it may wait for a synchronous standby. \
+                Row changes wait for it";
+            self.context.say(Level::Warning, text);
+        }
+        self.unseen = Some((since, is_said));
+        let pause = (waited / 4).clamp(
+            limits::CHANGES_UNSEEN_PAUSE_MIN,
+            limits::CHANGES_UNSEEN_PAUSE_MAX,
+        );
+        self.batch_due = Some(now + pause);
     }
 
     async fn dispatch_batch(&mut self) -> Result<(), Undecided> {

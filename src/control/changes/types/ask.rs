@@ -49,11 +49,7 @@ impl Converter {
     /// # Errors
     ///
     /// What breaks the connection.
-    pub async fn ask(
-        &self,
-        client: &Client,
-        questions: &Questions<'_>,
-    ) -> Result<Answers, Error> {
+    pub async fn ask(&self, client: &Client, questions: &Questions<'_>) -> Result<Answers, Error> {
         let now = clock::now();
         self.slow
             .borrow_mut()

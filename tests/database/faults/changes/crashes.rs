@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -22,6 +23,7 @@ tests![
     every_row_is_told_once_to_those_who_may_see_it,
     checks_that_are_killed_cost_nobody_a_row,
     who_joins_meanwhile_is_told_the_rest,
+    a_commit_that_waits_for_a_standby_is_told_to_those_who_will_see_it,
 ];
 
 const WRITERS: Range<i64> = 1..5;
@@ -247,4 +249,41 @@ async fn who_joins_meanwhile_is_told_the_rest(cluster: Arc<Cluster>) {
     }
     let mut first = first;
     assert_complete(&first.rows_until(1), &there, &log);
+}
+
+/// A commit is in the log, and in the stream, before others see its rows; as long as it waits for a standby, it stays so. Policies that
+/// are asked meanwhile know nothing of the row.
+async fn a_commit_that_waits_for_a_standby_is_told_to_those_who_will_see_it(_: Arc<Cluster>) {
+    let cluster = Arc::new(Cluster::start_with(ADMIN, &[]));
+    let stage = Stage::new(&cluster);
+    let mut followers = [0, 1].map(|parity| guarded(&stage, parity));
+    let standbys = |names: &str| {
+        let set = format!("alter system set synchronous_standby_names = '{names}'");
+        stage.database.sql(&set);
+        stage.database.sql("select pg_reload_conf()");
+        let shown = "select current_setting('synchronous_standby_names')";
+        eventually("the setting is read", RECOVERY, || {
+            stage.database.sql(shown) == names
+        });
+    };
+    standbys("nobody");
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let said = "select count(*) from pg_stat_replication where application_name = 'realtime_changes_reader' \
+        and sent_lsn >= pg_current_wal_lsn()";
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let sql = "set synchronous_commit = on; insert into public.guarded values (2, 1, 0)";
+            stage.database.sql(sql);
+        });
+        eventually("the commit is said and not done", RECOVERY, || {
+            stage.database.sql(waits) == "1" && stage.database.sql(said) == "1"
+        });
+        for follower in &mut followers {
+            follower.is_told_no_change();
+        }
+        standbys("");
+    });
+    stage.end_row("guarded", 1);
+    let rows = followers.map(|mut follower| follower.rows_until(1).len());
+    assert_eq!(rows, [1, 0], "{}", stage.server.log_end());
 }

@@ -238,6 +238,13 @@ impl Follower {
         assert!(told.is_none(), "{told:?}");
     }
 
+    /// No change has come.
+    #[track_caller]
+    fn is_told_no_change(&mut self) {
+        let change = self.change(Duration::ZERO);
+        assert!(change.is_none(), "{change:?}");
+    }
+
     /// The next change, as `data`.
     fn change(&mut self, within: Duration) -> Option<Value> {
         let change = self

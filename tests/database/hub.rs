@@ -334,8 +334,8 @@ async fn a_batch_that_is_tried_again_is_counted_once(cluster: Arc<Cluster>) {
     // Asked again once with its connection, then with its batch.
     for _ in 0..5 {
         stage.check_waits().await;
-        let kill = "select pg_terminate_backend(pid, 5000) from pg_stat_activity \
-            where datname = current_database() and application_name = 'realtime_rls'";
+        let kill = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() \
+            and application_name = 'realtime_rls' and wait_event = 'advisory'";
         assert_eq!(stage.database.sql(kill), "t");
     }
     run(&gate, "select pg_advisory_unlock(7)").await;

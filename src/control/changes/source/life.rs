@@ -4,7 +4,7 @@
 //! restored on it; a slot that is ours no longer is told as a gap, if anything was promised of it. Deliberately absent: what the
 //! database is asked (`scout`), whose a slot is (`claim`), when one is given up (`watch`).
 
-use super::place::Place;
+use super::place::{Place, is_counted};
 use super::queue::Queue;
 use super::scout::Scout;
 use super::{Measures, Word, slot_name};
@@ -308,7 +308,8 @@ impl Life {
             Event::Message(bytes) => {
                 place.message(&bytes);
                 let measures = &self.measures;
-                measures.messages.set(measures.messages.get() + 1);
+                let count = u64::from(is_counted(&bytes));
+                measures.messages.set(measures.messages.get() + count);
                 let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 measures
                     .bytes

@@ -6,6 +6,7 @@ use std::time::Duration;
 use realtime::control::changes::visibility::Check;
 use realtime::control::clock;
 use realtime::limits;
+use tokio::time::Instant;
 
 use super::{ORDERS, WAITING, World, all_letters, check, keys, letters, reason, user};
 use crate::postgres::{Cluster, Database};
@@ -129,6 +130,8 @@ async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
     assert!(took >= limits::VISIBILITY_TIMEOUT, "{took:?}");
     // Those that were not reached are asked again with their batch.
     assert_eq!((&*seen[0], &*seen[99], &*seen[100]), ("-", "?", "??"));
+    // Whoever was being asked then is as late as the one before.
+    assert_eq!(seen[1], "-");
     for _ in 0..2 {
         let (seen, took) = ask().await;
         assert!(seen[..100].iter().all(|seen| seen == "-"), "{seen:?}");
@@ -164,18 +167,26 @@ async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
             check(&table, "authenticated", &user(1), &keys([1])),
         ]
     };
-    let deadline = clock::now() + Duration::from_millis(500);
+    let gone = async |since: Instant| {
+        until("the backend is gone", async || world.backends("") == "0").await;
+        // Not because its own time was up.
+        let after = clock::now().duration_since(since);
+        assert!(after < limits::VISIBILITY_STATEMENT_TIMEOUT, "{after:?}");
+    };
+    let began = clock::now();
+    let deadline = began + Duration::from_millis(500);
     let verdicts = world.checkers.visible_until(slow(), deadline).await;
     assert_eq!(reason(&verdicts[1][0]), "there was no answer in time");
     assert!(clock::now().duration_since(deadline) < Duration::from_secs(1));
-    until("the backend is gone", async || world.backends("") == "0").await;
+    gone(began).await;
     // The same when nobody waits for the answer any more.
+    let began = clock::now();
     let call = world.visible(slow());
     tokio::select! {
         _ = call => panic!("it was answered"),
         () = world.check_waits() => {}
     }
-    until("the backend is gone", async || world.backends("") == "0").await;
+    gone(began).await;
     assert_eq!(world.checkers.measures().given_up.get(), 2);
     world.unlock().await;
     assert_eq!(letters(&world.visible(slow()).await[1]), "y");

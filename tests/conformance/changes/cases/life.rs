@@ -78,11 +78,11 @@ pub const CASES: &[Case] = &[
             {
                 let _held = place.server.hold();
                 sql.run("insert into public.t values (1)");
-                sql.run("insert into public.u select generate_series(1, 1500)");
+                sql.run("insert into public.u select generate_series(1, 2500)");
                 sql.run("drop table public.t");
                 sql.run(PROBE);
             }
-            let ids: Vec<Value> = (1..=1500).map(Value::from).collect();
+            let ids: Vec<Value> = (1..=2500).map(Value::from).collect();
             assert_eq!(values_of(&ears.changes(ROOM), "id"), ids);
             ears.not_subscribed(ROOM, &not_enabled("t"));
         },

@@ -9,6 +9,6 @@ mod fanout;
 pub mod broadcast;
 pub mod connections;
 pub mod joins;
-mod rows;
+pub mod rows;
 pub mod database_broadcast;
 pub mod changes;

@@ -120,6 +120,7 @@ fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<
         path: String::new(),
         tokens: vec![String::new()],
         dialect: Dialect::Bare,
+        opens: None,
     };
     let bench = Bench {
         cpus: vec![usize::from(cores > 1)],
@@ -145,10 +146,9 @@ fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<
         rate: load
             .rate
             .map(|rate| if measures { rate } else { rate / 30.0 }),
-        payload: 100,
-        private: false,
         seconds: if measures { 3.0 } else { 0.05 },
         warm_up_seconds: if measures { 1.0 } else { 0.0 },
+        ..Plan::default()
     };
     let run = broadcast::run(&target, &plan, &bench)?;
     server.stop()?;

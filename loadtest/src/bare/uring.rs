@@ -429,6 +429,7 @@ mod tests {
             path: String::new(),
             tokens: vec![String::new()],
             dialect: Dialect::Bare,
+            opens: None,
         };
         let bench = Bench {
             cpus: vec![0],
@@ -445,10 +446,9 @@ mod tests {
                 senders,
                 outstanding,
                 rate,
-                payload: 100,
-                private: false,
                 seconds: 0.1,
                 warm_up_seconds: 0.0,
+                ..Plan::default()
             };
             let run = broadcast::run(&target, &plan, &bench).unwrap();
             assert_eq!(run.problems, [""; 0]);

@@ -12,3 +12,7 @@ pub mod joins;
 mod rows;
 pub mod database_broadcast;
 pub mod changes;
+pub mod slow_readers;
+pub mod replay;
+pub mod presence;
+pub mod reconnect;

@@ -117,6 +117,18 @@ pub struct Usage {
 const WAITED_MAX: f64 = 0.05;
 
 impl Usage {
+    /// Adds what the server spent on `count` things of this kind, when it is watched.
+    pub fn push_server(&self, bench: &Bench, what: &str, count: u64, run: &mut Run) {
+        if bench.server.is_none() {
+            return;
+        }
+        let busy_ns = (self.server_ns + self.ksoftirqd_ns) as f64;
+        let each_ms = busy_ns / 1e6 / count.max(1) as f64;
+        run.push(format!("server cpu per {what}"), "ms", each_ms);
+        let share = busy_ns / self.wall_ns.max(1) as f64;
+        run.push("server cpu", "%", share * 100.0);
+    }
+
     /// Adds the harness's own CPU, and says when something else had the cores.
     pub fn push_harness(&self, run: &mut Run) {
         run.push_harness(&self.harness);

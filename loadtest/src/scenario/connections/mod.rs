@@ -159,6 +159,9 @@ fn spawn(settings: &Settings, plan: &Plan) -> io::Result<Vec<Worker>> {
                 token: settings.token.clone(),
                 secret: settings.secret.clone(),
                 tokens: settings.tokens,
+                opens_per_second: settings.opens_per_second.map(|all| {
+                    all * per_process.min(plan.count - first) as f64 / plan.count as f64
+                }),
                 vsn: settings.vsn,
                 first,
                 count: per_process.min(plan.count - first),

@@ -15,7 +15,6 @@ mod on_monoio;
 use std::io::{self, Write};
 
 use loadtest::bare::{self, Running, Serve};
-use loadtest::dialect::Dialect;
 use loadtest::link::Target;
 use loadtest::report::Run;
 use loadtest::scenario::broadcast::{self, CPU_PER_FRAME, Plan};
@@ -114,14 +113,7 @@ fn main() -> io::Result<()> {
 fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<Run> {
     let cores = std::thread::available_parallelism()?.get();
     let server = Running::start(&format!("bare-{name}"), 0, serve)?;
-    let target = Target {
-        address: server.address(),
-        host: "bare".to_owned(),
-        path: String::new(),
-        tokens: vec![String::new()],
-        dialect: Dialect::Bare,
-        opens: None,
-    };
+    let target = Target::bare(server.address());
     let bench = Bench {
         cpus: vec![usize::from(cores > 1)],
         server: Some(Server {

@@ -127,6 +127,7 @@ fn target(dialect: Dialect, address: SocketAddr) -> Target {
         tokens: vec!["token".to_owned()],
         dialect,
         opens: None,
+        first_topic: 0,
     }
 }
 
@@ -340,7 +341,7 @@ impl Room {
         } else {
             format!(r#"[null,null,"{topic}","presence_diff",{payload}]"#)
         };
-        let first = self.members.first().map_or(0, |(id, _)| *id);
+        let first = self.first_of(&topic);
         self.publish(first, topic, server_frame(1, text.as_bytes()));
     }
 
@@ -377,7 +378,7 @@ impl Room {
             let text = format!("{topic}m{meta}{payload}");
             server_frame(2, &[&sizes, text.as_bytes()].concat())
         };
-        let first = self.members.first().map_or(0, |(id, _)| *id);
+        let first = self.first_of(&topic);
         self.publish(first, topic, frame);
     }
 
@@ -391,7 +392,7 @@ impl Room {
         } else {
             format!(r#"[null,null,"{topic}","postgres_changes",{payload}]"#)
         };
-        let first = self.members.first().map_or(0, |(id, _)| *id);
+        let first = self.first_of(&topic);
         self.publish(first, topic, server_frame(1, text.as_bytes()));
     }
 
@@ -435,6 +436,11 @@ impl Room {
                 }
             }
         }
+    }
+
+    fn first_of(&self, topic: &str) -> usize {
+        let mut members = self.members.iter();
+        members.find(|(_, of)| of == topic).map_or(0, |(id, _)| *id)
     }
 
     fn deliver(&self, id: usize, topic: &str, frame: &[u8], odd: bool) {

@@ -11,6 +11,8 @@ pub mod expect;
 pub mod signal;
 pub mod link;
 pub mod member;
+pub mod html;
+pub mod progress;
 pub mod settings;
 pub mod scenario;
 pub mod bare;

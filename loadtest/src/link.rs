@@ -41,6 +41,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// How fast sockets may be opened; as fast as the server takes them when absent.
     pub opens: Option<Arc<Pace>>,
+    /// The number of the first topic: loads that run at once have topics of their own.
+    pub first_topic: usize,
 }
 
 /// Times that are handed out one by one, to all threads of the process.
@@ -78,6 +80,24 @@ impl Pace {
 }
 
 impl Target {
+    /// A bare server.
+    pub fn bare(address: SocketAddr) -> Self {
+        Self {
+            address,
+            host: "bare".to_owned(),
+            path: String::new(),
+            tokens: vec![String::new()],
+            dialect: Dialect::Bare,
+            opens: None,
+            first_topic: 0,
+        }
+    }
+
+    /// The topic with number `index` of this load.
+    pub fn topic(&self, index: usize) -> String {
+        self.dialect.topic(self.first_topic + index)
+    }
+
     /// The address that socket number `index` of this machine connects from: loopback has many, and
     /// each has ports of its own. Elsewhere the kernel chooses.
     pub fn source(&self, index: usize) -> Option<Ipv4Addr> {
@@ -443,14 +463,7 @@ mod tests {
 
     #[test]
     fn sockets_of_loopback_spread_over_its_addresses() {
-        let mut target = Target {
-            address: SocketAddr::from(([127, 0, 0, 1], 4000)),
-            host: String::new(),
-            path: String::new(),
-            tokens: vec![String::new()],
-            dialect: Dialect::Bare,
-            opens: None,
-        };
+        let mut target = Target::bare(SocketAddr::from(([127, 0, 0, 1], 4000)));
         let check = |index, last| {
             assert_eq!(target.source(index), Some(Ipv4Addr::new(127, 0, 1, last)));
         };

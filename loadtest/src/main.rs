@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use loadtest::dialect::Dialect;
+use loadtest::html;
 use loadtest::probe;
 use loadtest::report::{Report, Run};
 use loadtest::scenario::connections::child;
 use loadtest::scenario::{
     broadcast, changes, connections, database_broadcast, joins, presence, reconnect, replay,
-    slow_readers,
+    slow_readers, soak,
 };
 use loadtest::settings::Settings;
 
@@ -63,6 +64,8 @@ enum Scenario {
     SlowReaders(slow_readers::Plan),
     /// All connections are cut at once and come back.
     Reconnect(reconnect::Plan),
+    /// Everything at once, for long: losses, and memory that only grows.
+    Soak(soak::Plan),
     /// Holds connections for a parent process.
     #[command(name = child::COMMAND, hide = true)]
     Child,
@@ -81,6 +84,7 @@ impl Scenario {
             Self::Presence(_) => "presence",
             Self::SlowReaders(_) => "slow-readers",
             Self::Reconnect(_) => "reconnect",
+            Self::Soak(_) => "soak",
             Self::Child => child::COMMAND,
         }
     }
@@ -147,6 +151,9 @@ fn run(arguments: &Arguments) -> io::Result<Verdict> {
     if let Some(expectations) = &settings.expect {
         report.unmet = expectations.unmet(&report.runs);
     }
+    if let Some(path) = &settings.html {
+        std::fs::write(path, html::page(&report))?;
+    }
     report.write(settings.json, &mut io::stdout())?;
     let is_good = report.is_good() || settings.busy_machine && report.has_no_problems();
     Ok(match (report.unmet.is_empty(), is_good) {
@@ -177,6 +184,7 @@ fn once(scenario: &Scenario, settings: &Settings) -> io::Result<Run> {
         Scenario::Replay(plan) => replay::run(&target, plan, &bench),
         Scenario::Presence(plan) => presence::run(&target, plan, &bench),
         Scenario::SlowReaders(plan) => slow_readers::run(&target, plan, &bench),
+        Scenario::Soak(plan) => soak::run(&target, plan, &bench),
         Scenario::Reconnect(plan) => reconnect::run(&target, plan, &bench),
         Scenario::Child => Err(io::ErrorKind::InvalidInput.into()),
     }

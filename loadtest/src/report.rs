@@ -145,12 +145,17 @@ pub struct Report {
 
 /// One line of the table.
 #[derive(Debug, PartialEq, Serialize)]
-struct Summary {
-    name: String,
-    unit: &'static str,
-    min: f64,
-    median: f64,
-    max: f64,
+pub struct Summary {
+    /// What was measured.
+    pub name: String,
+    /// In what.
+    pub unit: &'static str,
+    /// The smallest of the runs.
+    pub min: f64,
+    /// The one in the middle.
+    pub median: f64,
+    /// The largest.
+    pub max: f64,
 }
 
 impl Report {
@@ -271,7 +276,7 @@ impl Report {
     }
 
     /// How many times the other server's each figure was, run by run.
-    fn ratios(&self) -> Vec<Summary> {
+    pub fn ratios(&self) -> Vec<Summary> {
         let pairs = self.runs.iter().zip(&self.against);
         let quotients: Vec<Run> = pairs
             .map(|(ours, theirs)| {
@@ -289,7 +294,8 @@ impl Report {
         summary_of(&quotients)
     }
 
-    fn summary(&self) -> Vec<Summary> {
+    /// Minimum, median and maximum of every figure.
+    pub fn summary(&self) -> Vec<Summary> {
         summary_of(&self.runs)
     }
 }
@@ -339,7 +345,7 @@ fn counted(problems: &[String]) -> Vec<(&str, usize)> {
 }
 
 /// A number with the digits that mean something.
-fn readable(value: f64) -> String {
+pub fn readable(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.1}"),

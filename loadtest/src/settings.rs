@@ -3,6 +3,7 @@
 //! In: command-line options. Out: a [`Target`] and a [`Bench`]; tokens are signed here.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -86,6 +87,9 @@ pub struct Settings {
     /// Sockets that are opened per second at most, by all scenarios but `joins`, which has a --rate.
     #[arg(long, global = true)]
     pub opens_per_second: Option<f64>,
+    /// Writes a page with plots there as well.
+    #[arg(long, global = true)]
+    pub html: Option<PathBuf>,
     /// Print one JSON document instead of a table.
     #[arg(long, global = true)]
     pub json: bool,
@@ -195,6 +199,7 @@ pub fn target_of(
         tokens,
         dialect,
         opens: None,
+        first_topic: 0,
     })
 }
 

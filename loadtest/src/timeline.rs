@@ -98,6 +98,25 @@ impl Timeline {
         total
     }
 
+    /// The histogram of all of them in bars, each a third wider than the one before it: milliseconds that it
+    /// is up to, and how many it stands for. From the fastest to the slowest.
+    pub fn bars(&self) -> Vec<(f64, u64)> {
+        let total = self.total();
+        let bars: Vec<(f64, u64)> = total
+            .iter_log(1_000, 1.33)
+            .map(|bar| {
+                let up_to_ms = bar.value_iterated_to() as f64 / 1e6;
+                (up_to_ms, bar.count_since_last_iteration())
+            })
+            .collect();
+        let first = bars.iter().position(|(_, count)| *count > 0);
+        let last = bars.iter().rposition(|(_, count)| *count > 0);
+        match (first, last) {
+            (Some(first), Some(last)) => bars[first..=last].to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The intervals in their order, also those in which nothing arrived.
     pub fn points(&self) -> Vec<Point> {
         let seconds = self.interval_ns as f64 / 1e9;
@@ -163,6 +182,10 @@ mod tests {
         assert_eq!(points[2].p99_us, 0.0);
         assert!((points[3].seconds - 0.4).abs() < 1e-9);
         assert_eq!(one.total().len(), 4);
+        let bars = one.bars();
+        assert_eq!(bars.iter().map(|(_, count)| count).sum::<u64>(), 4);
+        assert!(bars[0].1 > 0 && bars[bars.len() - 1].1 > 0, "{bars:?}");
+        assert_eq!(start.timeline().bars(), []);
     }
 
     #[test]

@@ -12,10 +12,12 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::probe::ProcessMemory;
+use crate::progress::Progress;
 use crate::report::Run;
 use crate::settings::Bench;
 use crate::timeline::{Start, Timeline};
 
+use super::memory;
 use super::threads::{Meter, Usage};
 
 /// Where a run is. Only ever moves forward; it begins, as 0, with the members connecting.
@@ -134,6 +136,8 @@ struct Measured {
     receives: u64,
     sent: u64,
     usage: Usage,
+    /// Of the server, if it is watched.
+    memory: Vec<(f64, f64)>,
 }
 
 /// What the conductor of a run has to know of its plan.
@@ -177,7 +181,10 @@ pub(super) fn run(
         findings.push(found?);
     }
     match measured? {
-        Ok(measured) => describe(load.rate, bench, &measured, &mut run),
+        Ok(measured) => {
+            describe(load.rate, bench, &measured, &mut run);
+            run.memory = measured.memory;
+        }
         Err(problem) => run.problems.push(problem),
     }
     judge(load.copies, board, findings, &mut run);
@@ -215,18 +222,32 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
     board.enter(Phase::Measure);
     let (received, receives, sent) = (board.received(), board.receives(), board.sent());
     let meter = Meter::start(bench)?;
-    std::thread::sleep(Duration::from_secs_f64(load.seconds));
+    let memory = watch(load, bench, board);
     let measured = Measured {
         received: board.received() - received,
         receives: board.receives() - receives,
         sent: board.sent() - sent,
         usage: meter.stop()?,
+        memory,
     };
     board.enter(Phase::Drain);
     wait_until(|| board.received(), board.sent() * load.copies, stall);
     // A message may have been on its way out when the first sum was taken.
     wait_until(|| board.received(), board.sent() * load.copies, stall);
     Ok(Ok(measured))
+}
+
+/// Lets the load run for its time, and looks at the server's memory and says how far it is meanwhile.
+fn watch(load: &Load, bench: &Bench, board: &Board) -> Vec<(f64, f64)> {
+    let mut progress = Progress::new();
+    let before = board.received();
+    let memory = memory::watch(bench, load.seconds, |seconds| {
+        let received = board.received() - before;
+        let per_second = received as f64 / seconds.max(1e-3);
+        progress.say(seconds / load.seconds, &format!("{per_second:.0} frames/s"));
+    });
+    progress.end();
+    memory
 }
 
 /// Waits until `value` reaches `goal`, or stands still for as long as `stall`.
@@ -276,6 +297,10 @@ fn describe(rate: Option<f64>, bench: &Bench, measured: &Measured, run: &mut Run
         run.push("server cpu", "%", share * 100.0);
         if let Ok(memory) = ProcessMemory::read(server.pid) {
             run.push("server resident", "MB", memory.resident as f64 / 1e6);
+        }
+        let most = measured.memory.iter().map(|(_, megabytes)| *megabytes);
+        if let Some(most) = most.reduce(f64::max) {
+            run.push("server resident at most", "MB", most);
         }
     }
     usage.push_harness(run);

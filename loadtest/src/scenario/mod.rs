@@ -5,6 +5,7 @@
 //! with the others but atomics.
 
 pub mod threads;
+pub mod memory;
 mod fanout;
 pub mod broadcast;
 pub mod connections;
@@ -16,3 +17,4 @@ pub mod slow_readers;
 pub mod replay;
 pub mod presence;
 pub mod reconnect;
+pub mod soak;

@@ -273,7 +273,7 @@ impl Desk {
 
     async fn connect(&self, number: usize, round: usize, cut_ns: u64) -> Result<(), String> {
         let topic = number % self.plan.topics.max(1);
-        let topic = self.target.dialect.topic(topic);
+        let topic = self.target.topic(topic);
         let join = Join {
             private: self.plan.private,
             ..Join::default()

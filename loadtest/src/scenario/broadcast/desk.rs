@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::rest::{self, Door};
 use super::{Plan, Via, slow};
 use crate::clock::now_ns;
-use crate::dialect::{self, Answer, Dialect, Join};
+use crate::dialect::{self, Answer, Join};
 use crate::link::{self, Link, Target};
 use crate::member::{Arrival, Reader, Record, Sink};
 use crate::scenario::fanout::{Board, Findings, Phase};
@@ -106,7 +106,7 @@ pub(super) async fn work(
         .filter(|(topic, member)| thread_of(*topic, *member, &plan, threads) == index)
         .collect();
     let desk = Rc::new(Desk {
-        senders: senders(target.dialect, &plan, &mine),
+        senders: senders(&target, &plan, &mine),
         target,
         plan,
         board,
@@ -150,7 +150,7 @@ pub(super) async fn work(
 }
 
 /// The senders among `mine`, by sender number. The first members of a topic are its senders.
-fn senders(dialect: Dialect, plan: &Plan, mine: &[(usize, usize)]) -> Vec<Option<Rc<Sender>>> {
+fn senders(target: &Target, plan: &Plan, mine: &[(usize, usize)]) -> Vec<Option<Rc<Sender>>> {
     let mut members_here = vec![0; plan.topics];
     for (topic, _) in mine.iter().filter(|(_, member)| plan.reads(*member)) {
         members_here[*topic] += 1;
@@ -161,7 +161,7 @@ fn senders(dialect: Dialect, plan: &Plan, mine: &[(usize, usize)]) -> Vec<Option
         let id = topic * plan.senders + member;
         senders[id] = Some(Rc::new(Sender {
             id: id as u32,
-            topic: dialect.topic(topic),
+            topic: target.topic(topic),
             members_here: members_here[topic],
             next: Cell::new(0),
             credits: Cell::new(if plan.rate.is_none() { outstanding } else { 0 }),
@@ -179,7 +179,7 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<(usize, usize)>>
         let Some((topic, member)) = todo.borrow_mut().pop_front() else {
             return;
         };
-        let name = desk.target.dialect.topic(topic);
+        let name = desk.target.topic(topic);
         let number = topic * desk.plan.members + member;
         let sends = member < desk.plan.senders;
         let join = Join {

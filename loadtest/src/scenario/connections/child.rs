@@ -210,7 +210,7 @@ async fn receive(desk: Rc<Desk>, link: Rc<Link>, rest: Vec<u8>) {
 impl Desk {
     fn topic(&self, number: usize) -> String {
         let index = if self.order.shared_topic { 0 } else { number };
-        self.target.dialect.topic(index)
+        self.target.topic(index)
     }
 
     fn answered(&self) -> usize {

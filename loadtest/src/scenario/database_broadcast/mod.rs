@@ -72,7 +72,7 @@ pub enum By {
 /// When the harness itself cannot run: no such core, no such process, no such database.
 pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
     let tables = (0..plan.writers).map(|_| {
-        let topic = target.dialect.topic(0);
+        let topic = target.topic(0);
         let topic = dialect::topic_in_database(&topic);
         let messages = Messages::connect(&plan.database, plan.by, topic, !plan.public)?;
         Ok(Box::new(messages) as Box<dyn Table>)

@@ -309,7 +309,7 @@ impl Desk {
         let number = self.next.get();
         self.next.set(number + self.step);
         let topic = number % self.plan.topics.max(1);
-        (number, self.target.dialect.topic(topic))
+        (number, self.target.topic(topic))
     }
 
     fn joined(&self, since_ns: u64) {

@@ -65,7 +65,7 @@ pub(super) async fn work(
 ) -> Findings {
     let all = plan.members + plan.churners;
     let desk = Rc::new(Desk {
-        topic: target.dialect.topic(0),
+        topic: target.topic(0),
         target,
         plan,
         board,

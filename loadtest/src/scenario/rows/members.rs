@@ -171,7 +171,7 @@ impl Desk {
     /// Connects and joins member `number`, and waits until rows will come.
     async fn connect(&self, number: usize) -> Result<(Link, Vec<u8>), String> {
         let dialect = self.target.dialect;
-        let topic = dialect.topic(self.crowd.ask.topic_of(number));
+        let topic = self.target.topic(self.crowd.ask.topic_of(number));
         let join = self.crowd.ask.join_of(number);
         let (link, mut rest) = link::open(&self.target, number, &topic, &join).await?;
         let ready = async {

@@ -136,8 +136,10 @@ pub async fn keep_alive(
         let elapsed_ns = (now_ns() - round_ns).min(HEARTBEAT_NS);
         let goal = (count() as f64 * elapsed_ns as f64 / HEARTBEAT_NS as f64) as usize;
         while next < goal {
-            if let Some(link) = links(next) {
-                // One that has ended is noticed where it is read.
+            // One that is sending is heard of without; one that has ended is noticed where it is read.
+            if let Some(link) = links(next)
+                && !link.sending.get()
+            {
                 let _ = link.send(&frame).await;
             }
             next += 1;

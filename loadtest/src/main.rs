@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use loadtest::dialect::Dialect;
 use loadtest::html;
+use loadtest::presets::Preset;
 use loadtest::probe;
 use loadtest::report::{Report, Run};
 use loadtest::scenario::connections::child;
@@ -21,6 +22,13 @@ use loadtest::settings::Settings;
 struct Arguments {
     #[command(flatten)]
     settings: Settings,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+/// A scenario alone.
+#[derive(Parser)]
+struct Words {
     #[command(subcommand)]
     scenario: Scenario,
 }
@@ -66,6 +74,18 @@ enum Scenario {
     Reconnect(reconnect::Plan),
     /// Everything at once, for long: losses, and memory that only grows.
     Soak(soak::Plan),
+    /// A workload that Supabase has published figures of, and these figures beside ours.
+    Preset {
+        /// Which one.
+        #[arg(value_parser = Preset::names())]
+        name: String,
+        /// How large it is, compared with the published one.
+        #[arg(long, default_value_t = 0.01)]
+        scale: f64,
+        /// More options of the scenario, behind `--`: `-- --database postgres://...`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// Holds connections for a parent process.
     #[command(name = child::COMMAND, hide = true)]
     Child,
@@ -85,6 +105,7 @@ impl Scenario {
             Self::SlowReaders(_) => "slow-readers",
             Self::Reconnect(_) => "reconnect",
             Self::Soak(_) => "soak",
+            Self::Preset { .. } => "preset",
             Self::Child => child::COMMAND,
         }
     }
@@ -123,6 +144,8 @@ fn main() -> ExitCode {
 /// Runs the scenario as often as asked; says whether the result may be believed and is as expected.
 fn run(arguments: &Arguments) -> io::Result<Verdict> {
     let Arguments { settings, scenario } = arguments;
+    let preset = expand(scenario)?;
+    let scenario = preset.as_ref().map_or(scenario, |(.., scenario)| scenario);
     if matches!(scenario, Scenario::Child) {
         child::run()?;
         return Ok(Verdict::Good);
@@ -137,6 +160,7 @@ fn run(arguments: &Arguments) -> io::Result<Verdict> {
     }
     let other = settings.of_other();
     let mut report = Report::new(scenario.name());
+    report.preset = preset.as_ref().map(|(preset, scale, _)| (*preset, *scale));
     for index in 0..settings.runs.max(1) {
         // Whoever is second finds another machine: they take turns at it.
         let other_first = index % 2 == 1;
@@ -163,6 +187,18 @@ fn run(arguments: &Arguments) -> io::Result<Verdict> {
     })
 }
 
+/// What a preset stands for; nothing for all other scenarios.
+fn expand(scenario: &Scenario) -> io::Result<Option<(&'static Preset, f64, Scenario)>> {
+    let Scenario::Preset { name, scale, more } = scenario else {
+        return Ok(None);
+    };
+    let preset = Preset::of(name).ok_or(io::ErrorKind::InvalidInput)?;
+    let words = preset.words(*scale);
+    let words = std::iter::once("loadtest").chain(words.iter().chain(more).map(String::as_str));
+    let words = Words::try_parse_from(words).map_err(io::Error::other)?;
+    Ok(Some((preset, *scale, words.scenario)))
+}
+
 /// Runs the scenario once against the server of `settings`.
 fn once(scenario: &Scenario, settings: &Settings) -> io::Result<Run> {
     let bench = settings.bench();
@@ -186,7 +222,7 @@ fn once(scenario: &Scenario, settings: &Settings) -> io::Result<Run> {
         Scenario::SlowReaders(plan) => slow_readers::run(&target, plan, &bench),
         Scenario::Soak(plan) => soak::run(&target, plan, &bench),
         Scenario::Reconnect(plan) => reconnect::run(&target, plan, &bench),
-        Scenario::Child => Err(io::ErrorKind::InvalidInput.into()),
+        Scenario::Preset { .. } | Scenario::Child => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -234,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound_and_the_two_servers_are_told_apart() {
+    fn the_command_line_is_sound_and_presets_are_command_lines() {
         Arguments::command().debug_assert();
         let words = ["loadtest", "--target", "ws://a", "--pid", "1", "broadcast"];
         let beside = ["--beside", "ws://b", "--beside-pid", "2"];
@@ -246,6 +282,15 @@ mod tests {
         };
         assert_eq!(beside.beside.as_deref(), Some("ws://b"));
         assert_eq!(beside.beside_pid, Some(2));
+        for name in Preset::names() {
+            let mut words = vec!["loadtest", "preset", name];
+            if !name.starts_with("broadcast") && name != "private-joins" {
+                words.extend(["--", "--database", "postgres://x"]);
+            }
+            let arguments = Arguments::parse_from(words);
+            let (.., scenario) = expand(&arguments.scenario).unwrap().unwrap();
+            assert!(name.starts_with(scenario.name()) || name == "private-joins");
+        }
         let alone = Arguments::parse_from(words);
         assert_eq!(alone.settings.target, "ws://a");
     }

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::presets::Preset;
 use crate::timeline::Timeline;
 
 /// Share of one core above which the harness itself may be what was measured.
@@ -141,6 +142,9 @@ pub struct Report {
     pub against: Vec<Run>,
     /// Expectations that were not met.
     pub unmet: Vec<String>,
+    /// Whose published figures stand beside these, and how much smaller the load was.
+    #[serde(skip)]
+    pub preset: Option<(&'static Preset, f64)>,
 }
 
 /// One line of the table.
@@ -174,6 +178,7 @@ impl Report {
             runs: Vec::new(),
             against: Vec::new(),
             unmet: Vec::new(),
+            preset: None,
         }
     }
 
@@ -205,6 +210,7 @@ impl Report {
                 "congestion_control": self.congestion_control,
                 "valid": self.is_good(),
                 "unmet": self.unmet,
+                "published": self.published(),
                 "summary": self.summary(),
                 "runs": self.runs,
                 "ratios": self.ratios(),
@@ -235,6 +241,7 @@ impl Report {
                 readable(line.max)
             )?;
         }
+        self.write_published(out)?;
         self.write_ratios(out)?;
         for (index, run) in self.runs.iter().enumerate() {
             run.write_remarks(&format!("run {}", index + 1), out)?;
@@ -250,6 +257,26 @@ impl Report {
             "  verdict: {}",
             if self.is_good() { "valid" } else { "NOT VALID" }
         )
+    }
+
+    fn write_published(&self, out: &mut impl Write) -> io::Result<()> {
+        let Some((preset, scale)) = self.preset else {
+            return Ok(());
+        };
+        writeln!(
+            out,
+            "  published of the original: {} (this load: {scale} of it)",
+            preset.published
+        )?;
+        for (name, unit, value) in preset.figures {
+            writeln!(
+                out,
+                "  {:<64} {:>14}",
+                format!("  {name} [{unit}]"),
+                readable(*value)
+            )?;
+        }
+        Ok(())
     }
 
     fn write_ratios(&self, out: &mut impl Write) -> io::Result<()> {
@@ -273,6 +300,15 @@ impl Report {
             )?;
         }
         Ok(())
+    }
+
+    fn published(&self) -> Option<serde_json::Value> {
+        let (preset, scale) = self.preset?;
+        let (name, published) = (preset.name, preset.published);
+        let figures = preset.figures;
+        Some(serde_json::json!({
+            "preset": name, "scale": scale, "published": published, "figures": figures,
+        }))
     }
 
     /// How many times the other server's each figure was, run by run.

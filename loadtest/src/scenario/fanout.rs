@@ -293,6 +293,7 @@ fn describe(rate: Option<f64>, bench: &Bench, measured: &Measured, run: &mut Run
         for (name, ns) in usage.server.iter().take(8) {
             run.push(format!("  thread {name}"), "us", per_frame(*ns));
         }
+        usage.push_switches("delivered frame", measured.received, run);
         let share = usage.server_ns as f64 / usage.wall_ns as f64;
         run.push("server cpu", "%", share * 100.0);
         if let Ok(memory) = ProcessMemory::read(server.pid) {

@@ -20,7 +20,7 @@ pub struct Plan {
     #[arg(long, default_value_t = 10)]
     pub slow: usize,
     /// Messages per second.
-    #[arg(long, default_value_t = 500.0)]
+    #[arg(long, default_value_t = 100.0)]
     pub rate: f64,
     /// Bytes of each message's JSON payload.
     #[arg(long, default_value_t = 10_000)]

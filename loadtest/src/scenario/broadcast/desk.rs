@@ -42,6 +42,8 @@ struct Desk {
     /// By sender number; those of other threads are absent.
     senders: Vec<Option<Rc<Sender>>>,
     links: RefCell<Vec<Rc<Link>>>,
+    /// Connections for requests.
+    doors: RefCell<Vec<Rc<Link>>>,
     /// Those of members that do not read.
     slow: RefCell<Vec<Rc<Link>>>,
     tasks: Cell<usize>,
@@ -112,6 +114,7 @@ pub(super) async fn work(
         board,
         index,
         links: RefCell::new(Vec::new()),
+        doors: RefCell::new(Vec::new()),
         slow: RefCell::new(Vec::new()),
         tasks: Cell::new(0),
         buffer: RefCell::new(vec![0; RECEIVE_BYTES]),
@@ -143,9 +146,9 @@ pub(super) async fn work(
         pacer.await;
     }
     desk.until(Phase::Done).await;
-    alive.await;
     slow::count_closed(&desk.slow.take(), &desk.board).await;
     desk.close().await;
+    alive.await;
     desk.findings.take()
 }
 
@@ -247,7 +250,9 @@ async fn send(desk: Rc<Desk>, sender: Rc<Sender>, link: Rc<Link>) {
             .map_err(|error| format!("send: {error}")),
         Via::Rest => post_all(&desk, &sender).await,
     };
-    if let Err(problem) = sent {
+    if let Err(problem) = sent
+        && !desk.board.is_at_least(Phase::Done)
+    {
         desk.problem(problem);
     }
     desk.tasks.set(desk.tasks.get() - 1);
@@ -279,6 +284,7 @@ async fn send_all(desk: &Desk, sender: &Sender, link: &Link) -> std::io::Result<
 /// The same by requests, each with as many messages as are due.
 async fn post_all(desk: &Desk, sender: &Sender) -> Result<(), String> {
     let mut door = Door::open(&desk.target, sender.id as usize).await?;
+    desk.doors.borrow_mut().push(door.link());
     let topic = dialect::topic_in_database(&sender.topic);
     if sender.credits.get() > 0 {
         sender.signal.raise();
@@ -358,7 +364,7 @@ impl Desk {
 
     /// Ends every connection and waits until the tasks on them are gone.
     async fn close(&self) {
-        for link in self.links.borrow().iter() {
+        for link in self.links.borrow().iter().chain(self.doors.borrow().iter()) {
             link.shut_down();
         }
         for sender in self.senders.iter().flatten() {

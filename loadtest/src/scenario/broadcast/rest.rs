@@ -2,6 +2,8 @@
 //!
 //! In: stamps. Out: one request at a time on a connection that stays, each of which has to be accepted.
 
+use std::rc::Rc;
+
 use crate::dialect::USER_EVENT;
 use crate::link::{Link, Target};
 use crate::stamp::Stamp;
@@ -11,7 +13,7 @@ pub(super) const MESSAGES_MAX: usize = 100;
 
 /// A connection for requests.
 pub(super) struct Door {
-    link: Link,
+    link: Rc<Link>,
     head: String,
     received: Vec<u8>,
 }
@@ -28,7 +30,7 @@ impl Door {
             .map_err(|error| format!("connect: {error}"))?;
         let token = &target.tokens[index % target.tokens.len()];
         Ok(Self {
-            link,
+            link: Rc::new(link),
             head: format!(
                 "POST /api/broadcast HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\napikey: {token}\r\n\
                  Content-Type: application/json\r\nContent-Length: ",
@@ -36,6 +38,11 @@ impl Door {
             ),
             received: Vec::new(),
         })
+    }
+
+    /// The connection, to be ended.
+    pub(super) fn link(&self) -> Rc<Link> {
+        Rc::clone(&self.link)
     }
 
     /// Sends one request and waits for its answer.

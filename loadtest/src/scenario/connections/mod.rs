@@ -98,6 +98,7 @@ pub fn run(settings: &Settings, plan: &Plan, bench: &Bench) -> io::Result<Run> {
         "connections/s",
         joined as f64 / took.as_secs_f64(),
     );
+    run.push("refused", "", refused as f64);
     if refused > 0 {
         run.problems
             .push(format!("{refused} connections were refused"));
@@ -135,6 +136,7 @@ pub fn run(settings: &Settings, plan: &Plan, bench: &Bench) -> io::Result<Run> {
         run.problems.extend(said.problems);
         worker.process.wait()?;
     }
+    run.push("ended by themselves", "", lost as f64);
     if lost > 0 {
         run.problems
             .push(format!("{lost} connections ended by themselves"));
@@ -226,6 +228,8 @@ fn deliver(workers: &mut [Worker], joined: usize, run: &mut Run) -> io::Result<(
         }
     }
     run.push("received the message", "", received as f64);
+    let missed = joined.saturating_sub(received);
+    run.push("loss", "", missed as f64);
     run.push(
         "the last one had it after",
         "ms",

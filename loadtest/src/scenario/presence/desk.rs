@@ -92,12 +92,15 @@ pub(super) async fn work(
         )
     });
     desk.until(Phase::WarmUp).await;
-    if !desk.board.is_at_least(Phase::Done) {
-        desk.change_all(threads).await;
-    }
+    let changes = monoio::spawn({
+        let desk = Rc::clone(&desk);
+        async move { desk.change_all(threads).await }
+    });
     desk.until(Phase::Done).await;
-    alive.await;
+    // Who still waits for a socket to take something is freed by its end.
     desk.close().await;
+    changes.await;
+    alive.await;
     desk.findings.take()
 }
 
@@ -198,12 +201,17 @@ impl Desk {
 
     /// Everybody says what it is, and then members and churners have their turns until the load is over.
     async fn change_all(&self, threads: usize) {
+        if self.board.is_at_least(Phase::Done) {
+            return;
+        }
         let mut all = self.authors.borrow().clone();
         all.sort_by_key(|author| author.number);
         let (members, churners): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|author| self.is_member(author.number));
-        if let Err(problem) = self.change(&members, &churners, threads).await {
+        if let Err(problem) = self.change(&members, &churners, threads).await
+            && !self.board.is_at_least(Phase::Done)
+        {
             self.problem(problem);
         }
     }

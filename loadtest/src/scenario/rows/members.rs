@@ -103,7 +103,6 @@ pub(super) async fn work(
     while !desk.board.is_at_least(Phase::Done) {
         monoio::time::sleep(Duration::from_millis(10)).await;
     }
-    alive.await;
     for link in desk.links.borrow().iter() {
         link.shut_down();
     }
@@ -111,6 +110,7 @@ pub(super) async fn work(
         monoio::time::sleep(Duration::from_millis(1)).await;
     }
     desk.links.borrow_mut().clear();
+    alive.await;
     // Descriptors are closed by operations of their own; this lets them be done.
     monoio::time::sleep(Duration::from_millis(20)).await;
     desk.findings.take()

@@ -98,7 +98,7 @@ struct Desk {
     /// Numbers of this thread's connections: `next`, then every `step`-th.
     next: Cell<usize>,
     step: usize,
-    held: RefCell<VecDeque<Link>>,
+    held: RefCell<VecDeque<Rc<Link>>>,
     under_way: Cell<usize>,
     timeline: RefCell<Option<Timeline>>,
     not_tried: Cell<u64>,
@@ -223,6 +223,15 @@ async fn work(
         problems: RefCell::new(Vec::new()),
         plan,
     });
+    let alive = monoio::spawn({
+        let (one, count, over) = (Rc::clone(&desk), Rc::clone(&desk), Rc::clone(&desk));
+        link::keep_alive(
+            desk.target.dialect,
+            move |index| one.held.borrow().get(index).cloned(),
+            move || count.held.borrow().len(),
+            move || over.is_over(),
+        )
+    });
     match desk.plan.rate {
         Some(rate) => at_rate(&desk, rate / threads as f64).await,
         None => {
@@ -239,6 +248,7 @@ async fn work(
     while desk.under_way.get() > 0 || !desk.is_over() {
         monoio::time::sleep(Duration::from_millis(10)).await;
     }
+    alive.await;
     desk.held.borrow_mut().clear();
     monoio::time::sleep(Duration::from_millis(20)).await;
     Findings {
@@ -298,7 +308,7 @@ impl Desk {
         match link::open(&self.target, number, &topic, &join).await {
             Ok((link, _)) => {
                 self.joined(since_ns);
-                self.hold(link).await;
+                self.hold(Rc::new(link)).await;
             }
             Err(problem) => self.refused(problem),
         }
@@ -334,7 +344,7 @@ impl Desk {
     }
 
     /// Keeps a connection; the oldest one says goodbye when there are too many.
-    async fn hold(&self, link: Link) {
+    async fn hold(&self, link: Rc<Link>) {
         let oldest = {
             let mut held = self.held.borrow_mut();
             held.push_back(link);

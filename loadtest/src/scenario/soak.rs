@@ -42,6 +42,9 @@ pub struct Plan {
     pub database: Option<String>,
 }
 
+/// What a part does.
+type Scenario = Box<dyn FnOnce(&Target, &Bench) -> io::Result<Run> + Send>;
+
 /// A load that runs beside the others.
 struct Part {
     name: &'static str,
@@ -109,9 +112,7 @@ fn start(target: &Target, plan: &Plan, bench: &Bench, seconds: f64) -> io::Resul
         ..bench.clone()
     };
     let mut parts = Vec::new();
-    let mut add = |name: &'static str,
-                   load: Box<dyn FnOnce(&Target, &Bench) -> io::Result<Run> + Send>|
-     -> io::Result<()> {
+    let mut add = |name: &'static str, load: Scenario| -> io::Result<()> {
         // A load that heard another one's messages would take them for its own.
         let first_topic = parts.len() * TOPICS_MAX;
         let target = Target {

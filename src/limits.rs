@@ -146,6 +146,25 @@ pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
 
 // -- the control core --
 
+/// Changes of tenants, and questions about them, that are handed in and not done. Above: the request is answered with 503, and a name that
+/// is sought is not there.
+pub const REGISTRAR_ERRANDS_MAX: usize = 4096;
+
+/// Names that are looked for in the store of tenants at the same time. Above: the tenant is not there. Clients choose the names.
+pub const SEEKS_MAX: usize = 256;
+
+/// How long a name may be looked for. Above: the tenant is not there.
+pub const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sockets of one shard whose tenant is being looked for. Above: the tenant is not there.
+pub const SEEKING_SOCKETS_MAX: usize = 1024;
+
+/// How long the answer about a change waits for the shards to take note of it. Above: it is answered all the same.
+pub const SHARDS_HEED_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the deletion of a tenant waits for its database. Above: it is answered, and what is left is done behind the answer.
+pub const TENANT_TEARDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Changes of one batch. Above: the rest is the next batch. Larger ones cost fewer questions to the database and make the first change of each
 /// wait longer.
 pub const CHANGES_BATCH_MAX: usize = 512;
@@ -363,6 +382,43 @@ pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long one statement of a migration may take (spec: tenant-database 5.1). Above: it fails.
 pub const MIGRATION_STATEMENT_TIMEOUT: Duration = Duration::from_secs(50);
+
+// -- the control database --
+
+/// How long a start waits for the control database: longer than a database that is started beside the server takes. Above: the process
+/// ends, and whoever watches it starts it again.
+pub const CONTROL_DATABASE_START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The first pause between two attempts to reach it, at start as later.
+pub const CONTROL_DATABASE_RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// The longest such pause at start: the wait ends soon after the database is there.
+pub const CONTROL_DATABASE_RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long it may take to answer a question about tenants, the wait for a connection not counted. Above: as if it could not be reached.
+pub const CONTROL_DATABASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Questions to it that wait to be taken up. Above: who asks waits.
+pub const CONTROL_DATABASE_QUESTIONS_WAITING_MAX: usize = 256;
+
+/// The shortest period in which its tenants are compared with the known ones, whatever `TENANT_CACHE_EXPIRATION_IN_MS` says.
+pub const CONTROL_DATABASE_COMPARISON_PERIOD_MIN: Duration = Duration::from_secs(1);
+
+/// News of it that wait to be heard. Above: the oldest is forgotten, and a change is found again by the next comparison.
+pub const CONTROL_DATABASE_NEWS_WAITING_MAX: usize = 4096;
+
+/// Tenants of it whose secrets wait to be encrypted anew. Above: they are found again when they are read the next time.
+pub const CONTROL_DATABASE_RENEWALS_WAITING_MAX: usize = 1024;
+
+/// Causes for which it cannot be reached that are logged until it answers again. Above: they are not logged.
+pub const CONTROL_DATABASE_CAUSES_MAX: usize = 16;
+
+/// Notifications of PostgreSQL that wait to be read on one connection. Above: further ones are lost, and what they told of is found by a
+/// comparison.
+pub const NOTIFICATIONS_WAITING_MAX: usize = 1024;
+
+/// Longest payload of a notification in bytes: PostgreSQL takes 7999. Above: nothing is sent, and others find the change by comparing.
+pub const NOTIFICATION_BYTES_MAX: usize = 7_900;
 
 /// How long the making or dropping of a partition waits for a lock. Above: it fails, and is tried again the next day or run.
 pub const PARTITION_LOCK_TIMEOUT: Duration = Duration::from_secs(3);

@@ -43,9 +43,6 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
     let shard_count = shard_count(&config)?;
     let tenants = boot::boot_tenants(&config, shard_count + 1, clock::unix_seconds())
         .map_err(|error| error.to_string())?;
-    if let Some(text) = missing(&config) {
-        writer.write(&Line::new(clock::unix_ms(), Level::Warning, &text));
-    }
     // Clients choose the names of topics: a seed that they do not know keeps them from choosing the owner as well.
     let hasher = TopicHasher::new(RandomState::new().hash_one(clock::unix_ms()));
     let runtime = start_shards(&config, shard_count, &tenants, &hasher)?;
@@ -64,16 +61,6 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
     })
     .map_err(|error| format!("the control core cannot run: {error}"))?;
     threads.join().map_err(|error| error.to_string())
-}
-
-/// What is asked for and not there yet, in words.
-fn missing(config: &Config) -> Option<String> {
-    config.database.as_ref().map(|_| {
-        format!(
-            "DB_HOST is set, but tenants cannot be kept in Postgres yet: they are kept in {}",
-            config.data_dir.display()
-        )
-    })
 }
 
 fn writer(config: &Config) -> Writer {
@@ -118,6 +105,7 @@ fn start_shards(
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
         no_channel_timeout: Duration::from_millis(config.no_channel_timeout_ms),
         any_host_single_tenant: config.any_host_single_tenant,
+        seeks_tenants: tenants.store.is_shared(),
         head: HeadLimits {
             header_value_bytes_max: config.header_value_bytes_max as usize,
             ..HeadLimits::default()

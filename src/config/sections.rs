@@ -29,10 +29,6 @@ pub struct MainDatabase {
     pub connections_max: u32,
     /// `DB_QUEUE_TARGET`: how long a query may wait for a connection.
     pub checkout_timeout_ms: u64,
-    /// `DB_REPLICA_HOST`: where tenants are looked up.
-    pub replica_host: Option<String>,
-    /// `DB_REPLICA_POOL_SIZE`.
-    pub replica_connections_max: u32,
 }
 
 impl MainDatabase {
@@ -59,8 +55,6 @@ impl MainDatabase {
             ca_cert: env.string("DB_SSL_CA_CERT"),
             connections_max: env.positive("DB_POOL_SIZE", 5)?,
             checkout_timeout_ms: env.positive("DB_QUEUE_TARGET", 5000)?,
-            replica_host: env.string("DB_REPLICA_HOST"),
-            replica_connections_max: env.positive("DB_REPLICA_POOL_SIZE", 5)?,
         };
         // Ours: an empty host would mean nothing to anybody, so it is none.
         Ok(Some(database).filter(|database| !database.host.is_empty()))

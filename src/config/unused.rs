@@ -26,7 +26,7 @@ const RPC: &str = "nodes do not talk over Erlang's RPC; CLUSTER_NATS_URL connect
 const DISCOVERY: &str = "nodes find each other over CLUSTER_NATS_URL";
 const PER_CORE: &str = "work is spread over the shards, one per core; see SHARDS";
 const REGIONS: &str = "a tenant is served by the node that its clients connect to";
-const REPLICAS: &str = "only DB_REPLICA_HOST names a replica";
+const REPLICAS: &str = "tenants are kept in memory and read from DB_HOST alone";
 const STDOUT: &str = "lines go to standard output";
 const TRACING: &str = "traces are not exported";
 const SCRIPT: &str = "there is no start script; crashes are reported on standard error";
@@ -42,6 +42,8 @@ pub(super) const UNUSED: &[(&str, &str)] = &[
         "DB_QUEUE_INTERVAL",
         "the wait for a pooled connection is bounded by DB_QUEUE_TARGET alone",
     ),
+    ("DB_REPLICA_HOST", REPLICAS),
+    ("DB_REPLICA_POOL_SIZE", REPLICAS),
     ("DB_HOST_REPLICA_FRA", REPLICAS),
     ("DB_HOST_REPLICA_IAD", REPLICAS),
     ("DB_HOST_REPLICA_SIN", REPLICAS),

@@ -2,25 +2,39 @@
 //!
 //! What comes in: the configuration. What goes out: [`BootTenants`], or the sentence with which the process does not start. What
 //! always holds: the seed never takes back what an operator has stored, unless `SEED_SELF_HOST` asks for it
-//! (`seed_is_for_an_empty_store_or_on_request`). Deliberately absent: databases.
+//! (`seed_is_for_an_empty_store_or_on_request`); a tenant that cannot be used keeps no other from being served, unless all are like
+//! that. Deliberately absent: whatever needs a tenant's database, but for the one that was seeded.
 
+use super::clock;
+use super::database::migrate::migrate;
+use super::database::partitions::{drop_old_partitions, ensure_partitions};
+use super::database::{Settings, connect};
+use super::main_database::{self, Engine, MainDatabaseError, Opened};
 use super::store::{
-    EmbeddedStore, ExtensionRecord, StoreError, TenantRecord, apply, database_extension,
+    Cipher, EmbeddedStore, ExtensionRecord, StoreError, TenantRecord, TenantStore, apply,
+    database_extension,
 };
 use super::tenants::{Common, Registry};
 use crate::auth::ClaimValidators;
-use crate::config::Config;
+use crate::config::{Config, MainDatabase};
+use crate::error::Level;
+use crate::limits;
+use crate::logging::{Line, Writer};
 use crate::tenant::TenantDirectory;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
 
 /// The tenants that the process starts with.
 #[derive(Debug)]
 pub struct BootTenants {
     /// The tenants of record.
-    pub store: EmbeddedStore,
+    pub store: Arc<dyn TenantStore>,
+    /// What answers for the store, where that is in a database: to be started on the control core's thread.
+    pub engine: Option<Engine>,
     /// The same as snapshots; the control core goes on with it.
     pub registry: Registry,
     /// The same for each shard.
@@ -34,6 +48,10 @@ pub struct BootTenants {
 pub enum StartError {
     /// The store does not open, or does not work.
     Store(StoreError),
+    /// The control database does not.
+    MainDatabase(MainDatabaseError),
+    /// The kernel refuses what waiting takes.
+    Runtime(std::io::Error),
     /// `EMBEDDED_TENANTS` cannot be read.
     File {
         /// The file.
@@ -56,10 +74,18 @@ impl From<StoreError> for StartError {
     }
 }
 
+impl From<MainDatabaseError> for StartError {
+    fn from(error: MainDatabaseError) -> Self {
+        Self::MainDatabase(error)
+    }
+}
+
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store(error) => error.fmt(f),
+            Self::MainDatabase(error) => error.fmt(f),
+            Self::Runtime(error) => write!(f, "the kernel refuses a runtime: {error}"),
             Self::File { path, error } => {
                 write!(
                     f,
@@ -78,7 +104,8 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Opens the store, seeds it and reads it. `threads` is the number of threads that count: the shards and the control core.
+/// Opens the store, seeds it and reads it: the one in `DB_HOST`, or the embedded one. `threads` is the number of threads that count: the
+/// shards and the control core.
 ///
 /// # Errors
 ///
@@ -88,20 +115,16 @@ pub fn boot_tenants(
     threads: usize,
     unix_now: i64,
 ) -> Result<BootTenants, StartError> {
-    let store = EmbeddedStore::open(&config.data_dir)?;
-    let mut records = store.list_blocking()?;
-    let mut changed = Vec::new();
-    if let Some(seeded) = seed(config, &records, unix_now) {
-        upsert(&mut records, seeded.clone());
-        changed.push(seeded);
-    }
-    if let Some(path) = &config.embedded_tenants {
-        for record in described(path, config, &records, unix_now)? {
-            upsert(&mut records, record.clone());
-            changed.push(record);
+    let (store, engine, records): (Arc<dyn TenantStore>, _, _) = match &config.database {
+        None => {
+            let (store, records) = boot_embedded(config, unix_now)?;
+            (Arc::new(store), None, records)
         }
-    }
-    store.put_blocking(&changed)?;
+        Some(database) => {
+            let opened = boot_database(database, config, unix_now)?;
+            (Arc::new(opened.store), Some(opened.engine), opened.records)
+        }
+    };
     let mut registry = Registry::new(Common {
         threads,
         validators: Arc::new(ClaimValidators::new(config.claim_validators.clone())),
@@ -117,10 +140,103 @@ pub fn boot_tenants(
         .find(|record| record.external_id == config.self_host.tenant_name);
     Ok(BootTenants {
         store,
+        engine,
         registry,
         directory,
         self_host,
     })
+}
+
+fn boot_embedded(
+    config: &Config,
+    unix_now: i64,
+) -> Result<(EmbeddedStore, Vec<TenantRecord>), StartError> {
+    let store = EmbeddedStore::open(&config.data_dir, Cipher::of(config))?;
+    let mut records = store.list_blocking()?;
+    let mut changed = Vec::new();
+    if let Some(seeded) = seed(config, &records, unix_now) {
+        upsert(&mut records, seeded.clone());
+        changed.push(seeded);
+    }
+    if let Some(path) = &config.embedded_tenants {
+        for record in described(path, config, &records, unix_now)? {
+            upsert(&mut records, record.clone());
+            changed.push(record);
+        }
+    }
+    store.put_blocking(&mut changed)?;
+    Ok((store, records))
+}
+
+fn boot_database(
+    database: &MainDatabase,
+    config: &Config,
+    unix_now: i64,
+) -> Result<Opened, StartError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    LocalSet::new().block_on(&runtime, boot_opened(database, config, unix_now))
+}
+
+async fn boot_opened(
+    database: &MainDatabase,
+    config: &Config,
+    unix_now: i64,
+) -> Result<Opened, StartError> {
+    // The log's thread is started later.
+    let (region, cluster) = (config.region.clone(), config.cluster.clone());
+    let writer = Writer::new(config.log_format, config.log_level, region, cluster);
+    let say = |level, text: &str| writer.write(&Line::new(clock::unix_ms(), level, text));
+    let warn = |text: &str| say(Level::Warning, text);
+    let mut opening = main_database::open(database, config, warn).await?;
+    // As the original's: it is made at every start, or never.
+    let seeded = config
+        .self_host
+        .seeds
+        .then(|| self_host_record(config, unix_now));
+    if let Some(record) = &seeded {
+        opening.seed(record).await?;
+    }
+    if let Some(path) = &config.embedded_tenants {
+        let records = opening.records().await?;
+        let described = described(path, config, &records, unix_now)?;
+        opening.put(&described).await?;
+    }
+    let opened = opening.finish().await?;
+    for error in &opened.broken {
+        say(Level::Error, &format!("a tenant is not served: {error}"));
+    }
+    if let Some(record) = &seeded
+        && let Err(text) = prepare_database(record).await
+    {
+        say(Level::Error, &format!("Failed to set-up tenant: {text}"));
+    }
+    Ok(opened)
+}
+
+/// The seeded tenant's own database: its schema, and its partitions of old and coming days (spec: control-database 5, step 3).
+async fn prepare_database(record: &TenantRecord) -> Result<(), String> {
+    let Some(settings) = Settings::of(record) else {
+        return Ok(());
+    };
+    let prepared = async {
+        let connection = connect(&settings?, "realtime_migrations").await;
+        let mut connection = connection.map_err(|error| error.to_string())?;
+        let migrated = migrate(&mut connection.client).await;
+        migrated.map_err(|error| error.to_string())?;
+        let (client, now) = (&connection.client, clock::unix_seconds());
+        let dropped = drop_old_partitions(client, now).await;
+        dropped.map_err(|error| error.to_string())?;
+        match ensure_partitions(client, now).await.first() {
+            Some(error) => Err(error.to_string()),
+            None => Ok(()),
+        }
+    };
+    let bound = limits::DATABASE_MIGRATION_TIMEOUT;
+    let outcome = tokio::time::timeout(bound, prepared).await;
+    outcome.unwrap_or_else(|_| Err(format!("it took longer than {} ms", bound.as_millis())))
 }
 
 fn upsert(records: &mut Vec<TenantRecord>, record: TenantRecord) {
@@ -133,10 +249,11 @@ fn upsert(records: &mut Vec<TenantRecord>, record: TenantRecord) {
     }
 }
 
-/// The tenant of a self-hosted installation, where it is to be stored now.
+/// The tenant of a self-hosted installation, where it is to be stored in the embedded store now.
 ///
-/// With `SEED_SELF_HOST` it is made anew at every start, as in the original (spec: control-database 5). Without, it is made for a
-/// store that is empty, so that a first start has somebody to serve; later its keys follow the environment, where that names some.
+/// With `SEED_SELF_HOST` it is made anew at every start, as in the original (spec: control-database 5). Without, it is made for an
+/// embedded store that is empty, so that a first start has somebody to serve; later its keys follow the environment, where that names
+/// some.
 fn seed(config: &Config, records: &[TenantRecord], unix_now: i64) -> Option<TenantRecord> {
     let wanted = &config.self_host;
     let known = records
@@ -145,14 +262,7 @@ fn seed(config: &Config, records: &[TenantRecord], unix_now: i64) -> Option<Tena
     let mut record = match known {
         Some(known) if !wanted.seeds => known.clone(),
         None if !wanted.seeds && !records.is_empty() => return None,
-        _ => {
-            let mut record =
-                TenantRecord::new(&wanted.tenant_name, &config.tenant_defaults, unix_now);
-            record.jwt_secret = Some(wanted.jwt_secret.expose().to_owned());
-            record.jwt_jwks.clone_from(&wanted.jwt_jwks);
-            record.extensions.extend(seeded_database(config, unix_now));
-            return Some(record);
-        }
+        _ => return Some(self_host_record(config, unix_now)),
     };
     if let Some(secret) = &config.api_jwt_secret {
         record.jwt_secret = Some(secret.expose().to_owned());
@@ -161,6 +271,16 @@ fn seed(config: &Config, records: &[TenantRecord], unix_now: i64) -> Option<Tena
         record.jwt_jwks.clone_from(&wanted.jwt_jwks);
     }
     (Some(&record) != known).then_some(record)
+}
+
+/// That tenant, made anew.
+fn self_host_record(config: &Config, unix_now: i64) -> TenantRecord {
+    let wanted = &config.self_host;
+    let mut record = TenantRecord::new(&wanted.tenant_name, &config.tenant_defaults, unix_now);
+    record.jwt_secret = Some(wanted.jwt_secret.expose().to_owned());
+    record.jwt_jwks.clone_from(&wanted.jwt_jwks);
+    record.extensions.extend(seeded_database(config, unix_now));
+    record
 }
 
 /// The database of that tenant: the one that `DB_HOST` names, as the original's seed describes it (spec: control-database 5).
@@ -371,24 +491,24 @@ mod tests {
 
     #[test]
     fn seeded_tenant_has_the_database_that_the_environment_names() {
-        let settings = |variables: &[(&str, &str)], name: &str| {
-            let scratch = Scratch::new(name);
-            let boot = scratch.boot(variables, None).unwrap();
-            let record = boot.self_host.as_ref().unwrap();
+        let settings = |variables: &[(&str, &str)]| {
+            let get = |name: &str| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let (config, _) = Config::from_env(get).unwrap();
+            let record = self_host_record(&config, 1);
             record.database().cloned().map(Value::Object)
         };
-        assert_eq!(settings(&[], "without"), None);
-        assert_eq!(settings(&[("DB_NAME", "n")], "no-host"), None);
+        assert_eq!(settings(&[]), None);
+        assert_eq!(settings(&[("DB_NAME", "n")]), None);
         let mut expected = json!({
             "region": "us-east-1", "db_host": "db", "db_port": "5433", "db_name": "postgres", "db_user": "supabase_admin",
             "db_password": "postgres", "ssl_enforced": false, "poll_interval_ms": 100, "poll_max_changes": 100,
             "poll_max_record_bytes": 1_048_576, "publication": "supabase_realtime",
             "slot_name": "supabase_realtime_replication_slot",
         });
-        assert_eq!(
-            settings(&[("DB_HOST", "db")], "defaults").as_ref(),
-            Some(&expected)
-        );
+        assert_eq!(settings(&[("DB_HOST", "db")]).as_ref(), Some(&expected));
         let own = [
             ("DB_HOST", "h"),
             ("DB_PORT", "5432"),
@@ -399,7 +519,7 @@ mod tests {
         for (name, value) in own {
             expected[name.to_lowercase()] = json!(value);
         }
-        assert_eq!(settings(&own, "own"), Some(expected));
+        assert_eq!(settings(&own), Some(expected));
     }
 
     #[test]
@@ -449,7 +569,7 @@ mod tests {
             "twice",
         );
         assert!(
-            EmbeddedStore::open(&scratch.0.join("data"))
+            EmbeddedStore::open(&scratch.0.join("data"), Cipher::new(None, None, false))
                 .unwrap()
                 .list_blocking()
                 .unwrap()

@@ -19,6 +19,7 @@ use account::Account;
 use cluster::Cluster;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use tokio::runtime::Builder;
 
 /// Serves with a database until a signal ends it.
 ///
@@ -55,7 +56,10 @@ fn attached(config: &mut Config) -> Result<Cluster, String> {
     let cluster = Cluster::start(&config.data_dir)?;
     project::prepare(&cluster)?;
     if let Some(record) = project::attach(record, &project::settings(&cluster), unix_now)? {
-        let put = tenants.store.put_blocking(&[record]);
+        let runtime = Builder::new_current_thread()
+            .build()
+            .map_err(|error| format!("the kernel refuses a runtime: {error}"))?;
+        let put = runtime.block_on(tenants.store.put(record));
         put.map_err(|error| error.to_string())?;
     }
     // It was seeded just now; once more would take its database away again.

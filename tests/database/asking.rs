@@ -14,7 +14,7 @@ use realtime::control::database::partitions::ensure_partitions;
 use realtime::control::database::{Environment, Pool};
 use realtime::control::log::Log;
 use realtime::control::outgoing::Outgoing;
-use realtime::control::store::{ExtensionRecord, TenantRecord};
+use realtime::control::store::{ExtensionRecord, Sealed, TenantRecord};
 use realtime::control::tenants::{Common, Registry};
 use realtime::logging::Line;
 use realtime::mail::{AskError, Checks, Context, TopicHasher, Verdict};
@@ -136,6 +136,7 @@ pub fn environment_with(
             settings: settings.clone(),
             inserted_at: 1,
             updated_at: 1,
+            sealed: Sealed::default(),
         }));
     let (tenant, _) = registry.apply(&record);
     assert_eq!(tenant.id, TENANT);

@@ -78,6 +78,11 @@ async fn a_name_with_two_families_leads_to_the_one_that_answers(cluster: Arc<Clu
 
 /// A cluster that speaks TLS, with a certificate that nobody has signed.
 pub fn cluster_with_tls() -> Cluster {
+    cluster_with_certificate("tls.pem")
+}
+
+/// A cluster that speaks TLS with the certificate and the key in this file of this folder.
+pub fn cluster_with_certificate(file: &str) -> Cluster {
     let cluster = Cluster::start_with(ADMIN, &[]);
     let data = cluster.folder().join("data");
     cluster.stop();
@@ -90,7 +95,9 @@ pub fn cluster_with_tls() -> Cluster {
             .expect("it can be written");
         chown(&path, Some(owner.uid()), Some(owner.gid())).expect("it can be given away");
     };
-    let pem = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/database/tls.pem");
+    let pem = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/database")
+        .join(file);
     write(
         "tls.pem",
         &std::fs::read(pem).expect("it is a file of this folder"),

@@ -37,6 +37,7 @@ mod asking;
 mod catalog;
 mod changes;
 mod connect;
+mod control_database;
 mod dev;
 mod exceptions;
 mod dice;
@@ -52,6 +53,7 @@ mod send;
 mod session;
 mod source;
 mod stream;
+mod tenants;
 mod turns;
 mod values;
 mod visibility;
@@ -76,6 +78,9 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("catalog", catalog::TESTS),
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
+    ("control_database", control_database::original::TESTS),
+    ("control_database", control_database::sharing::TESTS),
+    ("control_database", control_database::start::TESTS),
     ("dev", dev::TESTS),
     ("exceptions", exceptions::TESTS),
     ("faults::changes", faults::changes::crashes::TESTS),
@@ -100,6 +105,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
+    ("tenants", tenants::TESTS),
     ("values", values::asked::TESTS),
     ("values", values::documents::TESTS),
     ("values", values::made::TESTS),

@@ -6,8 +6,8 @@
 //! stands in an error. Deliberately absent: startup options, which a pooler in between would refuse: what the server relies on is
 //! set after the connection is open.
 
-use super::Settings;
-use super::tls::connector;
+use super::tls::{connector, verifying_connector};
+use super::{Families, Settings};
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::AskError;
@@ -15,17 +15,18 @@ use socket2::{SockRef, TcpKeepalive};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// What the server's SQL relies on, whatever the role or the database is set to. None of it runs long enough for a compiler: in a large
@@ -135,6 +136,11 @@ pub enum ConnectError {
         /// What the database said.
         error: String,
     },
+    /// What was to be run first failed.
+    AfterConnect {
+        /// What the database said.
+        error: String,
+    },
     /// Anything else: the database is starting or stopping, or it is none.
     Other {
         /// Host and port.
@@ -169,6 +175,9 @@ impl fmt::Display for ConnectError {
             }
             Self::TooManyConnections { error } => {
                 write!(f, "the database accepts no more connections: {error}")
+            }
+            Self::AfterConnect { error } => {
+                write!(f, "what is run on every new connection failed: {error}")
             }
             Self::Other { place, error } => write!(f, "{place} cannot be used: {error}"),
         }
@@ -250,10 +259,36 @@ pub async fn connect(
     settings: &Settings,
     application_name: &'static str,
 ) -> Result<Connection, ConnectError> {
+    connect_hearing(settings, application_name, None).await
+}
+
+/// The same; what others `NOTIFY` after a `LISTEN` on it comes out of the channel. At most [`limits::NOTIFICATIONS_WAITING_MAX`] wait
+/// there; further ones are lost. It ends with the connection.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub async fn connect_listening(
+    settings: &Settings,
+    application_name: &'static str,
+) -> Result<(Connection, mpsc::Receiver<Notification>), ConnectError> {
+    let (heard, notifications) = mpsc::channel(limits::NOTIFICATIONS_WAITING_MAX);
+    let connection = connect_hearing(settings, application_name, Some(heard)).await?;
+    Ok((connection, notifications))
+}
+
+/// Where notifications go, if anywhere.
+type Heard = Option<mpsc::Sender<Notification>>;
+
+async fn connect_hearing(
+    settings: &Settings,
+    application_name: &'static str,
+    heard: Heard,
+) -> Result<Connection, ConnectError> {
     let place = place(settings);
     match tokio::time::timeout(
         limits::DATABASE_CONNECTION_TIMEOUT,
-        attempt(settings, application_name, &place),
+        attempt(settings, application_name, &place, heard),
     )
     .await
     {
@@ -278,7 +313,7 @@ pub async fn cancel(settings: &Settings, connection: &Connection) -> Result<(), 
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
         let token = connection.client.cancel_token();
         let outcome = if settings.ssl_enforced {
-            let tls = tls(&settings.host, address.ip());
+            let tls = tls(settings, address.ip(), &place)?;
             token.cancel_query_raw(stream, tls).await
         } else {
             token.cancel_query_raw(stream, NoTls).await
@@ -299,17 +334,29 @@ async fn attempt(
     settings: &Settings,
     application_name: &'static str,
     place: &str,
+    heard: Heard,
 ) -> Result<Connection, ConnectError> {
     let host = settings.host.as_str();
-    let addresses: Vec<SocketAddr> = match tokio::net::lookup_host((host, settings.port)).await {
-        Ok(addresses) => addresses.collect(),
-        Err(error) => {
-            return Err(ConnectError::HostNotFound {
-                host: host.to_owned(),
-                error,
-            });
-        }
+    let not_found = |error| ConnectError::HostNotFound {
+        host: host.to_owned(),
+        error,
     };
+    let addresses = tokio::net::lookup_host((host, settings.port)).await;
+    let mut addresses: Vec<SocketAddr> = addresses.map_err(not_found)?.collect();
+    let family = match settings.manner.families {
+        Families::Both => "",
+        Families::V4 => "IPv4 ",
+        Families::V6 => "IPv6 ",
+    };
+    addresses.retain(|address| match settings.manner.families {
+        Families::Both => true,
+        Families::V4 => address.is_ipv4(),
+        Families::V6 => address.is_ipv6(),
+    });
+    if addresses.is_empty() {
+        let text = format!("it has no {family}address");
+        return Err(not_found(io::Error::new(io::ErrorKind::NotFound, text)));
+    }
     let is_ipv4_only = host.parse::<IpAddr>().is_err() && addresses.iter().all(SocketAddr::is_ipv4);
     let unreachable = |error| ConnectError::Unreachable {
         place: place.to_owned(),
@@ -328,13 +375,20 @@ async fn attempt(
     let failed = |error: tokio_postgres::Error| ConnectError::of(place.to_owned(), &error);
     let (client, driver) = if settings.ssl_enforced {
         config.ssl_mode(SslMode::Require);
-        open(&config, stream, tls(host, address.ip())).await
+        let tls = tls(settings, address.ip(), place)?;
+        open(&config, stream, tls, heard).await
     } else {
         config.ssl_mode(SslMode::Disable);
-        open(&config, stream, NoTls).await
+        open(&config, stream, NoTls, heard).await
     }
     .map_err(failed)?;
     client.batch_execute(SESSION).await.map_err(failed)?;
+    if let Some(sql) = &settings.manner.after_connect {
+        let outcome = client.batch_execute(sql).await;
+        outcome.map_err(|error| ConnectError::AfterConnect {
+            error: describe(&error),
+        })?;
+    }
     Ok(Connection {
         client,
         address: address.ip(),
@@ -345,16 +399,25 @@ async fn attempt(
 
 /// TLS that names the host, or the address where the host's name cannot stand in a handshake.
 fn tls(
-    host: &str,
+    settings: &Settings,
     address: IpAddr,
-) -> <MakeRustlsConnect as MakeTlsConnect<TcpStream>>::TlsConnect {
+    place: &str,
+) -> Result<<MakeRustlsConnect as MakeTlsConnect<TcpStream>>::TlsConnect, ConnectError> {
+    let host = settings.host.as_str();
     let name = if rustls::pki_types::ServerName::try_from(host).is_ok() {
         host.to_owned()
     } else {
         address.to_string()
     };
-    let Ok(tls) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut connector(), &name);
-    tls
+    let mut connector = match &settings.manner.ca_cert {
+        None => connector(),
+        Some(file) => verifying_connector(file).map_err(|error| ConnectError::Tls {
+            place: place.to_owned(),
+            error,
+        })?,
+    };
+    let Ok(tls) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut connector, &name);
+    Ok(tls)
 }
 
 /// Logs on, and starts the driver.
@@ -362,12 +425,13 @@ async fn open<T>(
     config: &tokio_postgres::Config,
     stream: TcpStream,
     tls: T,
+    heard: Heard,
 ) -> Result<(Client, Driver), tokio_postgres::Error>
 where
     T: TlsConnect<TcpStream>,
     T::Stream: Unpin + 'static,
 {
-    let (client, connection) = config.connect_raw(stream, tls).await?;
+    let (client, mut connection) = config.connect_raw(stream, tls).await?;
     let (running, ended) = watch::channel(());
     let (alive, dropped) = oneshot::channel::<()>();
     let cut = Arc::new(Notify::new());
@@ -378,9 +442,18 @@ where
             let _ = dropped.await;
             tokio::time::sleep(limits::DATABASE_GOODBYE_TIMEOUT).await;
         };
+        let messages = async {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
+            {
+                if let (AsyncMessage::Notification(notification), Some(heard)) = (message, &heard) {
+                    // Whoever listens has other means to find what is lost here.
+                    let _ = heard.try_send(notification);
+                }
+            }
+        };
         // What the driver returns is what every query under way has returned as well.
         tokio::select! {
-            _ = connection => {}
+            () = messages => {}
             () = last_words => {}
             () = cut_by_us.notified() => {}
         }

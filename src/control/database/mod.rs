@@ -12,9 +12,9 @@ pub mod statement;
 pub mod partitions;
 pub mod migrate;
 
-pub use connect::{ConnectError, Connection, cancel, connect};
+pub use connect::{ConnectError, Connection, cancel, connect, connect_listening};
 pub use pool::{Lease, Pool, PoolError};
-pub use settings::Settings;
+pub use settings::{Families, Manner, Settings};
 
 use super::log::Log;
 use super::outgoing::Outgoing;

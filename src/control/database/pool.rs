@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
-/// The connections' `application_name`.
+/// The `application_name` of connections to a tenant's database.
 const APPLICATION_NAME: &str = "realtime_connect";
 
 /// A pool. Clones are the same pool; it ends with the last of them, or with [`Pool::close`].
@@ -39,6 +39,7 @@ pub struct Pool(Rc<Inner>);
 
 struct Inner {
     settings: Rc<Settings>,
+    application_name: &'static str,
     slots: Box<[Slot]>,
     /// Those who wait for a lease. Some may have given up.
     waiting: RefCell<VecDeque<oneshot::Sender<Lease>>>,
@@ -127,10 +128,23 @@ impl Pool {
     ///
     /// [`ConnectError`] of the first connection. There is no pool then, and nothing is tried again.
     pub async fn open(settings: Rc<Settings>) -> Result<Self, ConnectError> {
-        let first = connect(&settings, APPLICATION_NAME).await?;
+        Self::open_as(settings, APPLICATION_NAME).await
+    }
+
+    /// The same under another `application_name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub async fn open_as(
+        settings: Rc<Settings>,
+        application_name: &'static str,
+    ) -> Result<Self, ConnectError> {
+        let first = connect(&settings, application_name).await?;
         let slots = settings.pool_size.max(1);
         let pool = Self(Rc::new(Inner {
             settings,
+            application_name,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             waiting: RefCell::default(),
             down_since: watch::Sender::new(None),
@@ -331,10 +345,13 @@ async fn keep(pool: Weak<Inner>, slot: usize, mut shared: Option<Rc<Shared>>) {
                 wait(&mut pause).await;
             }
         }
-        let Some(settings) = pool.upgrade().map(|pool| Rc::clone(&pool.settings)) else {
+        let settings = pool
+            .upgrade()
+            .map(|pool| (Rc::clone(&pool.settings), pool.application_name));
+        let Some((settings, application_name)) = settings else {
             return;
         };
-        let outcome = connect(&settings, APPLICATION_NAME).await;
+        let outcome = connect(&settings, application_name).await;
         let Some(pool) = pool.upgrade() else { return };
         match outcome {
             Ok(connection) => shared = Some(pool.fill(slot, connection)),

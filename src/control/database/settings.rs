@@ -11,6 +11,7 @@ use crate::limits;
 use crate::tenant::TenantId;
 use serde_json::{Map, Value};
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where a tenant's database is and how it is to be used (spec: tenant-database 1). Two equal settings lead to the same connections.
@@ -34,6 +35,32 @@ pub struct Settings {
     pub queue_target: Duration,
     /// `subs_pool_size`: counts in the estimate of connections only.
     pub subscription_pool_size: usize,
+    /// What only the server's own database has.
+    pub manner: Manner,
+}
+
+/// How a connection is opened beyond where to. Tenants' databases have the default: both address families, any certificate, nothing that
+/// is to be run first.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Manner {
+    /// The address families that are tried.
+    pub families: Families,
+    /// The file with the certificates that may have signed the database's. None: any certificate is believed.
+    pub ca_cert: Option<PathBuf>,
+    /// SQL that is run when the connection is open.
+    pub after_connect: Option<String>,
+}
+
+/// Address families.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum Families {
+    /// Both, IPv6 first.
+    #[default]
+    Both,
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
 }
 
 impl Settings {
@@ -77,6 +104,7 @@ impl Settings {
             )
             .min(limits::DATABASE_QUEUE_TARGET_MAX),
             subscription_pool_size: connections(settings, "subs_pool_size"),
+            manner: Manner::default(),
         })
     }
 

@@ -1,13 +1,16 @@
-//! TLS to tenants' databases: encrypted, and whoever answers is believed.
+//! TLS to databases: encrypted, and whoever answers is believed, unless a file says who may sign its certificate.
 //!
-//! What comes in: nothing. What goes out: a TLS configuration. What always holds: any certificate is taken, as the original does
-//! (spec: tenant-database 1, `ssl_enforced`); most projects' databases have one that nobody has signed. Whoever holds the
-//! connection must still prove to have the key of the certificate that it shows. Deliberately absent: certificates of our own.
+//! What comes in: that file, or nothing. What goes out: a TLS configuration. What always holds: of tenants' databases any certificate is
+//! taken, as the original does (spec: tenant-database 1, `ssl_enforced`); most projects' databases have one that nobody has signed.
+//! Whoever holds the connection must still prove to have the key of the certificate that it shows. Deliberately absent: certificates of
+//! our own.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use std::path::Path;
 use std::sync::Arc;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -27,6 +30,30 @@ pub fn client_config() -> ClientConfig {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth()
+}
+
+/// Makes TLS connections to a database whose certificate one of those in this file has signed, for the name that it is reached by.
+///
+/// # Errors
+///
+/// A sentence: the file cannot be read, or there is no certificate in it.
+pub fn verifying_connector(ca_cert: &Path) -> Result<MakeRustlsConnect, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", ca_cert.display());
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(ca_cert).map_err(|error| failed(&error))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| failed(&error))?;
+        roots.add(certificate).map_err(|error| failed(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(failed(&"there is no certificate in it"));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for the versions that it was built with")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
 }
 
 #[derive(Debug)]

@@ -1,12 +1,18 @@
 //! Tenants in one file, for a server that has nothing else: redb in `DATA_DIR`.
 //!
-//! The file holds tenant secrets as they are. It is made with mode 0600 in a directory of mode 0700, so that only the server's
-//! user reads it; a backup of it is as secret as the keys themselves.
+//! Secrets are encrypted in it as they are in PostgreSQL ([`Cipher`]), with `DB_ENC_KEY` or `DB_ENC_KEY_GCM`; where neither is set, with
+//! the key in `tenants.key` beside the file, which is made when it is missing. Both files have mode 0600 and are made in a directory of
+//! mode 0700. A backup without the key, wherever that is, is of no use to a thief, and of none to its owner either. A file of the first
+//! format, which held secrets as they are, is encrypted when it is opened; pages that the storage engine has not used again may still
+//! show what stood in them.
 
-use super::{Answer, StoreError, TenantRecord, TenantStore};
+use super::cipher::GCM_KEY_BYTES;
+use super::{Answer, Cipher, Flag, StoreError, StoreNews, TenantRecord, TenantStore};
+use aws_lc_rs::rand;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,9 +24,14 @@ const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants"
 const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 
 /// The format of this version, under the key `format` of [`ABOUT`].
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+
+/// The format that held secrets as they are.
+const PLAIN_FORMAT: u64 = 1;
 
 const FILE_NAME: &str = "tenants.redb";
+
+const KEY_FILE_NAME: &str = "tenants.key";
 
 /// Memory for pages of the file, in bytes: a few thousand tenants fit.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
@@ -30,15 +41,16 @@ const CACHE_BYTES: usize = 4 * 1024 * 1024;
 pub struct EmbeddedStore {
     database: Arc<Database>,
     path: Arc<Path>,
+    cipher: Arc<Cipher>,
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `directory`, which is made if it is missing.
+    /// Opens the store in `directory`, which is made if it is missing. `cipher` has the keys of the environment.
     ///
     /// # Errors
     ///
     /// [`StoreError`] says in a sentence what stands in the way. The server does not start.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    pub fn open(directory: &Path, cipher: Cipher) -> Result<Self, StoreError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -77,12 +89,14 @@ impl EmbeddedStore {
         let store = Self {
             database: Arc::new(database),
             path: path.into(),
+            // Only now: whoever has the file has the key.
+            cipher: Arc::new(with_key_file(directory, cipher.or_gcm())?),
         };
         store.check_format()?;
         Ok(store)
     }
 
-    /// Makes the tables of a new file, or makes sure that an old one can be read.
+    /// Makes the tables of a new file, makes sure that an old one can be read, and encrypts one that is not.
     fn check_format(&self) -> Result<(), StoreError> {
         let format = self.run(|database| {
             let write = database.begin_write()?;
@@ -98,13 +112,18 @@ impl EmbeddedStore {
             write.commit()?;
             Ok(format)
         })?;
-        if format > FORMAT {
-            Err(StoreError::Newer {
+        match format {
+            PLAIN_FORMAT => {
+                let rows = self.rows()?;
+                let records = rows.iter().map(|(key, row)| decode(key, row));
+                let mut records = records.collect::<Result<Vec<_>, _>>()?;
+                self.put_blocking(&mut records)
+            }
+            FORMAT => Ok(()),
+            format => Err(StoreError::Newer {
                 path: self.path.to_path_buf(),
                 format,
-            })
-        } else {
-            Ok(())
+            }),
         }
     }
 
@@ -114,7 +133,14 @@ impl EmbeddedStore {
     ///
     /// As [`TenantStore::list`].
     pub fn list_blocking(&self) -> Result<Vec<TenantRecord>, StoreError> {
-        let rows: Vec<(String, Vec<u8>)> = self.run(|database| {
+        let rows = self.rows()?;
+        rows.iter()
+            .map(|(key, row)| self.opened(key, row))
+            .collect()
+    }
+
+    fn rows(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.run(|database| {
             let read = database.begin_read()?;
             let table = read.open_table(TENANTS)?;
             table
@@ -124,48 +150,82 @@ impl EmbeddedStore {
                         .map_err(redb::Error::from)
                 })
                 .collect()
-        })?;
-        rows.into_iter()
-            .map(|(key, value)| decode(&key, &value))
-            .collect()
+        })
     }
 
-    /// Stores tenants, all or none of them; blocks.
+    /// Stores tenants, all or none of them, whoever had their external ids before, and fills in the stored texts of their secrets;
+    /// blocks.
     ///
     /// # Errors
     ///
-    /// As [`TenantStore::put`].
-    pub fn put_blocking(&self, records: &[TenantRecord]) -> Result<(), StoreError> {
-        let rows: Vec<(&str, Vec<u8>)> = records
-            .iter()
-            .map(|record| {
-                (
-                    record.external_id.as_str(),
-                    serde_json::to_vec(record).expect("a record has only text keys"),
-                )
-            })
-            .collect();
+    /// As [`TenantStore::put`], but nobody is in the way.
+    pub fn put_blocking(&self, records: &mut [TenantRecord]) -> Result<(), StoreError> {
+        for record in &mut *records {
+            self.cipher
+                .seal_record(record)
+                .map_err(|error| StoreError::Secret {
+                    external_id: record.external_id.clone(),
+                    error,
+                })?;
+        }
+        let row = |record: &TenantRecord| {
+            let row = serde_json::to_vec(&record.at_rest()).expect("a record has only text keys");
+            (record.external_id.clone(), row)
+        };
+        let rows: Vec<_> = records.iter().map(row).collect();
         self.run(|database| {
             let write = database.begin_write()?;
             {
                 let mut table = write.open_table(TENANTS)?;
                 for (key, value) in &rows {
-                    table.insert(key, value.as_slice())?;
+                    table.insert(key.as_str(), value.as_slice())?;
                 }
+                write.open_table(ABOUT)?.insert("format", FORMAT)?;
             }
             write.commit()?;
             Ok(())
         })
     }
 
+    fn put_one(&self, record: TenantRecord) -> Result<TenantRecord, StoreError> {
+        let row = self.row(&record.external_id)?;
+        let known = row.map(|row| decode(&record.external_id, &row));
+        if known
+            .transpose()?
+            .is_some_and(|known| known.id != record.id)
+        {
+            let external_id = record.external_id;
+            return Err(StoreError::Taken { external_id });
+        }
+        let mut records = [record];
+        self.put_blocking(&mut records)?;
+        let [record] = records;
+        Ok(record)
+    }
+
     fn get_blocking(&self, external_id: &str) -> Result<Option<TenantRecord>, StoreError> {
-        let row: Option<Vec<u8>> = self.run(|database| {
+        let row = self.row(external_id)?;
+        row.map(|row| self.opened(external_id, &row)).transpose()
+    }
+
+    fn row(&self, external_id: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.run(|database| {
             let table = database.begin_read()?.open_table(TENANTS)?;
             Ok(table
                 .get(external_id)?
                 .map(|value| value.value().to_owned()))
-        })?;
-        row.map(|row| decode(external_id, &row)).transpose()
+        })
+    }
+
+    fn opened(&self, external_id: &str, row: &[u8]) -> Result<TenantRecord, StoreError> {
+        let mut record = decode(external_id, row)?;
+        match self.cipher.open_record(&mut record) {
+            Ok(()) => Ok(record),
+            Err(error) => Err(StoreError::Secret {
+                external_id: external_id.to_owned(),
+                error,
+            }),
+        }
     }
 
     fn delete_blocking(&self, external_id: &str) -> Result<bool, StoreError> {
@@ -204,8 +264,47 @@ impl EmbeddedStore {
 fn decode(external_id: &str, row: &[u8]) -> Result<TenantRecord, StoreError> {
     serde_json::from_slice(row).map_err(|error| StoreError::Record {
         external_id: external_id.to_owned(),
-        error,
+        error: error.to_string(),
     })
+}
+
+/// The cipher with the key of this directory: the one that is there, or a new one where the environment has none.
+fn with_key_file(directory: &Path, cipher: Cipher) -> Result<Cipher, StoreError> {
+    let path = directory.join(KEY_FILE_NAME);
+    let failed = |error| StoreError::KeyFile {
+        path: path.clone(),
+        error,
+    };
+    let key = match fs::read(&path) {
+        Ok(key) if key.len() == GCM_KEY_BYTES => key,
+        Ok(key) => {
+            let text = format!("it holds {} bytes", key.len());
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(_) if cipher.can_write() => return Ok(cipher),
+        Err(_) => new_key(directory, &path).map_err(failed)?,
+    };
+    Ok(cipher.and_key(&key))
+}
+
+/// Makes a key. It is on the disk, whole, before anything is encrypted with it.
+fn new_key(directory: &Path, path: &Path) -> io::Result<Vec<u8>> {
+    let mut key = vec![0; GCM_KEY_BYTES];
+    rand::fill(&mut key).map_err(|_| io::Error::other("there is no randomness"))?;
+    let new = directory.join("tenants.key.new");
+    // Left by a start that was cut off.
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(directory)?.sync_all()?;
+    Ok(key)
 }
 
 impl TenantStore for EmbeddedStore {
@@ -218,13 +317,30 @@ impl TenantStore for EmbeddedStore {
         self.elsewhere(Self::list_blocking)
     }
 
-    fn put(&self, record: TenantRecord) -> Answer<'_, ()> {
-        self.elsewhere(move |store| store.put_blocking(&[record]))
+    fn put(&self, record: TenantRecord) -> Answer<'_, TenantRecord> {
+        self.elsewhere(move |store| store.put_one(record))
     }
 
     fn delete<'a>(&'a self, external_id: &'a str) -> Answer<'a, bool> {
         let external_id = external_id.to_owned();
         self.elsewhere(move |store| store.delete_blocking(&external_id))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn news(&self) -> Answer<'_, StoreNews> {
+        Box::pin(std::future::pending())
+    }
+
+    fn announce(&self, _: StoreNews) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn flag<'a>(&'a self, name: &'a str, tenant: &'a TenantRecord) -> Answer<'a, bool> {
+        let is_on = Flag::is_on(None, name, tenant);
+        Box::pin(async move { Ok(is_on) })
     }
 }
 
@@ -241,23 +357,29 @@ mod tests {
         fn new(name: &str) -> Self {
             let path =
                 std::env::temp_dir().join(format!("realtime-store-{}-{name}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
+            let _ = fs::remove_dir_all(&path);
             Self(path)
         }
     }
 
     impl Drop for Scratch {
         fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
+            let _ = fs::remove_dir_all(&self.0);
         }
     }
 
     fn record(name: &str) -> TenantRecord {
         let mut record = TenantRecord::new(name, &TEST_DEFAULTS, 1_700_000_000);
+        record.id = format!("id of {name}");
         record.jwt_secret = Some("secret".to_owned());
         record.jwt_jwks =
             Some(serde_json::json!({"keys": [{"kid": "a", "n": 12_345_678_901_234_567_890_u64}]}));
         record
+    }
+
+    /// Opens it as a server without any key in its environment does.
+    fn open(directory: &Path) -> Result<EmbeddedStore, StoreError> {
+        EmbeddedStore::open(directory, Cipher::new(None, None, false))
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -272,7 +394,7 @@ mod tests {
         let scratch = Scratch::new("reopen");
         let (a, b) = (record("a"), record("b"));
         {
-            let store = EmbeddedStore::open(&scratch.0.join("deep")).unwrap();
+            let store = open(&scratch.0.join("deep")).unwrap();
             block_on(async {
                 store.put(b.clone()).await.unwrap();
                 store.put(a.clone()).await.unwrap();
@@ -281,7 +403,7 @@ mod tests {
                 store.put(b.clone()).await.unwrap();
             });
         }
-        let store = EmbeddedStore::open(&scratch.0.join("deep")).unwrap();
+        let store = open(&scratch.0.join("deep")).unwrap();
         assert_eq!(store.list_blocking().unwrap(), [a.clone(), b]);
         assert_eq!(block_on(store.get("a")).unwrap(), Some(a));
         assert_eq!(block_on(store.get("c")).unwrap(), None);
@@ -290,16 +412,17 @@ mod tests {
     #[test]
     fn file_is_for_its_owner_alone() {
         let scratch = Scratch::new("mode");
-        let store = EmbeddedStore::open(&scratch.0).unwrap();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let store = open(&scratch.0).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&store.path), mode(&scratch.0)), (0o600, 0o700));
+        assert_eq!(mode(&scratch.0.join(KEY_FILE_NAME)), 0o600);
     }
 
     #[test]
     fn second_server_on_one_directory_is_told_so() {
         let scratch = Scratch::new("locked");
-        let _first = EmbeddedStore::open(&scratch.0).unwrap();
-        let error = EmbeddedStore::open(&scratch.0).err().unwrap().to_string();
+        let _first = open(&scratch.0).unwrap();
+        let error = open(&scratch.0).err().unwrap().to_string();
         assert!(
             error.contains("is in use by another process") && error.contains("DATA_DIR"),
             "{error}"
@@ -309,19 +432,16 @@ mod tests {
     #[test]
     fn unusable_directory_is_named() {
         let scratch = Scratch::new("file");
-        std::fs::create_dir_all(&scratch.0).unwrap();
+        fs::create_dir_all(&scratch.0).unwrap();
         let file = scratch.0.join("not-a-directory");
-        std::fs::write(&file, "x").unwrap();
-        let error = EmbeddedStore::open(&file).err().unwrap().to_string();
+        fs::write(&file, "x").unwrap();
+        let error = open(&file).err().unwrap().to_string();
         assert!(
             error.contains("not-a-directory") && error.contains("DATA_DIR"),
             "{error}"
         );
-        std::fs::create_dir_all(scratch.0.join("data/tenants.redb")).unwrap();
-        let error = EmbeddedStore::open(&scratch.0.join("data"))
-            .err()
-            .unwrap()
-            .to_string();
+        fs::create_dir_all(scratch.0.join("data/tenants.redb")).unwrap();
+        let error = open(&scratch.0.join("data")).err().unwrap().to_string();
         assert!(error.contains("cannot be opened for writing"), "{error}");
     }
 
@@ -329,7 +449,7 @@ mod tests {
     fn file_of_a_later_version_is_refused() {
         let scratch = Scratch::new("newer");
         {
-            let store = EmbeddedStore::open(&scratch.0).unwrap();
+            let store = open(&scratch.0).unwrap();
             store
                 .run(|database| {
                     let write = database.begin_write()?;
@@ -339,7 +459,91 @@ mod tests {
                 })
                 .unwrap();
         }
-        let error = EmbeddedStore::open(&scratch.0).err().unwrap().to_string();
+        let error = open(&scratch.0).err().unwrap().to_string();
         assert!(error.contains("later version"), "{error}");
+    }
+
+    #[test]
+    fn nothing_secret_stands_in_the_file() {
+        let scratch = Scratch::new("secret");
+        let check = |cipher: fn() -> Cipher| {
+            let store = EmbeddedStore::open(&scratch.0, cipher()).unwrap();
+            let mut record = record("a");
+            record.jwt_secret = Some("nobody-may-read-this".to_owned());
+            store.put_blocking(&mut [record.clone()]).unwrap();
+            assert_eq!(store.list_blocking().unwrap(), [record]);
+            let row = store.row("a").unwrap().unwrap();
+            assert!(!String::from_utf8_lossy(&row).contains("nobody-may-read-this"));
+            store.delete_blocking("a").unwrap();
+        };
+        check(|| Cipher::new(Some(b"supabaserealtime"), None, false));
+        assert!(
+            !scratch.0.join(KEY_FILE_NAME).exists(),
+            "the environment has a key"
+        );
+        check(|| Cipher::new(None, Some(&[7; 32]), false));
+        assert!(
+            !scratch.0.join(KEY_FILE_NAME).exists(),
+            "the environment has a key"
+        );
+        check(|| Cipher::new(None, None, false));
+        assert!(scratch.0.join(KEY_FILE_NAME).exists());
+    }
+
+    #[test]
+    fn a_key_that_comes_later_reads_what_the_key_file_has_encrypted() {
+        let scratch = Scratch::new("later");
+        let later = || Cipher::new(Some(b"supabaserealtime"), None, false);
+        drop(open(&scratch.0).unwrap().put_blocking(&mut [record("a")]));
+        let store = EmbeddedStore::open(&scratch.0, later()).unwrap();
+        store.put_blocking(&mut [record("b")]).unwrap();
+        assert_eq!(store.list_blocking().unwrap(), [record("a"), record("b")]);
+        drop(store);
+        // And a key that is gone is named.
+        let error = open(&scratch.0)
+            .unwrap()
+            .list_blocking()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("tenant b") && error.contains("DB_ENC_KEY"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_of_the_first_format_is_encrypted() {
+        let scratch = Scratch::new("plain");
+        {
+            let store = open(&scratch.0).unwrap();
+            let row = serde_json::to_vec(&record("a")).unwrap();
+            assert!(String::from_utf8_lossy(&row).contains("\"secret\""));
+            let plain = store.run(|database| {
+                let write = database.begin_write()?;
+                write.open_table(TENANTS)?.insert("a", row.as_slice())?;
+                write.open_table(ABOUT)?.insert("format", PLAIN_FORMAT)?;
+                write.commit()?;
+                Ok(())
+            });
+            plain.unwrap();
+        }
+        for _ in 0..2 {
+            let store = open(&scratch.0).unwrap();
+            assert_eq!(store.list_blocking().unwrap(), [record("a")]);
+            let row = store.row("a").unwrap().unwrap();
+            assert!(!String::from_utf8_lossy(&row).contains("\"secret\""));
+        }
+    }
+
+    #[test]
+    fn a_key_file_that_is_none_is_named() {
+        let scratch = Scratch::new("key");
+        drop(open(&scratch.0).unwrap());
+        fs::write(scratch.0.join(KEY_FILE_NAME), "short").unwrap();
+        let error = open(&scratch.0).err().unwrap().to_string();
+        assert!(
+            error.contains("tenants.key") && error.contains("5 bytes"),
+            "{error}"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A tenant as it is stored, in the words of the management API.
+//! A tenant in the words of the management API: its secrets in plain text, and beside them as they are stored.
 
+use super::cipher::Sealed;
 use crate::config::TenantDefaults;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,7 +9,7 @@ use uuid::Uuid;
 
 /// A tenant of record. Units, meaning and defaults: spec, http-api 3.4 and control-database 2.1.
 ///
-/// Secrets are stored as they are; what protects them so far is that nobody but the server's user may read the file.
+/// In memory secrets are plain text. A store encrypts them before it writes ([`super::Cipher`]).
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct TenantRecord {
     /// Names the row in `location` headers; a UUID.
@@ -59,6 +60,9 @@ pub struct TenantRecord {
     pub inserted_at: i64,
     /// When it was last changed, in Unix seconds.
     pub updated_at: i64,
+    /// `jwt_secret` as the store has it.
+    #[serde(skip)]
+    pub sealed: Sealed,
 }
 
 /// How the original relays between its nodes.
@@ -72,7 +76,7 @@ pub enum BroadcastAdapter {
 }
 
 /// One extension of a tenant.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExtensionRecord {
     /// `postgres_cdc_rls`, or something that nobody knows.
     #[serde(rename = "type")]
@@ -83,6 +87,46 @@ pub struct ExtensionRecord {
     pub inserted_at: i64,
     /// When it was last changed, in Unix seconds.
     pub updated_at: i64,
+    /// The secrets among the settings as the store has them. Of an extension that was never stored there are none.
+    #[serde(skip)]
+    pub sealed: Sealed,
+}
+
+impl ExtensionRecord {
+    /// What is encrypted of the settings of a database (spec: control-database 4).
+    pub const SECRET_SETTINGS: [&'static str; 5] =
+        ["db_host", "db_port", "db_name", "db_user", "db_password"];
+
+    /// Whether [`Self::SECRET_SETTINGS`] are encrypted where it is stored: nobody knows what an unknown extension's settings mean.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.kind == TenantRecord::POSTGRES_CDC
+    }
+
+    /// The settings as the management API shows them: without the password, and the other secrets as they are stored.
+    #[must_use]
+    pub fn shown(&self) -> Map<String, Value> {
+        let mut shown = self.at_rest();
+        shown.remove("db_password");
+        shown
+    }
+
+    /// The settings as they are stored. A secret that has no stored text yet is left out.
+    #[must_use]
+    pub fn at_rest(&self) -> Map<String, Value> {
+        let mut stored = self.settings.clone();
+        let secrets = Self::SECRET_SETTINGS.iter();
+        for name in secrets.filter(|_| self.has_secrets()) {
+            // What is no text is no secret: nothing has encrypted it.
+            if let Some(value @ Value::String(_)) = stored.get_mut(*name) {
+                match self.sealed.get(name) {
+                    Some(text) => *value = Value::from(text),
+                    None => drop(stored.remove(*name)),
+                }
+            }
+        }
+        stored
+    }
 }
 
 impl TenantRecord {
@@ -142,6 +186,7 @@ impl TenantRecord {
             extensions: Vec::new(),
             inserted_at: now,
             updated_at: now,
+            sealed: Sealed::default(),
         }
     }
 
@@ -166,6 +211,15 @@ impl fmt::Debug for TenantRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TenantRecord")
             .field("external_id", &self.external_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Without settings: passwords stand in them.
+impl fmt::Debug for ExtensionRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExtensionRecord")
+            .field("kind", &self.kind)
             .finish_non_exhaustive()
     }
 }

@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use crate::dialect::Join;
 use crate::link::Target;
-use crate::report::{self, Run};
+use crate::report::Run;
 use crate::settings::Bench;
+use crate::timeline;
 
 pub(super) use self::database::Database;
 use self::members::Crowd;
@@ -200,7 +201,7 @@ fn describe(pace: &Pace, written: Vec<Written>, run: &mut Run) {
         let rows = delivered / pace.copies.max(1) as f64;
         run.push(ROWS, "rows/s", rows);
     }
-    let mut statement_ns = report::histogram();
+    let mut statement_ns = timeline::histogram();
     let (mut busy_ns, mut behind) = (0, 0);
     for of_one in written {
         statement_ns

@@ -12,9 +12,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::clock::now_ns;
-use crate::report;
 use crate::scenario::fanout::{Board, Phase};
 use crate::stamp::Stamp;
+use crate::timeline;
 
 use super::Pace;
 
@@ -123,7 +123,7 @@ impl Writer {
             table,
             next: 0,
             written: Written {
-                statement_ns: report::histogram(),
+                statement_ns: timeline::histogram(),
                 busy_ns: 0,
                 behind: 0,
                 problems: Vec::new(),

@@ -26,9 +26,8 @@ pub use lifecycle::Delayed;
 use crate::connection::{
     self, ConnectionId, Inbound, Io, Sockets, Tick, Tokens, Waiting, WaitingMessage,
 };
-use crate::error::Level;
 use crate::fanout::Fanout;
-use crate::logging::Gate;
+use crate::logging::{Gate, Threshold};
 use crate::mail::{DatabaseState, Mail, TopicRef};
 use crate::metrics::{Board, Slow};
 use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
@@ -50,7 +49,7 @@ pub struct Settings {
     /// `MAX_CONNECTIONS`, over all shards.
     pub open_sockets: OpenSockets,
     /// `LOG_LEVEL`: lines that are less bad are not made.
-    pub log_level: Level,
+    pub log_level: Threshold,
     /// Where the shards count.
     pub board: Board,
 }
@@ -99,7 +98,7 @@ impl Channels {
             databases: FxHashMap::default(),
             questions: 0,
             no_headers: Arc::from([]),
-            gate: Gate::new(settings.log_level),
+            gate: Gate::new(settings.log_level.clone()),
             settings,
             delayed: FxHashMap::default(),
             timers: 0,

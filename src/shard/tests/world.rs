@@ -463,7 +463,7 @@ fn shard(
         queued_bytes_max: 50_000_000,
         idle_timeout_seconds: 60,
         open_sockets,
-        log_level: Level::Info,
+        log_level: Level::Info.into(),
         board,
     };
     let upgrades = UpgradeSettings {

@@ -289,7 +289,7 @@ fn check_pusher_url(url: &str) -> Result<(), ConfigError> {
     if is_good {
         return Ok(());
     }
-    let got = crate::error::inspect_str(url);
+    let got = inspect_str(url);
     Err(ConfigError(format!(
         "env {name} expected a URL such as http://localhost:8428/api/v1/import/prometheus, got {got}"
     )))

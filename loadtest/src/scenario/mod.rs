@@ -10,7 +10,7 @@ mod fanout;
 pub mod broadcast;
 pub mod connections;
 pub mod joins;
-mod rows;
+pub mod rows;
 pub mod database_broadcast;
 pub mod changes;
 pub mod slow_readers;

@@ -21,7 +21,7 @@ pub(crate) enum Fault {
     None,
     /// The seventh delivery is forgotten, where it was sent.
     Loses,
-    /// The seventh delivery is made twice.
+    /// The seventh delivery is made twice, where it was sent.
     Doubles,
     /// The seventh and eighth message change places for everybody.
     Swaps,
@@ -450,9 +450,9 @@ impl Room {
             let is_lost = loses && *member == id;
             (of == topic || mixes) && !is_lost
         });
-        for (index, (member, _)) in to.enumerate() {
+        for (member, _) in to {
             self.write(*member, frame);
-            if odd && index == 0 && self.fault == Fault::Doubles {
+            if odd && *member == id && self.fault == Fault::Doubles {
                 self.write(*member, frame);
             }
         }

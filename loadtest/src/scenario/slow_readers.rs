@@ -94,8 +94,16 @@ mod tests {
     }
 
     #[test]
-    fn what_the_others_miss_is_a_problem() {
-        let run = run_against(Fault::Loses);
-        assert_eq!(run.problems, ["1 messages were lost"]);
+    fn what_the_others_miss_or_wait_for_is_noticed() {
+        for (fault, problem) in [
+            (Fault::Loses, "1 messages were lost"),
+            (Fault::Doubles, "1 messages came twice"),
+            (Fault::Swaps, "1 messages came out of order"),
+        ] {
+            assert_eq!(run_against(fault).problems, [problem]);
+        }
+        // The seventh waits for the 27th: 20 gaps of 3.3 ms.
+        let run = run_against(Fault::Stalls);
+        assert!(run.value("latency max").unwrap() > 60_000.0, "{run:?}");
     }
 }

@@ -236,6 +236,14 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_counts_from_the_time_a_row_was_due() {
+        let run = run_against(Dialect::V2, Fault::Stalls, &plan(4, 1, Some(300.0)));
+        assert_eq!(run.problems, [""; 0]);
+        // Rows from the seventh on wait for the 27th, six transactions of 10 ms later.
+        assert!(run.value("latency max").unwrap() > 55_000.0, "{run:?}");
+    }
+
+    #[test]
     fn what_the_database_says_is_a_problem() {
         let (target, rows) = fake::start_with_rows(Dialect::V2, Fault::None);
         let full = Box::new(Full(Some(rows))) as Box<dyn Table>;

@@ -127,4 +127,12 @@ mod tests {
             assert!(found, "{fault:?}: {:?}", run.problems);
         }
     }
+
+    #[test]
+    fn a_stall_counts_from_the_time_a_change_was_due() {
+        let run = run_against(Dialect::V2, Fault::Stalls, 3, 0.0);
+        assert_eq!(run.problems, [""; 0]);
+        // The seventh waits for the 27th: 20 gaps of 5 ms.
+        assert!(run.value("latency max").unwrap() > 95_000.0, "{run:?}");
+    }
 }

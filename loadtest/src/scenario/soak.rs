@@ -13,6 +13,7 @@ use crate::report::Run;
 use crate::settings::Bench;
 
 use super::memory::{self, Slope};
+use super::rows::Writing;
 use super::threads::Meter;
 use super::{broadcast, database_broadcast, joins, presence};
 
@@ -173,12 +174,14 @@ fn start(target: &Target, plan: &Plan, bench: &Bench, seconds: f64) -> io::Resul
             public: false,
             by: database_broadcast::By::Send,
             rows_per_transaction: 1,
-            writers: 1,
             outstanding: 1,
             rate: Some(10.0),
-            payload: 100,
-            seconds,
-            warm_up_seconds: 1.0,
+            writing: Writing {
+                writers: 1,
+                payload: 100,
+                seconds,
+                warm_up_seconds: 1.0,
+            },
         };
         add(
             "database-broadcast",

@@ -376,8 +376,8 @@ fn a_tenant_that_is_deleted_leaves_nothing() {
             office.registrar.delete(name.to_owned()).await.unwrap();
         }
         assert_eq!(
-            (office.announced(), office.parcels.is_empty()),
-            (None, true)
+            (office.announced(), office.all_told().await),
+            (None, vec![])
         );
         assert!(office.id("b").is_some());
     });

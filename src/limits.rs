@@ -146,6 +146,22 @@ pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
 
 // -- the control core --
 
+/// Changes of tenants, and questions about them, that are handed in and not done. Above: the request is answered with 503, and a name that
+/// is sought is not there.
+pub const REGISTRAR_ERRANDS_MAX: usize = 4096;
+
+/// Names that are looked for in the store of tenants at the same time. Above: the tenant is not there. Clients choose the names.
+pub const SEEKS_MAX: usize = 256;
+
+/// How long a name may be looked for. Above: the tenant is not there.
+pub const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Sockets of one shard whose tenant is being looked for. Above: the tenant is not there.
+pub const SEEKING_SOCKETS_MAX: usize = 1024;
+
+/// How long the deletion of a tenant waits for its database. Above: it is answered, and what is left is done behind the answer.
+pub const TENANT_TEARDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Changes of one batch. Above: the rest is the next batch. Larger ones cost fewer questions to the database and make the first change of each
 /// wait longer.
 pub const CHANGES_BATCH_MAX: usize = 512;

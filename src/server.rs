@@ -105,6 +105,7 @@ fn start_shards(
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
         no_channel_timeout: Duration::from_millis(config.no_channel_timeout_ms),
         any_host_single_tenant: config.any_host_single_tenant,
+        seeks_tenants: tenants.store.is_shared(),
         head: HeadLimits {
             header_value_bytes_max: config.header_value_bytes_max as usize,
             ..HeadLimits::default()

@@ -92,6 +92,7 @@ fn run(seed: u64, faults: Faults) {
         },
         options,
         tenants: [(); TENANTS].map(|()| generous()).into(),
+        seeks_tenants: false,
     });
     let mut model = Model::new(world, dice);
     for _ in 0..ROUNDS {

@@ -12,6 +12,7 @@ use super::desk::Desk;
 use super::log::Log;
 use super::outgoing::{News, Parcel};
 use super::rates::Notice;
+use super::registrar::Registrar;
 use super::supervise::panic_text;
 use super::tenants::Live;
 use super::{Port, shard};
@@ -41,6 +42,7 @@ pub struct Carrier {
     log: Log,
     desk: Desk,
     changes: Hub,
+    registrar: Registrar,
     drained: watch::Sender<usize>,
     next_shard: usize,
 }
@@ -55,7 +57,7 @@ impl Carrier {
         port: Port,
         parcels: mpsc::Receiver<Parcel>,
         connections: Connections,
-        (desk, changes): (Desk, Hub),
+        (desk, changes, registrar): (Desk, Hub, Registrar),
         environment: &Environment,
         drained: watch::Sender<usize>,
     ) -> io::Result<Self> {
@@ -78,6 +80,7 @@ impl Carrier {
             log: environment.log.clone(),
             desk,
             changes,
+            registrar,
             drained,
             next_shard: 0,
         })
@@ -182,6 +185,12 @@ impl Carrier {
                     self.port.send(shard(sender), Mail::Answer(refusal));
                 }
             }
+            Mail::Seek(seek) => {
+                if let Some(refused) = self.registrar.seek_for(sender, *seek) {
+                    self.port
+                        .send(shard(sender), Mail::Sought(refused.connection));
+                }
+            }
             Mail::Listen(listen) => self.changes.listen(sender, *listen),
             Mail::Unlisten { tenant, listener } => {
                 self.changes.unlisten(tenant, (sender, listener))
@@ -208,6 +217,9 @@ impl Carrier {
             Parcel::Adopt(adopted) => {
                 self.next_shard = (self.next_shard + 1) % shards;
                 self.port.send(shard(self.next_shard), Mail::Adopt(adopted));
+            }
+            Parcel::Sought(index, connection) => {
+                self.port.send(shard(index), Mail::Sought(connection));
             }
             Parcel::Answer(index, answer) => self.port.send(shard(index), Mail::Answer(answer)),
             Parcel::Listening(index, listening) => {

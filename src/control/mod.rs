@@ -21,6 +21,7 @@ pub mod authorization;
 pub mod session;
 pub mod changes;
 pub mod metrics;
+pub mod registrar;
 pub mod desk;
 pub mod janitor;
 pub mod boot;
@@ -43,6 +44,7 @@ use log::Log;
 use metrics::Metrics;
 use outgoing::Outgoing;
 use rates::{Notice, Rates};
+use registrar::{Means, Registrar};
 use session::Sessions;
 use shards::{ControlPort, ShardId};
 use std::cell::RefCell;
@@ -133,9 +135,22 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
     janitor::start(sessions.clone(), Rc::clone(&environment));
     let changes = Hub::start(sessions.clone(), Rc::clone(&environment));
     let metrics = Metrics::start(changes.clone(), sessions.clone(), Rc::clone(&environment));
-    let desk = Desk::start(sessions, Rc::clone(&environment));
+    let desk = Desk::start(sessions.clone(), Rc::clone(&environment));
+    let means = Means {
+        registry: tenants.registry,
+        sessions: sessions.clone(),
+        changes: changes.clone(),
+        environment: Rc::clone(&environment),
+    };
+    let registrar = Registrar::start(tenants.store, means);
     let settings = settings(&environment.config);
-    let api = Api::new(settings, &environment, desk.clone(), metrics);
+    let api = Api::new(
+        settings,
+        &environment,
+        desk.clone(),
+        metrics,
+        registrar.clone(),
+    );
     let connections = Connections::new(api.clone(), api::app(&api));
     let (live, log) = (environment.tenants.clone(), environment.log.clone());
     tick_rates(inbox, live, log);
@@ -152,7 +167,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         port,
         parcels,
         connections.clone(),
-        (desk, changes.clone()),
+        (desk, changes.clone(), registrar),
         &environment,
         drained,
     )?;
@@ -286,6 +301,7 @@ mod tests {
                     connect_error_backoff: Duration::ZERO,
                     no_channel_timeout: Duration::from_secs(600),
                     any_host_single_tenant: true,
+                    seeks_tenants: false,
                     head: HeadLimits::default(),
                 };
                 Shard::new(

@@ -4,6 +4,7 @@
 //! [`limits::OUTGOING_LETTERS_MAX`] wait; a task that hands in more waits itself, the shards never do. Deliberately absent: which
 //! shard a parcel goes to; the carrier knows the shards.
 
+use crate::connection::ConnectionId;
 use crate::limits;
 use crate::mail::{Adopted, Answer, ChangeBatch, DatabaseState, Listening, Mail, Publish};
 use crate::tenant::{Tenant, TenantId};
@@ -18,6 +19,8 @@ pub enum Parcel {
     Adopt(Box<Adopted>),
     /// For the shard of this index, which has asked.
     Answer(usize, Box<Answer>),
+    /// For the shard of this index: see [`Mail::Sought`].
+    Sought(usize, ConnectionId),
     /// For the shard of this index, where the listener is.
     Listening(usize, Box<Listening>),
     /// For the shard of this index, which has listeners.

@@ -25,6 +25,8 @@ pub enum Notice {
     Started(TenantId, Option<Counter>),
     /// The tenant's limits are new: its counters start over (spec 9.2).
     LimitsChanged(TenantId),
+    /// The tenant is no more, and its counters neither.
+    Gone(TenantId),
 }
 
 /// A flag that went up: to be logged, once.
@@ -125,6 +127,12 @@ impl Rates {
                         .usage
                         .publish(counter, 0.0, limit(&tenant.limits, counter));
                     self.start(now, (id, Some(counter)));
+                }
+            }
+            Notice::Gone(id) => {
+                let counters = Counter::ALL.into_iter().map(Some);
+                for counter in counters.chain([None]) {
+                    self.meters.remove(&(id, counter));
                 }
             }
         }

@@ -108,6 +108,8 @@ pub struct Common {
 #[derive(Debug)]
 pub struct Registry {
     live: watch::Sender<Arc<Live>>,
+    /// What the snapshots were made of, by external id.
+    records: FxHashMap<String, TenantRecord>,
     common: Common,
     next_id: u32,
 }
@@ -118,6 +120,7 @@ impl Registry {
     pub fn new(common: Common) -> Self {
         Self {
             live: watch::Sender::default(),
+            records: FxHashMap::default(),
             common,
             next_id: 0,
         }
@@ -127,6 +130,12 @@ impl Registry {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<Live>> {
         self.live.subscribe()
+    }
+
+    /// The record of a tenant as it was taken last.
+    #[must_use]
+    pub fn record(&self, external_id: &str) -> Option<&TenantRecord> {
+        self.records.get(external_id)
     }
 
     /// Takes a record, of a tenant that is new or changed. Returns its snapshot, and whether limits of a known tenant are others
@@ -172,6 +181,8 @@ impl Registry {
             }
         }
         self.live.send_replace(Arc::new(live));
+        self.records
+            .insert(record.external_id.clone(), record.clone());
         let limits_changed = before.is_some_and(|before| before.limits != tenant.limits);
         (tenant, limits_changed)
     }
@@ -184,6 +195,7 @@ impl Registry {
         live.requests.remove(&id);
         live.databases.remove(&id);
         self.live.send_replace(Arc::new(live));
+        self.records.remove(external_id);
         tenant
     }
 
@@ -258,7 +270,9 @@ pub mod tests {
         record.max_joins_per_second = 1;
         assert!(registry.apply(&record).1);
         assert!(registry.watch().borrow().requests(first.id).is_some());
+        assert_eq!(registry.record("a"), Some(&record));
         assert_eq!(registry.remove("a").map(|tenant| tenant.id), Some(first.id));
+        assert_eq!(registry.record("a"), None);
         assert!(registry.watch().borrow().requests(first.id).is_none());
         assert_ne!(
             registry.apply(&record).0.id,

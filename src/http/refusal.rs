@@ -33,6 +33,13 @@ impl Refusal {
         })
     }
 
+    /// Whether it is [`Self::tenant_not_found`]: somebody else may know the tenant.
+    #[must_use]
+    pub fn is_unknown_tenant(&self) -> bool {
+        let code = self.log.as_ref().map(|(code, _)| *code);
+        code == Some(ErrorCode::TenantNotFound)
+    }
+
     /// An answer at once, with a plain text that has no type.
     #[must_use]
     pub fn plain(status: u16, body: &str) -> Self {

@@ -90,7 +90,7 @@ pub enum Mail {
     // -- control core to shards --
     /// A tenant is new or has changed.
     Tenant(Arc<Tenant>),
-    /// A tenant is no more.
+    /// A tenant is no more: its sockets are disconnected as by [`Mail::Disconnect`].
     TenantGone(TenantId),
     /// A question of this shard is answered.
     Answer(Box<Answer>),
@@ -107,6 +107,8 @@ pub enum Mail {
     Changes(Arc<ChangeBatch>),
     /// Every socket of the tenant is told and closed with 1012 (spec: websocket-protocol 11).
     Disconnect(TenantId),
+    /// The tenant that was sought for this socket is known by now, or there is none: the answer to [`Mail::Seek`].
+    Sought(ConnectionId),
     /// A socket whose upgrade came over a connection that the control core served.
     Adopt(Box<Adopted>),
     /// The process is going to end: refuse joins, close the joined sockets with 1012 in batches.
@@ -119,6 +121,8 @@ pub enum Mail {
     HandOver(Box<HandOver>),
     /// Something that only a tenant's database knows; the answer is [`Mail::Answer`].
     Ask(Box<Question>),
+    /// A socket's host names a tenant that is not known here; the answer is [`Mail::Sought`], behind the tenant's [`Mail::Tenant`].
+    Seek(Box<Seek>),
     /// A channel listens to row changes, or goes on listening with another token; the answers are [`Mail::Listening`].
     Listen(Box<Listen>),
     /// It does so no more.
@@ -267,6 +271,15 @@ pub struct HandOver {
     pub socket: OwnedFd,
     /// What was read from it so far.
     pub bytes: Vec<u8>,
+}
+
+/// See [`Mail::Seek`].
+#[derive(Debug)]
+pub struct Seek {
+    /// The name of the tenant.
+    pub external_id: String,
+    /// The socket that wants to upgrade.
+    pub connection: ConnectionId,
 }
 
 /// See [`Mail::Adopt`]. The 101 answer is already written.

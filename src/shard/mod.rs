@@ -25,6 +25,8 @@ pub struct Shard {
     channels: Channels,
     /// Few at a time, so they are not held once per connection.
     opening: FxHashMap<ConnectionId, Opening>,
+    /// How many of them wait for their tenant.
+    seeking: usize,
     upgrades: UpgradeSettings,
     /// What is due for sockets that are still opening, by timer key.
     refusals: upgrade::Refusals,
@@ -43,6 +45,7 @@ impl Shard {
         Self {
             channels,
             opening: FxHashMap::default(),
+            seeking: 0,
             upgrades,
             refusals: upgrade::Refusals::default(),
         }
@@ -136,6 +139,8 @@ impl Shard {
                 self.channels.tenants.insert(tenant);
             }
             Mail::TenantGone(tenant) => {
+                // Its sockets find it for the last time; nobody can come in between.
+                self.channels.disconnect(io, tenant);
                 self.channels.tokens.forget(tenant);
                 self.channels.tenants.remove(tenant);
                 self.channels.forget_database(tenant);
@@ -145,6 +150,7 @@ impl Shard {
             Mail::Changes(batch) => self.channels.fanout.deliver_changes(io, &batch),
             Mail::Database { tenant, state } => self.channels.on_database(io, tenant, state),
             Mail::Disconnect(tenant) => self.channels.disconnect(io, tenant),
+            Mail::Sought(id) => self.on_sought(io, id),
             Mail::Adopt(adopted) => self.adopt(io, *adopted),
             Mail::Drain => self.channels.start_drain(io),
             Mail::Stop => io.stop(),
@@ -175,7 +181,7 @@ impl shards::Handler for Shard {
     }
 
     fn on_close(&mut self, io: &mut Io<'_>, id: ConnectionId, _why: Closed) {
-        self.opening.remove(&id);
+        self.forget_opening(id);
         self.channels.on_end(io, id);
     }
 
@@ -205,7 +211,7 @@ impl shards::Handler for Shard {
     }
 
     fn on_stalled(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        if self.opening.remove(&id).is_some() {
+        if self.forget_opening(id) {
             io.close(id, Close::Abort);
         } else {
             self.channels.on_stalled(io, id);

@@ -12,6 +12,7 @@ mod ending;
 mod joining;
 mod limits;
 mod presence;
+mod seeking;
 mod world;
 
 use crate::mail::Mail;
@@ -95,6 +96,7 @@ impl Setup {
             faults: Faults::none(),
             options,
             tenants: vec![generous()],
+            seeks_tenants: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::Shard;
 use crate::connection::{self, Close, ConnectionId, Io, LocalBytes, Socket, Token, unix_second};
 use crate::http::{self, Head, HeadLimits, Parsed, Refusal, Route, UpgradeRequest};
 use crate::limits;
-use crate::mail::{Adopted, HandOver, Mail};
+use crate::mail::{Adopted, HandOver, Mail, Seek};
 use crate::tenant::{self, TenantId};
 use crate::websocket::Decoder;
 use rustc_hash::FxHashMap;
@@ -23,6 +23,8 @@ pub struct UpgradeSettings {
     pub no_channel_timeout: Duration,
     /// With a single tenant configured, a host that names nobody means that tenant.
     pub any_host_single_tenant: bool,
+    /// Others may store tenants: one that is not known is sought by the control core.
+    pub seeks_tenants: bool,
     /// Bounds of a request head.
     pub head: HeadLimits,
 }
@@ -32,6 +34,8 @@ pub struct UpgradeSettings {
 pub(super) enum Opening {
     /// The head is not complete.
     Head(Vec<u8>),
+    /// Its tenant is being sought; these bytes begin with its head.
+    Seeking(Vec<u8>),
     /// The refusal is due later; what the client sends meanwhile is dropped.
     Refused(Unread),
     /// It speaks plain HTTP and is on its way to the control core; these bytes go with it.
@@ -89,6 +93,7 @@ impl Shard {
         let mut buffered = match self.opening.get_mut(&id) {
             Some(Opening::Head(buffered)) => std::mem::take(buffered),
             Some(Opening::Leaving(leaving)) => return leaving.extend_from_slice(bytes),
+            Some(Opening::Seeking(_)) => return self.keep_while_seeking(io, id, bytes),
             Some(Opening::Refused(unread)) => {
                 *unread = Unread::Something;
                 return;
@@ -111,7 +116,9 @@ impl Shard {
             Parsed::Complete(head, used) => match http::route(&head) {
                 Route::WebSocket => {
                     let mut rest = seen.get(used..).unwrap_or_default().to_vec();
-                    self.upgrade(io, id, &head, &mut rest);
+                    if let Err(refusal) = self.upgrade(io, id, &head, &mut rest) {
+                        self.refuse_or_seek(io, id, (&head, used), seen, &refusal);
+                    }
                 }
                 Route::Refuse(refusal) => self.refuse(io, id, &refusal, Unread::Something),
                 Route::HandOver
@@ -128,10 +135,20 @@ impl Shard {
         }
     }
 
-    fn upgrade(&mut self, io: &mut Io<'_>, id: ConnectionId, head: &Head, rest: &mut [u8]) {
-        let unread = Unread::of(head, rest);
+    /// Upgrades a socket whose head is complete.
+    ///
+    /// # Errors
+    ///
+    /// The refusal. The socket is as it was.
+    fn upgrade(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        head: &Head,
+        rest: &mut [u8],
+    ) -> Result<(), Refusal> {
         if !self.channels.settings.open_sockets.try_add() {
-            return self.refuse(io, id, &Refusal::too_many_connections(), unread);
+            return Err(Refusal::too_many_connections());
         }
         let unix_now = i64::from(unix_second(io));
         let channels = &mut self.channels;
@@ -146,23 +163,96 @@ impl Shard {
             let accept = http::check_upgrade_headers(head)?;
             Ok((request, tenant, token, accept))
         });
-        match admitted {
-            Ok((request, tenant, token, accept_key)) => {
-                let mut answer = Vec::with_capacity(256);
-                http::write_101(
-                    &mut answer,
-                    &accept_key,
-                    &http::http_date(u64::from(unix_second(io))),
-                );
-                io.send(id, LocalBytes::from(answer));
-                self.open(io, id, request, tenant.id, token);
-                self.on_frames(io, id, rest);
+        let (request, tenant, token, accept_key) =
+            admitted.inspect_err(|_| channels.settings.open_sockets.remove())?;
+        let mut answer = Vec::with_capacity(256);
+        http::write_101(
+            &mut answer,
+            &accept_key,
+            &http::http_date(u64::from(unix_second(io))),
+        );
+        io.send(id, LocalBytes::from(answer));
+        self.open(io, id, request, tenant.id, token);
+        self.on_frames(io, id, rest);
+        Ok(())
+    }
+
+    /// The first `used` bytes of `whole` are a head that is not admitted. A tenant that nobody knows here may be known elsewhere: then
+    /// the bytes wait for the answer.
+    fn refuse_or_seek(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        (head, used): (&Head, usize),
+        whole: &[u8],
+        refusal: &Refusal,
+    ) {
+        let external_id = http::external_id(head).filter(|_| {
+            self.upgrades.seeks_tenants
+                && refusal.is_unknown_tenant()
+                && self.seeking < limits::SEEKING_SOCKETS_MAX
+                && io.waiting_for_control() < limits::CONTROL_LETTERS_WAITING_MAX
+        });
+        let Some(external_id) = external_id else {
+            return self.refuse_upgrade(io, id, (head, used), whole, refusal);
+        };
+        self.seeking += 1;
+        self.opening.insert(id, Opening::Seeking(whole.to_vec()));
+        let seek = Seek {
+            external_id,
+            connection: id,
+        };
+        io.mail(connection::CONTROL, Mail::Seek(Box::new(seek)));
+    }
+
+    fn refuse_upgrade(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        (head, used): (&Head, usize),
+        whole: &[u8],
+        refusal: &Refusal,
+    ) {
+        let unread = Unread::of(head, whole.get(used..).unwrap_or_default());
+        self.channels.report_refused_upgrade(io, head, refusal);
+        self.refuse(io, id, refusal, unread);
+    }
+
+    /// The socket is not opening any more. False when it was not.
+    pub(super) fn forget_opening(&mut self, id: ConnectionId) -> bool {
+        let opening = self.opening.remove(&id);
+        if let Some(Opening::Seeking(_)) = opening {
+            self.seeking -= 1;
+        }
+        opening.is_some()
+    }
+
+    /// What a client sends behind its head belongs to the socket that it may become.
+    fn keep_while_seeking(&mut self, io: &mut Io<'_>, id: ConnectionId, bytes: &[u8]) {
+        if let Some(Opening::Seeking(whole)) = self.opening.get_mut(&id) {
+            if whole.len() + bytes.len() <= limits::HEAD_BYTES_MAX {
+                return whole.extend_from_slice(bytes);
             }
-            Err(refusal) => {
-                self.channels.settings.open_sockets.remove();
-                self.channels.report_refused_upgrade(io, head, &refusal);
-                self.refuse(io, id, &refusal, unread);
-            }
+            self.on_sought(io, id);
+        }
+    }
+
+    /// The tenant of a socket was sought: it is known by now, or there is none.
+    pub(super) fn on_sought(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+        let Some(opening @ Opening::Seeking(_)) = self.opening.get_mut(&id) else {
+            return;
+        };
+        let Opening::Seeking(whole) = std::mem::take(opening) else {
+            return;
+        };
+        self.seeking -= 1;
+        // The same bytes were a whole head before.
+        let Parsed::Complete(head, used) = http::parse_head(&whole, &self.upgrades.head) else {
+            return;
+        };
+        let mut rest = whole.get(used..).unwrap_or_default().to_vec();
+        if let Err(refusal) = self.upgrade(io, id, &head, &mut rest) {
+            self.refuse_upgrade(io, id, (&head, used), &whole, &refusal);
         }
     }
 
@@ -274,6 +364,8 @@ impl Shard {
             Some(Opening::Head(_)) => {
                 self.refuse(io, id, &Refusal::late_head(), Unread::Something);
             }
+            // The control core has not answered for so long: it is as if it did not know either.
+            Some(Opening::Seeking(_)) => self.on_sought(io, id),
             // Its own timer ends it.
             Some(Opening::Refused(_)) | None => {}
             Some(Opening::Leaving(_)) => {

@@ -93,6 +93,9 @@ const WITH_DATABASE: &[&str] = &[
     "postgres_changes_errors.v2",
 ];
 
+/// The recording of the management API: it names tenants in paths and bodies, so it has a server to itself.
+const OF_TENANTS: &str = "http_tenants";
+
 /// Recordings that end their server.
 const LAST_TRANSCRIPTS: &[&str] = &["zz_server_shutdown"];
 
@@ -156,6 +159,11 @@ fn main() -> ExitCode {
                 .map(|setup| last_transcript_trial(case, setup)),
         );
     }
+    asking.extend(
+        Setup::ALL
+            .into_iter()
+            .map(|setup| trial_of_tenants(setup, &cluster)),
+    );
     trials.extend(echo_trials());
     let mut heavy = Vec::new();
     for (index, case) in cases::all().enumerate() {
@@ -254,6 +262,59 @@ fn last_transcript_trial(case: &'static str, setup: Setup) -> Trial {
     })
 }
 
+fn trial_of_tenants(setup: Setup, cluster: &SharedCluster) -> Trial {
+    let cluster = Arc::clone(cluster);
+    let name = format!("{}::transcript::{OF_TENANTS}", setup.name());
+    Trial::test(name, move || {
+        let databases: [Database; 3] =
+            std::array::from_fn(|_| cluster_of(&cluster).database(Kind::Supabase));
+        // The recorded ones had been connected before.
+        let tenant = |name: &str, database: &Database| {
+            let extensions = database.extensions(&json!({"region": "us-east-1"}));
+            server::tenant(
+                name,
+                &json!({"extensions": extensions, "migrations_ran": 81}),
+            )
+        };
+        let tenants = [
+            tenant("realtime-dev", &databases[0]),
+            tenant("t-default", &databases[1]),
+            tenant("before", &databases[1]),
+        ];
+        let environment = [("DB_ENC_KEY", "supabaserealtime"), ("REGION", "local")];
+        let server = Server::start(setup, &tenants, &environment);
+        caught(
+            || {
+                for tenant in ["realtime-dev", "before"] {
+                    migrate(&server, tenant);
+                }
+                let transcript = Transcript::read(OF_TENANTS);
+                let mut transcript = transcript.unwrap_or_else(|error| panic!("{error}"));
+                transcript.replace_in_bodies(&of_recorded_database(&databases[2]));
+                let host_of = |host: &str| host.to_owned();
+                if let Err(differences) = replay::play(&server, &transcript, &host_of, None) {
+                    panic!("{OF_TENANTS} was answered differently:\n{differences}");
+                }
+            },
+            || server.log_end(),
+        )
+    })
+}
+
+/// What the recorded requests say of a tenant's database, and what is to be said of this one.
+fn of_recorded_database(database: &Database) -> [(String, String); 4] {
+    let setting = |name: &str, recorded: &str, value: &str| {
+        let text = |value: &str| format!("\"{name}\":\"{value}\"");
+        (text(recorded), text(value))
+    };
+    [
+        setting("db_name", "tenant10", &database.name),
+        setting("db_port", "5499", &database.port.to_string()),
+        setting("db_user", "supabase_admin", &database.user),
+        setting("db_password", "postgres", &database.password),
+    ]
+}
+
 fn case_trial(index: usize, case: &'static Case, shared: &Arc<Shared>) -> Trial {
     let (name, shared) = (
         format!("{}::{}", shared.setup.name(), case.name),
@@ -272,6 +333,17 @@ fn case_trial(index: usize, case: &'static Case, shared: &Arc<Shared>) -> Trial 
 
 /// The cluster of all tenants' databases, started by the first setup that needs it.
 type SharedCluster = Arc<OnceLock<Arc<Cluster>>>;
+
+/// The same, started if need be.
+fn cluster_of(cluster: &SharedCluster) -> &Arc<Cluster> {
+    // Slots and sessions for each tenant with a database, of every setup.
+    let settings = [
+        "max_replication_slots = 240",
+        "max_wal_senders = 240",
+        "max_connections = 900",
+    ];
+    cluster.get_or_init(|| Arc::new(Cluster::start_with(postgres::ADMIN, &settings)))
+}
 
 /// A setup's server, started by the first test that needs it.
 struct Shared {
@@ -308,15 +380,7 @@ impl Shared {
     }
 
     fn start(&self) -> Running {
-        // Slots and sessions for each tenant with a database, of every setup.
-        let settings = [
-            "max_replication_slots = 240",
-            "max_wal_senders = 240",
-            "max_connections = 900",
-        ];
-        let cluster = self
-            .cluster
-            .get_or_init(|| Arc::new(Cluster::start_with(postgres::ADMIN, &settings)));
+        let cluster = cluster_of(&self.cluster);
         let databases: BTreeMap<&str, Database> = WITH_DATABASE
             .iter()
             .map(|case| (*case, cluster.database(Kind::Supabase)))

@@ -102,7 +102,10 @@ impl Player<'_> {
             What::Http { .. } => self.last_played,
             _ => line.number,
         };
-        self.read_until(clock::now() + PATIENCE, |book| !book.awaits_before(before));
+        // A reply answers its own connection's message, never a request.
+        self.read_until(clock::now() + PATIENCE, |book| {
+            !book.awaits_before(before) && !book.awaits_reply_before(line.number)
+        });
         self.book.give_up_before(before);
         self.last_played = line.number;
         self.drift_ms = self.elapsed_ms(clock::now()).saturating_sub(starts_ms);
@@ -262,6 +265,16 @@ impl<'a> Book<'a> {
             .iter()
             .any(|line| line.number < number && !line.optional && !line.any_time)
             || (number == usize::MAX && self.expected.iter().any(|line| !line.optional))
+    }
+
+    /// Whether a reply recorded before line `number` must still come.
+    fn awaits_reply_before(&self, number: usize) -> bool {
+        let is_reply = |line: &Line| match event_of(line) {
+            Event::Text(text) => text.contains("phx_reply"),
+            _ => false,
+        };
+        let mut awaited = self.expected.iter().filter(|line| line.number < number);
+        awaited.any(|line| !line.optional && !line.any_time && is_reply(line))
     }
 
     /// Reports what did not come in time; it is not waited for again.

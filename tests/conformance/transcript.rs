@@ -188,6 +188,19 @@ impl Transcript {
     }
 }
 
+impl Transcript {
+    /// Has the bodies of requests say the second text of each pair where the recorded ones say the first.
+    pub fn replace_in_bodies(&mut self, pairs: &[(String, String)]) {
+        for line in &mut self.lines {
+            if let What::Http { body, .. } = &mut line.what {
+                for (recorded, now) in pairs {
+                    *body = body.replace(recorded, now);
+                }
+            }
+        }
+    }
+}
+
 /// A line that an override adds. It goes by the number of the line that it comes before.
 fn added(value: &Value, number: usize, optional: bool) -> Option<Line> {
     let conn = value["conn"].as_str()?.to_owned();

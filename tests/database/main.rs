@@ -53,6 +53,7 @@ mod send;
 mod session;
 mod source;
 mod stream;
+mod tenants;
 mod turns;
 mod values;
 mod visibility;
@@ -78,6 +79,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("control_database", control_database::original::TESTS),
+    ("control_database", control_database::processes::TESTS),
     ("control_database", control_database::sharing::TESTS),
     ("control_database", control_database::start::TESTS),
     ("dev", dev::TESTS),
@@ -104,6 +106,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("stream", stream::chaos::TESTS),
     ("stream", stream::faults::TESTS),
     ("stream", stream::rows::TESTS),
+    ("tenants", tenants::TESTS),
     ("values", values::asked::TESTS),
     ("values", values::documents::TESTS),
     ("values", values::made::TESTS),

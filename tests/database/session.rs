@@ -2,7 +2,7 @@
 
 use crate::postgres::{ADMIN, Cluster, Database, Kind};
 use crate::world::{PATIENCE, World, advance, until};
-use realtime::control::database::{Pool, PoolError};
+use realtime::control::database::{Pool, PoolError, migrate};
 use realtime::limits;
 use realtime::mail::AskError;
 use serde_json::{Value, json};
@@ -27,6 +27,10 @@ tests![
     rows_between_two_sessions_are_broadcast,
     suspended_and_removed_tenants_have_no_session,
     an_idle_session_is_closed_after_twelve_minutes,
+    a_session_ends_when_it_is_told_to,
+    a_session_that_starts_ends_when_it_is_told_to,
+    a_tenant_that_goes_while_its_session_starts_has_none,
+    a_database_is_migrated_without_a_session,
     a_dropped_schema_is_made_again,
     a_silent_database_delays_nobody_else,
     a_database_that_is_being_set_up_is_not_unreachable,
@@ -446,6 +450,84 @@ async fn suspended_and_removed_tenants_have_no_session(cluster: Arc<Cluster>) {
     let gone = world.sessions.open(tenant).await.map(drop);
     assert_eq!(gone, Err(AskError::Unreachable));
     assert_eq!(logins(&database, "realtime_connect_probe"), 2);
+}
+
+async fn a_session_ends_when_it_is_told_to(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({}));
+    // Nobody is told of a session that there is not.
+    world.sessions.end(tenant.id);
+    let pool = world.sessions.open(tenant.id).await.expect("it starts");
+    world.told(tenant.id, true).await;
+    assert!(tenant.usage.try_add_user(1));
+    world.sessions.end(tenant.id);
+    world.told(tenant.id, false).await;
+    let gone = pool.lease().await.map(drop);
+    assert_eq!(gone, Err(PoolError::Gone));
+    assert!(!world.sessions.state(tenant.id).is_connected);
+    // Its user does not bring it back, but whoever needs it does.
+    advance(limits::DATABASE_RETRY_PAUSE_MAX).await;
+    assert_eq!(logins(&database, "realtime_connect_probe"), 1);
+    world.sessions.open(tenant.id).await.expect("it starts");
+    world.told(tenant.id, true).await;
+    assert!(world.sessions.state(tenant.id).is_connected);
+}
+
+async fn a_session_that_starts_ends_when_it_is_told_to(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = silent.local_addr().expect("it has one").port().to_string();
+    let tenant = world.tenant("t", &database, &json!({"db_port": port})).id;
+    let opening = {
+        let sessions = world.sessions.clone();
+        tokio::task::spawn_local(async move { sessions.open(tenant).await.map(drop) })
+    };
+    silent.accept().await.expect("the server comes");
+    world.sessions.end(tenant);
+    let told = timeout(Duration::from_secs(5), opening).await;
+    let told = told.expect("it is not waited for").expect("no panic");
+    assert_eq!(told, Err(AskError::Unreachable));
+    assert_eq!(world.logged("UnableToConnect"), 0);
+}
+
+async fn a_tenant_that_goes_while_its_session_starts_has_none(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({})).id;
+    let opening = {
+        let sessions = world.sessions.clone();
+        tokio::task::spawn_local(async move { sessions.open(tenant).await.map(drop) })
+    };
+    tokio::task::yield_now().await;
+    world.remove("t");
+    opening.await.expect("no panic").ok();
+    until("no connection", async || {
+        backends(&database, "realtime_connect") == "0"
+    })
+    .await;
+    world.sessions.forget(tenant);
+    assert!(!format!("{:?}", world.sessions).contains("seats: 1"));
+}
+
+async fn a_database_is_migrated_without_a_session(cluster: Arc<Cluster>) {
+    let (world, database) = (World::new(), cluster.database(Kind::Supabase));
+    let tenant = world.tenant("t", &database, &json!({})).id;
+    assert!(!world.sessions.is_prepared(tenant));
+    for _ in 0..2 {
+        let migrations = world.sessions.migrate(tenant).await;
+        assert_eq!(migrations, Ok(Some(migrate::UPSTREAM_MIGRATIONS)));
+    }
+    assert!(world.sessions.is_prepared(tenant) && !world.sessions.state(tenant).is_connected);
+    assert_eq!(backends(&database, "realtime_connect"), "0");
+    // With another database nothing is known any more.
+    let other = cluster.database(Kind::Empty);
+    let away = json!({"db_port": "1"});
+    world.tenant("t", &other, &away);
+    assert!(!world.sessions.is_prepared(tenant));
+    assert_eq!(
+        world.sessions.migrate(tenant).await,
+        Err(AskError::Unreachable)
+    );
+    assert!(!world.sessions.is_prepared(tenant));
 }
 
 async fn an_idle_session_is_closed_after_twelve_minutes(cluster: Arc<Cluster>) {

@@ -84,7 +84,7 @@ async fn send_batch(api: &Api, head: &Parts) -> Outcome {
     let exchange = Exchange::of(head);
     exchange.allow_any_origin(head);
     exchange.check_accept(head, &["json"])?;
-    let tenant = exchange.admit(api, head)?;
+    let tenant = exchange.admit(api, head).await?;
     let claims = exchange.authenticate(api, head, &tenant)?;
     refuse_suspended(&tenant)?;
     let messages = messages::parse(parameters(head).object(), tenant.limits.payload_bytes_max)
@@ -134,7 +134,7 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
     exchange.allow_any_origin(head);
     exchange.check_accept(head, &["json", "octet-stream"])?;
     check_content_type(head)?;
-    let tenant = exchange.admit(api, head)?;
+    let tenant = exchange.admit(api, head).await?;
     let claims = exchange.authenticate(api, head, &tenant)?;
     refuse_suspended(&tenant)?;
     let parameters = parameters(head);

@@ -54,7 +54,7 @@ impl App {
         ));
         let path = normal_path(request.uri().path());
         let is_logged = api.log.is_enabled(Level::Info)
-            && !(api.settings.healthcheck_is_silent && path == "/healthcheck");
+            && !(api.settings.healthcheck_is_silent && is_about_health(&path));
         if is_logged {
             let text = format!("{} {}", request.method(), request.uri().path());
             api.log
@@ -173,6 +173,14 @@ fn normal_path(path: &str) -> String {
     format!("/{}", segments.join("/"))
 }
 
+/// Whether it is a question that balancers and monitors ask all the time (spec: http-api 2).
+fn is_about_health(path: &str) -> bool {
+    let of_tenant = path
+        .strip_prefix("/api/tenants/")
+        .and_then(|rest| rest.strip_suffix("/health"));
+    path == "/healthcheck" || of_tenant.is_some_and(|tenant| !tenant.contains('/'))
+}
+
 fn rewrite_path(request: &mut Request<Body>, path: &str) {
     if request.uri().path() == path && request.uri().authority().is_none() {
         return;
@@ -238,6 +246,16 @@ fn log_outcome(api: &Api, exchange: &Exchange, status: StatusCode, took: std::ti
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn questions_about_health_are_known() {
+        let check = |path, expected| assert_eq!(is_about_health(path), expected, "{path}");
+        check("/healthcheck", true);
+        check("/api/tenants/a/health", true);
+        check("/api/tenants/a/b/health", false);
+        check("/api/tenants/health", false);
+        check("/api/tenants", false);
+    }
 
     #[test]
     fn paths_lose_empty_segments_and_the_gateways_prefix() {

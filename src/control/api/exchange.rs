@@ -101,12 +101,21 @@ impl Exchange {
     /// # Errors
     ///
     /// The answers 401 and 429.
-    pub fn admit(&self, api: &Api, head: &Parts) -> Result<Arc<Tenant>, Refused> {
-        let live = api.live();
+    pub async fn admit(&self, api: &Api, head: &Parts) -> Result<Arc<Tenant>, Refused> {
         let asked = super::upgrade::head_of(head);
         let label = crate::http::external_id(&asked).unwrap_or_default();
         let may_mean_the_only =
             api.settings.any_host_single_tenant && crate::http::is_bare_host(&asked);
+        let mut live = api.live();
+        if api.registrar.is_shared()
+            && live
+                .directory
+                .find_host(&label, may_mean_the_only)
+                .is_none()
+        {
+            api.registrar.seek(label.clone()).await;
+            live = api.live();
+        }
         let tenant = live
             .directory
             .find_host(&label, may_mean_the_only)

@@ -8,10 +8,10 @@ use crate::config::{Config, Secret};
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use std::sync::Arc;
 
-/// Knows the secret that a token must be signed with, and the tokens that are refused all the same.
+/// Knows the secrets of which one must have signed a token, and the tokens that are refused all the same.
 #[derive(Debug)]
 pub struct Gate {
-    verifier: Verifier,
+    verifiers: Vec<Verifier>,
     blocklist: Vec<Secret>,
 }
 
@@ -19,12 +19,28 @@ impl Gate {
     /// In front of the metrics: `METRICS_JWT_SECRET`, `METRICS_TOKEN_BLOCKLIST`.
     #[must_use]
     pub fn of_metrics(config: &Config) -> Self {
-        let secret = config.metrics_jwt_secret.as_ref();
-        let secret = secret.map(|secret| secret.expose().as_bytes().to_vec());
-        let validators = ClaimValidators::new(config.claim_validators.clone());
+        let secrets = [config.metrics_jwt_secret.as_ref()];
+        Self::new(config, &secrets, &config.metrics_token_blocklist)
+    }
+
+    /// In front of the management API: `API_JWT_SECRET`, `API_JWT_SECRET_NEXT`, `API_TOKEN_BLOCKLIST`.
+    #[must_use]
+    pub fn of_api(config: &Config) -> Self {
+        let secrets = [&config.api_jwt_secret, &config.api_jwt_secret_next];
+        let secrets = secrets.map(Option::as_ref);
+        Self::new(config, &secrets, &config.api_token_blocklist)
+    }
+
+    fn new(config: &Config, secrets: &[Option<&Secret>], blocklist: &[Secret]) -> Self {
+        let validators = Arc::new(ClaimValidators::new(config.claim_validators.clone()));
+        let secrets = secrets.iter().flatten();
+        let verifiers = secrets.map(|secret| {
+            let secret = secret.expose().as_bytes().to_vec();
+            Verifier::new(Some(secret), None, Arc::clone(&validators))
+        });
         Self {
-            verifier: Verifier::new(secret, None, Arc::new(validators)),
-            blocklist: config.metrics_token_blocklist.clone(),
+            verifiers: verifiers.collect(),
+            blocklist: blocklist.to_vec(),
         }
     }
 
@@ -44,7 +60,8 @@ impl Gate {
         };
         let token = normalise(token);
         let is_blocked = self.blocklist.iter().any(|it| it.expose() == token);
-        !is_blocked && self.verifier.verify(&token, unix_now).is_ok()
+        let mut verifiers = self.verifiers.iter();
+        !is_blocked && verifiers.any(|verifier| verifier.verify(&token, unix_now).is_ok())
     }
 }
 
@@ -55,13 +72,16 @@ mod tests {
 
     const NOW: i64 = 1_000;
 
-    fn gate(variables: &[(&str, &str)]) -> Gate {
+    fn config(variables: &[(&str, &str)]) -> Config {
         let get = |name: &str| {
             let variable = variables.iter().find(|(it, _)| *it == name);
             variable.map(|(_, value)| (*value).to_owned())
         };
-        let (config, _) = Config::from_env(get).unwrap();
-        Gate::of_metrics(&config)
+        Config::from_env(get).unwrap().0
+    }
+
+    fn gate(variables: &[(&str, &str)]) -> Gate {
+        Gate::of_metrics(&config(variables))
     }
 
     fn passes(gate: &Gate, values: &[&str]) -> bool {
@@ -104,6 +124,29 @@ mod tests {
         assert!(!passes(&gate, &[]));
         let good = format!("Bearer {good}");
         assert!(!passes(&gate, &[&good, &good]), "one header, not two");
+    }
+
+    #[test]
+    fn either_secret_of_the_api_will_do() {
+        let token = |secret: &str| sign_hs256(secret.as_bytes(), "{}");
+        let blocked = token("next");
+        let check = |variables: &[(&str, &str)], secret: &str, expected: bool| {
+            let gate = Gate::of_api(&config(variables));
+            let value = format!("Bearer {}", token(secret));
+            assert_eq!(passes(&gate, &[&value]), expected, "{variables:?} {secret}");
+        };
+        let both = [("API_JWT_SECRET", "now"), ("API_JWT_SECRET_NEXT", "next")];
+        check(&both, "now", true);
+        check(&both, "next", true);
+        check(&both, "other", false);
+        check(&both[..1], "now", true);
+        check(&both[..1], "next", false);
+        check(&both[1..], "next", true);
+        check(&[], "now", false);
+        check(&[("METRICS_JWT_SECRET", "now")], "now", false);
+        let with_blocklist = [both[0], both[1], ("API_TOKEN_BLOCKLIST", &blocked)];
+        check(&with_blocklist, "now", true);
+        check(&with_blocklist, "next", false);
     }
 
     #[test]

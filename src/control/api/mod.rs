@@ -2,16 +2,19 @@
 //!
 //! What comes in: connections with the bytes that a shard has read ([`Connections::serve`]). What goes out: answers, and parcels for
 //! the shards. What always holds: a request is read, counted and answered in bounds of [`limits`](crate::limits); an unknown path or
-//! method is a 404 in the original's form. Deliberately absent: a listener, TLS, HTTP/2; and so far the management API and web pages.
+//! method is a 404 in the original's form. Deliberately absent: a listener, TLS, HTTP/2; and so far the inspector and the page of the
+//! cluster.
 //!
 //! ```text
 //! serve (hyper) ─▶ edge: request id, body, path ─▶ router ─▶ broadcast ─▶ exchange: tenant, rate, token ─▶ outgoing
 //!                    │          │                     └─▶ private: desk
+//!                    │          ├─▶ tenants: gate, registrar
 //!                    │          └─▶ scrape: gate, metrics
 //!                    └─▶ upgrade ─▶ back to a shard
 //! ```
 
 pub mod accept;
+pub mod admin;
 pub mod body;
 pub mod broadcast;
 pub mod edge;
@@ -19,11 +22,13 @@ pub mod exchange;
 pub mod form;
 pub mod gate;
 pub mod messages;
+pub mod openapi;
 pub mod private;
 pub mod request_id;
 pub mod respond;
 pub mod scrape;
 pub mod serve;
+pub mod tenants;
 pub mod upgrade;
 #[cfg(test)]
 mod tests;
@@ -37,17 +42,20 @@ use super::log::Log;
 use super::metrics::Metrics;
 use super::outgoing::Outgoing;
 use super::rates::Notice;
+use super::registrar::Registrar;
 use super::tenants::Live;
 use crate::mail::TopicHasher;
+use admin::Door;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::routing::{get, post};
+use axum::handler::Handler;
+use axum::routing::{MethodFilter, on};
 use body::Budget;
 use exchange::{Exchange, text_of};
 use gate::Gate;
 use hyper::header::ACCEPT;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,10 +97,18 @@ pub struct Context {
     pub desk: Desk,
     /// To what was counted.
     pub metrics: Metrics,
+    /// To the tenants.
+    pub registrar: Registrar,
     /// Of the metrics.
     pub metrics_gate: Gate,
+    /// Of the management API.
+    pub api_gate: Gate,
+    /// Of the operators' page.
+    pub dashboard: Door,
     /// `REGION`.
     pub region: Option<String>,
+    /// This node as the original names one that is alone.
+    pub node: String,
     budget: Budget,
 }
 
@@ -116,6 +132,7 @@ impl Api {
         environment: &Environment,
         desk: Desk,
         metrics: Metrics,
+        registrar: Registrar,
     ) -> Self {
         let Environment {
             config,
@@ -136,8 +153,12 @@ impl Api {
             log,
             desk,
             metrics,
+            registrar,
             metrics_gate: Gate::of_metrics(&config),
+            api_gate: Gate::of_api(&config),
+            dashboard: Door::new(&config.dashboard),
             region: config.region.clone(),
+            node: format!("{}@127.0.0.1", config.app_name),
             budget: Budget::default(),
         }))
     }
@@ -156,23 +177,73 @@ impl Api {
 /// All routes, with what surrounds them.
 #[must_use]
 pub fn app(api: &Api) -> App {
-    let routes = Router::new()
-        .route("/healthcheck", get(healthcheck))
-        .route("/metrics", get(scrape::all))
-        .route("/metrics/{region}", get(scrape::of_region))
-        .route("/api/ping", get(ping))
-        .route(
-            "/api/broadcast",
-            post(broadcast::batch).options(broadcast::preflight),
+    let router = routes().router;
+    App::new(
+        router
+            .fallback(not_found)
+            .method_not_allowed_fallback(not_found)
+            .with_state(api.clone()),
+    )
+}
+
+/// Routes, and what they are called: the description of the API is checked against it.
+#[derive(Default)]
+struct Routes {
+    router: Router<Api>,
+    known: Vec<(Method, &'static str)>,
+}
+
+impl Routes {
+    fn on<H, T>(mut self, method: Method, path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Api>,
+        T: 'static,
+    {
+        let filter = MethodFilter::try_from(method.clone()).expect("it is one of the usual ones");
+        self.router = self.router.route(path, on(filter, handler));
+        self.known.push((method, path));
+        self
+    }
+}
+
+fn routes() -> Routes {
+    const BATCH: &str = "/api/broadcast";
+    const SINGLE: &str = "/api/broadcast/{topic}/events/{event}";
+    const TENANTS: &str = "/api/tenants";
+    const TENANT: &str = "/api/tenants/{tenant_id}";
+    Routes::default()
+        .on(Method::GET, "/healthcheck", healthcheck)
+        .on(Method::GET, "/metrics", scrape::all)
+        .on(Method::GET, "/metrics/{region}", scrape::of_region)
+        .on(Method::GET, "/swaggerui", openapi::for_people)
+        .on(Method::GET, "/admin/{*page}", admin::dashboard)
+        .on(Method::GET, "/api/openapi", openapi::document)
+        .on(Method::GET, "/api/ping", ping)
+        .on(Method::POST, BATCH, broadcast::batch)
+        .on(Method::OPTIONS, BATCH, broadcast::preflight)
+        .on(Method::POST, SINGLE, broadcast::single)
+        .on(Method::OPTIONS, SINGLE, broadcast::preflight)
+        .on(Method::GET, TENANTS, tenants::list)
+        .on(Method::POST, TENANTS, tenants::post)
+        .on(Method::GET, TENANT, tenants::get)
+        .on(Method::PUT, TENANT, tenants::put)
+        .on(Method::PATCH, TENANT, tenants::put)
+        .on(Method::DELETE, TENANT, tenants::delete)
+        .on(
+            Method::POST,
+            "/api/tenants/{tenant_id}/reload",
+            tenants::reload,
         )
-        .route(
-            "/api/broadcast/{topic}/events/{event}",
-            post(broadcast::single).options(broadcast::preflight),
+        .on(
+            Method::POST,
+            "/api/tenants/{tenant_id}/shutdown",
+            tenants::shutdown,
         )
-        .fallback(not_found)
-        .method_not_allowed_fallback(not_found)
-        .with_state(api.clone());
-    App::new(routes)
+        .on(
+            Method::GET,
+            "/api/tenants/{tenant_id}/health",
+            tenants::health,
+        )
 }
 
 /// Asked by balancers: no tenant, no database (spec: http-api 2).
@@ -184,9 +255,10 @@ async fn healthcheck() -> Response<Body> {
 async fn ping(State(api): State<Api>, request: Request) -> Response<Body> {
     let (head, _) = request.into_parts();
     let exchange = Exchange::of(&head);
-    let admitted = exchange
-        .check_accept(&head, &["json"])
-        .and_then(|()| exchange.admit(&api, &head));
+    let admitted = match exchange.check_accept(&head, &["json"]) {
+        Ok(()) => exchange.admit(&api, &head).await,
+        Err(answer) => Err(answer),
+    };
     admitted.map_or_else(
         |answer| *answer,
         |_| respond::message(StatusCode::OK, "Success"),

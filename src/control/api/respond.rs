@@ -2,7 +2,7 @@
 
 use super::accept;
 use axum::body::Body;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 /// An answer that ends a request before its route is through with it.
@@ -39,6 +39,47 @@ pub fn json(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     with_body(status, JSON, body)
 }
 
+/// A page for a browser, with the headers that the original gives to its pages.
+#[must_use]
+pub fn page(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    let mut response = with_body(status, HTML, body);
+    for (name, value) in [
+        (
+            "content-security-policy",
+            "base-uri 'self'; frame-ancestors 'self';",
+        ),
+        ("referrer-policy", "strict-origin-when-cross-origin"),
+        ("x-content-type-options", "nosniff"),
+        ("x-permitted-cross-domain-policies", "none"),
+    ] {
+        let name = HeaderName::from_static(name);
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// A whole document around a body that is HTML already.
+#[must_use]
+pub fn html_document(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{}</title>\n<style>\n\
+         body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}\n\
+         td {{ padding: 0.2rem 1rem 0.2rem 0; vertical-align: top; }}\n</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
+        escaped(title)
+    )
+}
+
+/// Text as it stands in HTML.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
 /// `{"message":"…"}`; the text needs no escapes.
 #[must_use]
 pub fn message(status: StatusCode, text: &str) -> Response<Body> {
@@ -67,5 +108,16 @@ fn reason(status: StatusCode) -> &'static str {
         StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
         StatusCode::URI_TOO_LONG => "Request-URI Too Long",
         status => status.canonical_reason().unwrap_or("Unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_in_a_page_is_no_markup() {
+        assert_eq!(escaped("<a b=\"&\">"), "&lt;a b=&quot;&amp;&quot;&gt;");
+        assert!(html_document("a<b", "<p>x</p>").contains("<title>a&lt;b</title>"));
     }
 }

@@ -1,6 +1,8 @@
 //! Requests through the whole stack but hyper and sockets: what clients see, row by row (spec: http-api 1, 2, 4, 5).
 
+mod pages;
 mod private;
+mod tenants;
 
 use super::*;
 use crate::auth::sign_hs256;
@@ -16,6 +18,7 @@ use crate::mail::{
 };
 use crate::phoenix::Encoding;
 use crate::tenant::{Counter, TenantId};
+use axum::routing::get;
 use http_body_util::BodyExt;
 use hyper::Request;
 use tower::{ServiceExt, service_fn};
@@ -85,13 +88,6 @@ impl Stack {
             }
             registry.apply(&record);
         }
-        let settings = Settings {
-            any_host_single_tenant: true,
-            request_id_baggage_key: "request-id".to_owned(),
-            header_value_bytes_max: 4096,
-            connect_error_backoff: Duration::ZERO,
-            healthcheck_is_silent: false,
-        };
         let (outgoing, parcels) = Outgoing::new();
         let (notify, notices) = mpsc::channel(100);
         let (log, lines) = Log::for_test();
@@ -107,6 +103,7 @@ impl Stack {
         let variables = |name: &str| match name {
             "METRICS_JWT_SECRET" => Some(METRICS_SECRET.to_owned()),
             "REGION" => Some("eu-1".to_owned()),
+            "DASHBOARD_USER" | "DASHBOARD_PASSWORD" => Some("operator".to_owned()),
             _ => None,
         };
         let (config, _) = Config::from_env(variables).unwrap();
@@ -119,7 +116,8 @@ impl Stack {
             cell: 1,
             log,
         };
-        let api = Api::new(settings, &environment, desk, metrics);
+        let registrar = Registrar::closed();
+        let api = Api::new(settings(), &environment, desk, metrics, registrar);
         Self {
             app: app(&api),
             api,
@@ -131,32 +129,8 @@ impl Stack {
         }
     }
 
-    async fn send(&self, request: Request<Body>) -> Answer {
-        let (api, app) = (self.api.clone(), self.app.clone());
-        let service = service_fn(move |request| {
-            let (api, app) = (api.clone(), app.clone());
-            async move { Ok::<_, std::convert::Infallible>(app.answer(&api, request).await) }
-        });
-        let (head, body) = service.oneshot(request).await.unwrap().into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        }
-    }
-
-    /// `request` says method, path, and headers: `POST /x | host: a | accept: y`.
     async fn ask(&self, request: &str, body: &str) -> Answer {
-        let mut parts = request.split(" | ");
-        let (method, path) = parts.next().unwrap().split_once(' ').unwrap();
-        let mut builder = Request::builder().method(method).uri(path);
-        for header in parts {
-            let (name, value) = header.split_once(": ").unwrap();
-            builder = builder.header(name, value);
-        }
-        self.send(builder.body(Body::from(body.to_owned())).unwrap())
-            .await
+        ask(&self.api, &self.app, request, body).await
     }
 
     fn published(&mut self) -> Vec<Publish> {
@@ -168,6 +142,51 @@ impl Stack {
             }
         }
         published
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        any_host_single_tenant: true,
+        request_id_baggage_key: "request-id".to_owned(),
+        header_value_bytes_max: 4096,
+        connect_error_backoff: Duration::ZERO,
+        healthcheck_is_silent: false,
+    }
+}
+
+/// `request` says method, path, and headers: `POST /x | host: a | accept: y`.
+async fn ask(api: &Api, app: &App, request: &str, body: &str) -> Answer {
+    let mut parts = request.split(" | ");
+    let (method, path) = parts.next().unwrap().split_once(' ').unwrap();
+    let mut builder = Request::builder().method(method).uri(path);
+    for header in parts {
+        let (name, value) = header.split_once(": ").unwrap();
+        builder = builder.header(name, value);
+    }
+    let request = builder.body(Body::from(body.to_owned())).unwrap();
+    let (api, app) = (api.clone(), app.clone());
+    let service = service_fn(move |request| {
+        let (api, app) = (api.clone(), app.clone());
+        async move { Ok::<_, std::convert::Infallible>(app.answer(&api, request).await) }
+    });
+    let (head, body) = service.oneshot(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    }
+}
+
+/// The short word for the type of an answer.
+fn kind(answer: &Answer) -> &str {
+    match answer.header("content-type") {
+        None => "-",
+        Some("text/html; charset=utf-8") => "html",
+        Some("application/json; charset=utf-8") => "json",
+        Some("text/plain; charset=utf-8") => "text",
+        Some(other) => other,
     }
 }
 
@@ -202,6 +221,10 @@ GET /healthcheck ;; ;; 200 text ;; ok
 GET /healthcheck | host: whatever ;; ;; 200 text ;; ok
 HEAD /healthcheck ;; ;; 200 text ;;
 POST /healthcheck | content-type: application/json ;; {} ;; 404 html ;; Not Found
+GET /admin/dashboard ;; ;; 401 - ;; Unauthorized
+GET /admin/x | authorization: Basic {operator} ;; ;; 404 html ;; Not Found
+POST /admin/dashboard | authorization: Basic {operator} ;; ;; 404 html ;; Not Found
+GET /admin ;; ;; 404 html ;; Not Found
 GET /nope ;; ;; 404 html ;; Not Found
 GET /nope | accept: */* ;; ;; 404 html ;; Not Found
 GET /nope | accept: application/json ;; ;; 404 json ;; "Not Found"
@@ -319,6 +342,7 @@ fn filled(row: &str) -> String {
     }
     let many = vec![r#"{"topic":"t","event":"e","payload":{}}"#; 101].join(",");
     row.replace("{token}", &good_token())
+        .replace("{operator}", "b3BlcmF0b3I6b3BlcmF0b3I=")
         .replace("{metrics}", &sign_hs256(METRICS_SECRET.as_bytes(), "{}"))
         .replace("{expired}", &token(r#"{"role":"anon","exp":1}"#))
         .replace("{no-role}", &token(r#"{"role":5,"exp":4102444800}"#))
@@ -335,14 +359,8 @@ fn every_request_gets_the_answer_of_the_original() {
         let filled = filled(row);
         let columns: Vec<&str> = filled.split(";;").map(str::trim).collect();
         let answer = run(stack.ask(columns[0], columns[1]));
-        let kind = match answer.header("content-type") {
-            None => "-",
-            Some("text/html; charset=utf-8") => "html",
-            Some("application/json; charset=utf-8") => "json",
-            Some("text/plain; charset=utf-8") => "text",
-            Some(other) => other,
-        };
-        assert_eq!(format!("{} {kind}", answer.status), columns[2], "{row}");
+        let outcome = format!("{} {}", answer.status, kind(&answer));
+        assert_eq!(outcome, columns[2], "{row}");
         assert_eq!(answer.body, columns[3], "{row}");
     }
 }

@@ -57,7 +57,16 @@ pub async fn answer(api: &Api, exchange: &Exchange, request: &mut Request<Body>)
     let (parts, body) = std::mem::take(request).into_parts();
     let head = head_of(&parts);
     *request = Request::from_parts(parts, body);
-    match admit(api, &head) {
+    let mut admitted = admit(api, &head);
+    if let Err(refusal) = &admitted
+        && refusal.is_unknown_tenant()
+        && api.registrar.is_shared()
+    {
+        let label = http::external_id(&head).unwrap_or_default();
+        api.registrar.seek(label).await;
+        admitted = admit(api, &head);
+    }
+    match admitted {
         Ok((asked, tenant, accept)) => {
             let upgrade = hyper::upgrade::on(request);
             tokio::spawn(hand_back(api.clone(), upgrade, asked, tenant));

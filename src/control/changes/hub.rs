@@ -93,6 +93,29 @@ impl Hub {
         }
     }
 
+    /// Ends a tenant's engine. While somebody listens, another one is started, if the tenant may have one.
+    pub fn restart(&self, tenant: TenantId) {
+        if let Some(worker) = self.0.workers.borrow().get(&tenant) {
+            let _ = worker.orders.send(Order::Restart);
+        }
+    }
+
+    /// Waits until a tenant has no engine any more, and nobody who waits for one.
+    pub async fn ended(&self, tenant: TenantId) {
+        let mut count = self.0.count.subscribe();
+        while self.0.workers.borrow().contains_key(&tenant) {
+            // Every worker that ends changes it.
+            if count.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// There is no such tenant any more: what was counted of it is forgotten.
+    pub fn forget(&self, tenant: TenantId) {
+        self.0.measures.borrow_mut().remove(&tenant);
+    }
+
     /// What was counted of a tenant's changes. None before somebody has listened.
     #[must_use]
     pub fn measures(&self, tenant: TenantId) -> Option<Rc<Measures>> {
@@ -159,6 +182,10 @@ impl Hub {
                 pause = limits::TASK_RESTART_PAUSE;
             }
             tokio::time::sleep(pause).await;
+            // Who was disconnected along with the engine has been heard of by now.
+            if end == End::Unwanted && roster.borrow().is_empty() {
+                break;
+            }
             pause = (pause * 2).min(limits::TASK_RESTART_PAUSE_MAX);
         }
         // From here on the next listener starts another worker.
@@ -230,6 +257,7 @@ impl Hub {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Stop) | None => return End::Stopped,
+                    Some(Order::Restart) => return End::Unwanted,
                     Some(Order::Listen(key)) => self.tell_unreachable(key).await,
                     Some(Order::Unlisten(_)) if roster.borrow().is_empty() => return End::Unwanted,
                     Some(Order::Unlisten(_)) => {}

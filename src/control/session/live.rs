@@ -24,9 +24,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 pub(super) async fn live(
     sessions: &Sessions,
     seat: &Rc<Seat>,
-    tenant: Arc<Tenant>,
-    settings: Rc<Settings>,
+    (tenant, settings): (Arc<Tenant>, Rc<Settings>),
     started: Started,
+    stop: watch::Receiver<()>,
 ) -> End {
     let Started {
         pool,
@@ -69,25 +69,57 @@ pub(super) async fn live(
         is_replicating: false,
     };
     // First the shards: whoever waits for the session may ask for the state of its stream next.
-    sessions.tell(tenant.id, connected).await;
+    sessions.tell(seat, connected).await;
     seat.has_run.set(true);
+    seat.prepared.replace(
+        sessions
+            .0
+            .environment
+            .tenants
+            .borrow()
+            .database(tenant.id)
+            .cloned(),
+    );
     seat.phase.send_replace(Phase::Up(pool.clone()));
-    let end = watch_over(sessions, &tenant, &settings, &pool, is_replicating, tasks).await;
+    let watched = Watched {
+        tenant: &tenant,
+        settings: &settings,
+        pool: &pool,
+        is_replicating,
+        stop,
+    };
+    let end = watch_over(sessions, seat, watched, tasks).await;
     pool.close();
     end
+}
+
+/// A session that runs, and what may happen to it.
+struct Watched<'a> {
+    tenant: &'a Arc<Tenant>,
+    settings: &'a Settings,
+    pool: &'a Pool,
+    is_replicating: watch::Receiver<bool>,
+    stop: watch::Receiver<()>,
 }
 
 /// Waits for the end of a session.
 async fn watch_over(
     sessions: &Sessions,
-    tenant: &Arc<Tenant>,
-    settings: &Settings,
-    pool: &Pool,
-    mut is_replicating: watch::Receiver<bool>,
+    seat: &Seat,
+    watched: Watched<'_>,
     mut tasks: JoinSet<()>,
 ) -> End {
+    let Watched {
+        tenant,
+        settings,
+        pool,
+        mut is_replicating,
+        mut stop,
+    } = watched;
     let mut tenants = sessions.0.environment.tenants.clone();
-    let mut known = tenants.borrow_and_update().database(tenant.id).cloned();
+    // What was changed while the session started counts as well.
+    tenants.mark_changed();
+    let mut known = None;
     let mut down = pool.down_since();
     // It may have been lost since it was opened.
     down.mark_changed();
@@ -109,8 +141,9 @@ async fn watch_over(
                     is_connected: true,
                     is_replicating: *is_replicating.borrow_and_update(),
                 };
-                sessions.tell(tenant.id, state).await;
+                sessions.tell(seat, state).await;
             }
+            Ok(()) = stop.changed() => return End::Idle,
             Ok(()) = tenants.changed() => {
                 let now = tenants.borrow_and_update().database(tenant.id).cloned();
                 match sessions.wanted(tenant.id) {

@@ -10,6 +10,7 @@
 //!   (`a_database_that_comes_back_is_connected_without_being_asked`).
 //! - A session works with the settings that the tenant has now: others end it, and a new one is started
 //!   (`changed_settings_replace_the_session`).
+//! - A session that is told to end does, also while it starts (`a_session_ends_when_it_is_told_to`).
 //! - While users are connected, what is committed between two sessions with the same database is broadcast by the later one
 //!   (`rows_between_two_sessions_are_broadcast`).
 //! - One task per tenant waits for that tenant's database; nothing that another tenant needs is held meanwhile.
@@ -33,6 +34,7 @@ use crate::mail::{AskError, DatabaseState};
 use crate::tenant::{Tenant, TenantId};
 use attempts::Attempts;
 use rustc_hash::FxHashMap;
+use serde_json::{Map, Value};
 use start::Prepared;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -67,6 +69,12 @@ struct Seat {
     kept: Kept,
     /// A session has run since the janitor asked.
     has_run: Cell<bool>,
+    /// Ends the session that there is.
+    stop: watch::Sender<()>,
+    /// What the shards were told last.
+    told: Cell<DatabaseState>,
+    /// The settings with which the schema was last seen to be complete.
+    prepared: RefCell<Option<Arc<Map<String, Value>>>>,
 }
 
 /// Where a tenant's session stands.
@@ -105,7 +113,7 @@ impl From<ConnectError> for Failure {
 
 /// How a session ended.
 enum End {
-    /// Nobody was connected for long.
+    /// Nobody was connected for long, or it was told to end.
     Idle,
     /// The tenant is gone, suspended, or has no database any more.
     Unwanted,
@@ -173,6 +181,75 @@ impl Sessions {
         }
     }
 
+    /// What the shards know of a tenant's database.
+    #[must_use]
+    pub fn state(&self, tenant: TenantId) -> DatabaseState {
+        let seats = self.0.seats.borrow();
+        seats
+            .get(&tenant)
+            .map_or_else(DatabaseState::default, |seat| seat.told.get())
+    }
+
+    /// Ends a tenant's session, if there is one. Whoever needs it next starts another.
+    pub fn end(&self, tenant: TenantId) {
+        if let Some(seat) = self.0.seats.borrow().get(&tenant) {
+            seat.stop.send_replace(());
+        }
+    }
+
+    /// There is no such tenant any more: nothing of it stays.
+    pub fn forget(&self, tenant: TenantId) {
+        self.end(tenant);
+        // A keeper takes its seat along when it is done.
+        self.0
+            .seats
+            .borrow_mut()
+            .retain(|id, seat| *id != tenant || seat.has_keeper.get());
+    }
+
+    /// Whether the schema of a tenant's database is known to be complete, as far as this process has seen.
+    #[must_use]
+    pub fn is_prepared(&self, tenant: TenantId) -> bool {
+        let live = self.0.environment.tenants.borrow();
+        let seats = self.0.seats.borrow();
+        seats.get(&tenant).is_some_and(|seat| {
+            let prepared = seat.prepared.borrow();
+            prepared.is_some() && prepared.as_ref() == live.database(tenant)
+        })
+    }
+
+    /// Brings the schema of a tenant's database up to date, on a connection of its own. Nothing for a tenant without a database, else how
+    /// many migrations of the original the database has had.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not up to date. The log knows already.
+    pub async fn migrate(&self, id: TenantId) -> Result<Option<usize>, AskError> {
+        let live = Arc::clone(&self.0.environment.tenants.borrow());
+        let settings = match Settings::in_live(&live, id) {
+            None => return Ok(None),
+            Some(Ok(settings)) => settings,
+            Some(Err(text)) => {
+                let failure = Failure::unreachable(text);
+                self.log(id, failure.code, &failure.text);
+                return Err(failure.told);
+            }
+        };
+        match start::prepare(&settings).await {
+            Ok(prepared) => {
+                self.log_prepared(id, &prepared);
+                if let Some(seat) = self.seat_of(id) {
+                    seat.prepared.replace(live.database(id).cloned());
+                }
+                Ok(prepared.upstream_versions)
+            }
+            Err(failure) => {
+                self.log(id, failure.code, &failure.text);
+                Err(failure.told)
+            }
+        }
+    }
+
     /// What was counted while rows of a tenant's database were broadcast, over all of its sessions. None before the first of them.
     #[must_use]
     pub fn measures(&self, tenant: TenantId) -> Option<Rc<Measures>> {
@@ -200,6 +277,12 @@ impl Sessions {
         if !tenant.has_database {
             return Err(AskError::Unreachable);
         }
+        self.seat_of(id).ok_or(AskError::Unreachable)
+    }
+
+    /// The place of a tenant that exists.
+    fn seat_of(&self, id: TenantId) -> Option<Rc<Seat>> {
+        self.tenant(id)?;
         let mut seats = self.0.seats.borrow_mut();
         let seat = seats.entry(id).or_insert_with(|| {
             Rc::new(Seat {
@@ -211,9 +294,12 @@ impl Sessions {
                 measures: Rc::default(),
                 kept: Kept::default(),
                 has_run: Cell::new(false),
+                stop: watch::Sender::new(()),
+                told: Cell::default(),
+                prepared: RefCell::default(),
             })
         });
-        Ok(Rc::clone(seat))
+        Some(Rc::clone(seat))
     }
 
     /// A tenant as it is now.
@@ -255,7 +341,7 @@ impl Sessions {
                 if begun.elapsed() > limits::DATABASE_RETRY_PAUSE_MAX {
                     pause = limits::DATABASE_RETRY_PAUSE;
                 }
-                self.tell(seat.tenant, DatabaseState::default()).await;
+                self.tell(seat, DatabaseState::default()).await;
             }
             if matches!(end, End::Idle | End::Unwanted) {
                 seat.kept.forget();
@@ -290,8 +376,13 @@ impl Sessions {
             let phase = Phase::Starting { is_connected: true };
             seat.phase.send_replace(phase);
         };
-        match start::start(Rc::clone(&settings), connected).await {
-            Ok(started) => live::live(self, seat, tenant, settings, started).await,
+        let mut stop = seat.stop.subscribe();
+        let started = tokio::select! {
+            started = start::start(Rc::clone(&settings), connected) => started,
+            Ok(()) = stop.changed() => return End::Idle,
+        };
+        match started {
+            Ok(started) => live::live(self, seat, (tenant, settings), started, stop).await,
             Err(failure) => self.not_started(seat, failure),
         }
     }
@@ -311,11 +402,13 @@ impl Sessions {
     async fn wait_to_retry(&self, seat: &Seat, pause: Duration) -> bool {
         let mut phases = seat.phase.subscribe();
         let mut tenants = self.0.environment.tenants.clone();
+        let mut stop = seat.stop.subscribe();
         let before = tenants.borrow_and_update().database(seat.tenant).cloned();
         let mut due = clock::now() + jittered(pause);
         while self.is_used(seat) || seat.is_starting() {
             tokio::select! {
                 Ok(_) = phases.wait_for(Phase::is_starting) => return true,
+                Ok(()) = stop.changed() => return seat.is_starting(),
                 () = sleep_until(due) => {
                     if !seat.is_blocked(self.0.origin) {
                         return self.is_used(seat);
@@ -346,8 +439,9 @@ impl Sessions {
     }
 
     /// Tells the shards.
-    async fn tell(&self, tenant: TenantId, state: DatabaseState) {
-        let news = Parcel::All(News::Database(tenant, state));
+    async fn tell(&self, seat: &Seat, state: DatabaseState) {
+        seat.told.set(state);
+        let news = Parcel::All(News::Database(seat.tenant, state));
         self.0.environment.outgoing.send(news).await;
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     pub(super) notes: Vec<String>,
     /// Partitions that could not be made. The session goes on, and tries again later.
     pub(super) partition_errors: Vec<String>,
+    /// Migrations of the original that the database has had, where that was looked at.
+    pub(super) upstream_versions: Option<usize>,
 }
 
 /// Starts. `connected` is called as soon as the database has let somebody in.
@@ -81,9 +83,13 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, Failure> {
         })
     };
     let bound = limits::DATABASE_MIGRATION_TIMEOUT;
-    let notes = within(bound, "be migrated", migrated).await?.notes;
+    let migrated = within(bound, "be migrated", migrated).await?;
     let prepared = partitions(&connection.client).await;
-    Ok(Prepared { notes, ..prepared })
+    Ok(Prepared {
+        notes: migrated.notes,
+        upstream_versions: Some(migrated.upstream_versions),
+        ..prepared
+    })
 }
 
 /// Makes the partitions of the coming days, on a connection of its own.
@@ -104,8 +110,8 @@ async fn partitions(client: &Client) -> Prepared {
         )],
     };
     Prepared {
-        notes: Vec::new(),
         partition_errors,
+        ..Prepared::default()
     }
 }
 

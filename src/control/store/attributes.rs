@@ -3,12 +3,14 @@
 use super::cipher::Sealed;
 use super::record::{BroadcastAdapter, ExtensionRecord, TenantRecord};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 /// What is wrong with which field, as the management API answers it: `{"external_id":["can't be blank"]}`.
 pub type FieldErrors = Map<String, Value>;
 
 const BLANK: &str = "can't be blank";
 const INVALID: &str = "is invalid";
+const TAKEN: &str = "has already been taken";
 
 /// Changes `record` as `attributes` say; what they do not mention stays, and names that are no attribute are ignored. `now` in
 /// Unix seconds.
@@ -23,7 +25,14 @@ pub fn apply(
 ) -> Result<(), FieldErrors> {
     let mut errors = FieldErrors::new();
     for (name, value) in attributes {
-        if let Err(error) = apply_one(record, name, value, now) {
+        let applied = if is_storable_value(value) {
+            apply_one(record, name, value, now)
+        } else if TenantRecord::ATTRIBUTES.contains(&name.as_str()) {
+            Err(json!([INVALID]))
+        } else {
+            Ok(())
+        };
+        if let Err(error) = applied {
             errors.insert(name.clone(), error);
         }
     }
@@ -43,6 +52,25 @@ pub fn apply(
         Ok(())
     } else {
         Err(errors)
+    }
+}
+
+/// Whether a store can hold this name. PostgreSQL has no text with a zero in it.
+#[must_use]
+pub fn is_storable(external_id: &str) -> bool {
+    !external_id.is_empty() && !external_id.contains('\0')
+}
+
+/// Whether a store can hold this value: its texts, and its numbers, which PostgreSQL bounds.
+fn is_storable_value(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) => true,
+        Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
+        Value::String(text) => !text.contains('\0'),
+        Value::Array(list) => list.iter().all(is_storable_value),
+        Value::Object(object) => object
+            .iter()
+            .all(|(name, value)| !name.contains('\0') && is_storable_value(value)),
     }
 }
 
@@ -175,6 +203,15 @@ fn extensions(value: &Value, now: i64) -> Result<Vec<ExtensionRecord>, Value> {
         .map(|entry| entry.as_object().map(|entry| extension(entry, now)))
         .collect::<Option<_>>()
         .ok_or_else(|| json!([INVALID]))?;
+    // A tenant has one of each type at most.
+    let mut kinds = HashSet::new();
+    let parsed: Vec<_> = parsed
+        .into_iter()
+        .map(|entry| match entry {
+            Ok(entry) if !kinds.insert(entry.kind.clone()) => Err(json!({"type": [TAKEN]})),
+            entry => entry,
+        })
+        .collect();
     if parsed.iter().any(Result::is_err) {
         // The answer is aligned with the input: an entry that is right is an empty object.
         return Err(parsed
@@ -346,6 +383,22 @@ mod tests {
                 "db_host": "h", "db_name": "n", "db_user": "u"}}]}),
             r#"{"extensions":[{},{"settings":["db_password can't be blank","db_port is invalid"]}]}"#,
         );
+        let cdc = json!({"type": "postgres", "settings": {"region": "r", "db_host": "h", "db_port": "5", "db_name": "n", "db_user": "u",
+            "db_password": "p"}});
+        check(
+            json!({"extensions": [cdc, cdc]}),
+            r#"{"extensions":[{},{"type":["has already been taken"]}]}"#,
+        );
+        check(json!({"name": "a\0"}), r#"{"name":["is invalid"]}"#);
+        check(
+            json!({"feature_flags": {"a": [{"\0": 1}]}}),
+            r#"{"feature_flags":["is invalid"]}"#,
+        );
+        let huge: Value = serde_json::from_str("1e999").unwrap();
+        check(
+            json!({"jwt_jwks": {"keys": [huge]}}),
+            r#"{"jwt_jwks":["is invalid"]}"#,
+        );
         assert_eq!(
             applied(&json!({})).unwrap_err(),
             r#"{"jwt_secret":["either jwt_secret or jwt_jwks must be provided"]}"#
@@ -356,7 +409,7 @@ mod tests {
     fn forms_of_numbers_and_booleans_are_cast() {
         let record = applied(&json!({
             "jwt_jwks": {"keys": []}, "max_events_per_second": "7", "max_joins_per_second": 8, "private_only": "1",
-            "presence_enabled": "false", "client_presence_window_ms": null, "unknown": {}
+            "presence_enabled": "false", "client_presence_window_ms": null, "unknown": "\0"
         }))
         .unwrap();
         assert_eq!(

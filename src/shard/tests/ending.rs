@@ -1,9 +1,11 @@
 //! How sockets end, and that they leave nothing behind (spec: websocket-protocol 4.4, 4.5, 9.1, 11).
 
-use super::world::{BEGIN, Client, Setup, World, token};
+use super::world::{BEGIN, Client, Setup, World, generous, tenant, token};
 use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, shut_down};
 use crate::mail::Mail;
+use crate::tenant::TenantId;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 const TOPIC: &str = "realtime:a";
@@ -254,7 +256,7 @@ fn drain(world: &mut World, client: Client) -> Vec<Value> {
 #[test]
 fn a_tenants_disconnect_is_told_on_each_channel_and_closes_its_sockets_alone() {
     let mut setup = Setup::new(2);
-    setup.tenants.push(super::world::generous());
+    setup.tenants.push(generous());
     let mut world = World::new(setup);
     let client = world.member(0, 2, "realtime:a", &json!({}));
     world.joined(client, "2", "realtime:b", &json!({}));
@@ -287,6 +289,35 @@ fn a_tenants_disconnect_is_told_on_each_channel_and_closes_its_sockets_alone() {
             .collect::<Vec<_>>(),
         [0, 1]
     );
+}
+
+#[test]
+fn a_tenant_that_is_deleted_takes_its_sockets_along() {
+    let mut world = World::of(2);
+    let members = [0, 1].map(|shard| {
+        let config = json!({"presence": {"enabled": true}});
+        world.member(shard, 2, "realtime:a", &config)
+    });
+    let bare = world.connect(0, 2);
+    world.run();
+    let id = world.tenants[0].id;
+    assert_eq!(world.remains()[2], 2);
+    world.tell(|| Mail::TenantGone(id));
+    for member in members {
+        assert_eq!(world.reads(member).last(), Some(&json!({"close": 1012})));
+    }
+    assert_eq!(world.reads(bare), [json!({"close": 1012})]);
+    assert_eq!(world.remains(), [0, 0, 0]);
+    let late = world.connect_with(0, 2, 0, &token(1000));
+    world.advance(Duration::from_secs(2));
+    let refused = json!({"status": "404", "body": r#"{"error":"Tenant not found"}"#});
+    assert_eq!(world.reads(late), [refused]);
+    // The name may come again, with another number.
+    let mut again = tenant(0, generous(), 2);
+    Arc::get_mut(&mut again).expect("nobody else has it").id = TenantId(9);
+    world.tell(|| Mail::Tenant(Arc::clone(&again)));
+    let client = world.connect(0, 2);
+    world.joined(client, "1", "realtime:a", &json!({}));
 }
 
 #[test]

@@ -4,7 +4,6 @@ use super::world::{Client, Faults, Setup, World, token};
 use super::{
     closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, ok, shut_down, unmatched,
 };
-use crate::mail::Mail;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -467,23 +466,6 @@ fn a_token_that_says_nothing_new_changes_nothing() {
     );
     let text = "The token provided is not a valid JWT";
     assert_eq!(world.reads(client), shut_down("1", "realtime:a", text));
-}
-
-#[test]
-fn a_tenant_that_is_gone_refuses_joins_and_the_socket_goes_away() {
-    let mut world = World::of(2);
-    let client = world.connect(1, 2);
-    world.run();
-    let id = world.tenants[0].id;
-    world.tell(|| Mail::TenantGone(id));
-    world.join(client, "1", "realtime:a", &json!({}));
-    world.advance(Duration::from_secs(5));
-    let reason = "TenantNotFound: Tenant with the given ID does not exist";
-    let expected = [
-        join_error("1", "realtime:a", reason),
-        json!({"close": 1001}),
-    ];
-    assert_eq!(world.read(client), expected);
 }
 
 /// `ANY_HOST_SINGLE_TENANT` is for hosts that name nobody: a name that is not a tenant's is refused, also where there is one tenant.

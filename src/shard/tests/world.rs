@@ -37,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) options: Options,
     /// One tenant per entry: `t0`, `t1`, …
     pub(crate) tenants: Vec<TenantLimits>,
+    /// Whether a tenant that is not known is sought.
+    pub(crate) seeks_tenants: bool,
 }
 
 /// Limits that nothing in a test comes near.
@@ -92,7 +94,11 @@ impl World {
             directory.insert(Arc::clone(tenant));
         }
         let open_sockets = OpenSockets::new(1024);
-        let make = |id| shard(id, shard_count, directory.clone(), open_sockets.clone());
+        let seeks_tenants = setup.seeks_tenants;
+        let make = |id| {
+            let (directory, open_sockets) = (directory.clone(), open_sockets.clone());
+            shard(id, shard_count, directory, open_sockets, seeks_tenants)
+        };
         Self {
             sim: Sim::with_options(setup.seed, setup.faults, setup.options, make),
             tenants,
@@ -183,6 +189,11 @@ impl World {
 
     pub(crate) fn vsn(&self, client: Client) -> u8 {
         self.sockets[client.0].vsn
+    }
+
+    /// Sends bytes that are no frame.
+    pub(crate) fn write(&mut self, client: Client, bytes: &[u8]) {
+        self.sim.peer(self.sockets[client.0].peer).write(bytes);
     }
 
     /// Sends a message, given as the five elements of 2.0.0.
@@ -417,7 +428,8 @@ pub(crate) fn verifier() -> Verifier {
     Verifier::new(Some(SECRET.to_vec()), None, validators)
 }
 
-fn tenant(n: u32, limits: TenantLimits, shards: usize) -> Arc<Tenant> {
+/// The tenant `t<n>`.
+pub(crate) fn tenant(n: u32, limits: TenantLimits, shards: usize) -> Arc<Tenant> {
     Arc::new(Tenant {
         id: TenantId(n + 1),
         external_id: format!("t{n}").into(),
@@ -436,6 +448,7 @@ fn shard(
     shard_count: usize,
     tenants: TenantDirectory,
     open_sockets: OpenSockets,
+    seeks_tenants: bool,
 ) -> Shard {
     let settings = Settings {
         channel_error_backoff: Duration::from_secs(5),
@@ -448,6 +461,7 @@ fn shard(
         connect_error_backoff: Duration::from_secs(2),
         no_channel_timeout: Duration::from_secs(600),
         any_host_single_tenant: true,
+        seeks_tenants,
         head: HeadLimits::default(),
     };
     let hasher = TopicHasher::new(HASH_SEED);

@@ -24,6 +24,7 @@ mod join;
 mod limits;
 mod presence;
 mod routing;
+mod tenants;
 mod token_events;
 mod upgrade;
 
@@ -48,6 +49,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         presence::CASES,
         limits::CASES,
         http::CASES,
+        tenants::CASES,
         fragmentation::CASES,
         hostile::CASES,
     ];

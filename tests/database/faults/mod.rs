@@ -28,7 +28,7 @@ const TENANT: &str = "faulty";
 const OTHER: &str = "fine";
 
 /// Longest time from the end of a fault to the end of its consequences.
-const RECOVERY: Duration = Duration::from_secs(60);
+pub const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Everything is allowed, but for the topics by which tests make the database fail.
 const POLICIES: &str = "
@@ -116,7 +116,7 @@ impl Fixture {
 }
 
 /// Both drivers and every number of shards are what tests/conformance is for.
-const SETUP: Setup = Setup {
+pub const SETUP: Setup = Setup {
     driver: "epoll",
     shards: 2,
 };
@@ -143,7 +143,7 @@ fn tenant_of(external_id: &str, database: &Database) -> Value {
 
 /// Looks until it is true; a database has no event for this.
 #[track_caller]
-fn eventually(what: &str, deadline: Duration, mut is_true: impl FnMut() -> bool) {
+pub fn eventually(what: &str, deadline: Duration, mut is_true: impl FnMut() -> bool) {
     let start = clock::now();
     let (_keep, never) = mpsc::channel::<()>();
     while !is_true() {

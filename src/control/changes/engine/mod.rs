@@ -66,6 +66,8 @@ pub(super) enum Order {
     Listen(ListenerKey),
     /// Somebody does no more.
     Unlisten(ListenerKey),
+    /// The engine ends, and another one takes its place while somebody listens.
+    Restart,
     /// The process ends.
     Stop,
 }
@@ -77,7 +79,7 @@ pub(super) enum End {
     Idle,
     /// The tenant has another database or other settings: another engine is needed.
     Changed,
-    /// The tenant is gone, or has no database any more.
+    /// The tenant is gone, or has no database any more, or it was told to make room for another one.
     Unwanted,
     /// It was told to.
     Stopped,
@@ -250,6 +252,7 @@ impl Engine {
                 order = orders.recv() => match order {
                     Some(Order::Listen(key)) => self.listen(key).await,
                     Some(Order::Unlisten(key)) => self.unlisten(key),
+                    Some(Order::Restart) => return End::Unwanted,
                     Some(Order::Stop) | None => return End::Stopped,
                 },
                 Some(event) = self.jobs.join_next(), if !self.jobs.is_empty() => match event {

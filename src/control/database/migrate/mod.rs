@@ -24,6 +24,9 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Transaction};
 use versions::UPSTREAM_VERSIONS;
 
+/// How many migrations the original has, up to the release that this server follows: a database that has had as many is complete.
+pub const UPSTREAM_MIGRATIONS: usize = UPSTREAM_VERSIONS.len();
+
 /// What was done.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Migrated {

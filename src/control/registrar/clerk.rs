@@ -1,0 +1,518 @@
+//! Who does what the registrar is asked for.
+
+use super::effects::Effects;
+use super::{Failure, Health, Means, Stored};
+use crate::control::changes::source::{self, Swept};
+use crate::control::changes::{ChangesSettings, Hub};
+use crate::control::clock;
+use crate::control::database::{Environment, Settings};
+use crate::control::outgoing::{News, Parcel};
+use crate::control::rates::Notice;
+use crate::control::session::Sessions;
+use crate::control::store::{
+    FieldErrors, StoreError, StoreNews, TenantRecord, TenantStore, apply, is_storable,
+};
+use crate::control::supervise::{caught, panic_text};
+use crate::control::tenants::Registry;
+use crate::error::{ErrorCode, Level};
+use crate::limits;
+use crate::logging::Line;
+use crate::tenant::{Tenant, TenantId};
+use rustc_hash::FxHashSet;
+use serde_json::{Map, Value, json};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_local;
+
+/// Names that clients choose.
+type ByName<T> = HashMap<String, T, foldhash::fast::RandomState>;
+
+/// See the module.
+pub(super) struct Clerk {
+    store: Arc<dyn TenantStore>,
+    pub(super) registry: RefCell<Registry>,
+    pub(super) sessions: Sessions,
+    changes: Hub,
+    pub(super) environment: Rc<Environment>,
+    /// Whose turn it is, for each tenant that is being changed.
+    turns: RefCell<ByName<Arc<Semaphore>>>,
+    /// Names that are being looked for; closed when that is over.
+    seeks: RefCell<ByName<watch::Receiver<()>>>,
+    /// Whose databases are being brought up to date because of a question about their health.
+    pub(super) migrating: RefCell<FxHashSet<TenantId>>,
+}
+
+/// The right to change one tenant.
+struct Turn<'a> {
+    clerk: &'a Clerk,
+    external_id: String,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.permit.take();
+        let mut turns = self.clerk.turns.borrow_mut();
+        // Those who wait have a handle each.
+        let is_over = |turn: &Arc<Semaphore>| Arc::strong_count(turn) == 1;
+        if turns.get(&self.external_id).is_some_and(is_over) {
+            turns.remove(&self.external_id);
+        }
+    }
+}
+
+impl Clerk {
+    pub(super) fn new(store: Arc<dyn TenantStore>, means: Means) -> Self {
+        let Means {
+            registry,
+            sessions,
+            changes,
+            environment,
+        } = means;
+        Self {
+            store,
+            registry: RefCell::new(registry),
+            sessions,
+            changes,
+            environment,
+            turns: RefCell::default(),
+            seeks: RefCell::default(),
+            migrating: RefCell::default(),
+        }
+    }
+
+    pub(super) async fn list(&self) -> Result<Vec<TenantRecord>, Failure> {
+        self.stored("the tenants cannot be listed", self.store.list())
+            .await
+    }
+
+    pub(super) async fn get(&self, external_id: &str) -> Result<Option<TenantRecord>, Failure> {
+        if !is_storable(external_id) {
+            return Ok(None);
+        }
+        self.stored("a tenant cannot be read", self.store.get(external_id))
+            .await
+    }
+
+    /// A description must be one of a new tenant, also where the tenant exists (spec: http-api 3.4).
+    pub(super) async fn post(
+        self: &Rc<Self>,
+        attributes: &Map<String, Value>,
+    ) -> Result<Stored, Failure> {
+        let external_id = attributes.get("external_id").and_then(Value::as_str);
+        let external_id = external_id.unwrap_or_default();
+        let now = clock::unix_seconds();
+        let defaults = &self.environment.config.tenant_defaults;
+        let mut draft = TenantRecord::new(external_id, defaults, now);
+        if let Err(errors) = apply(&mut draft, attributes, now) {
+            // That a key is missing is noticed when it is stored: the tenant may have one.
+            if !is_about_missing_key(&errors) {
+                return Err(Failure::Invalid(errors));
+            }
+        }
+        self.put(external_id, attributes).await
+    }
+
+    pub(super) async fn put(
+        self: &Rc<Self>,
+        external_id: &str,
+        attributes: &Map<String, Value>,
+    ) -> Result<Stored, Failure> {
+        if !is_storable(external_id) {
+            return Err(Failure::Invalid(about("external_id", "is invalid")));
+        }
+        let turn = self.turn(external_id).await;
+        let before = self.get(external_id).await?;
+        let is_new = before.is_none();
+        let record = match before {
+            Some(before) => self.changed(before, attributes)?,
+            None => self.made(external_id, attributes)?,
+        };
+        let put = self.store.put(record);
+        let record = self.stored("a tenant cannot be stored", put).await?;
+        let id = self.adopt(&record, Effects::default()).await;
+        let news = StoreNews::Changed(external_id.to_owned());
+        self.announce(news).await;
+        drop(turn);
+        if is_new {
+            self.make_ready(&record, id).await?;
+        }
+        Ok(Stored { record, is_new })
+    }
+
+    /// The record of a tenant that is there, with what `attributes` say.
+    fn changed(
+        &self,
+        mut record: TenantRecord,
+        attributes: &Map<String, Value>,
+    ) -> Result<TenantRecord, Failure> {
+        let external_id = record.external_id.clone();
+        apply(&mut record, attributes, clock::unix_seconds()).map_err(Failure::Invalid)?;
+        // Ours: its extensions refer to it by this name, and clients connect to it. The original fails.
+        if record.external_id != external_id {
+            return Err(Failure::Invalid(about("external_id", "is invalid")));
+        }
+        Ok(record)
+    }
+
+    /// The record of a new tenant (spec: http-api 3.4).
+    fn made(
+        &self,
+        external_id: &str,
+        attributes: &Map<String, Value>,
+    ) -> Result<TenantRecord, Failure> {
+        let mut attributes = attributes.clone();
+        for name in ["name", "external_id"] {
+            attributes.insert(name.to_owned(), json!(external_id));
+        }
+        if let Some(Value::Array(extensions)) = attributes.get_mut("extensions") {
+            let is_whole = |entry: &Value| {
+                entry.as_object().is_none_or(|entry| {
+                    entry.contains_key("type") && entry.contains_key("settings")
+                })
+            };
+            extensions.retain(is_whole);
+            extensions.reverse();
+        }
+        let now = clock::unix_seconds();
+        let defaults = &self.environment.config.tenant_defaults;
+        let mut record = TenantRecord::new(external_id, defaults, now);
+        apply(&mut record, &attributes, now).map_err(Failure::Invalid)?;
+        // Ours: the original fails, and may have stored it.
+        if record.extensions.is_empty() {
+            return Err(Failure::Invalid(about("extensions", "can't be blank")));
+        }
+        Ok(record)
+    }
+
+    /// Makes the database of a new tenant ready.
+    async fn make_ready(&self, record: &TenantRecord, id: TenantId) -> Result<(), Failure> {
+        let is_unknown = |kind: &str| kind != TenantRecord::POSTGRES_CDC;
+        let unknown = record.extensions.iter().find(|it| is_unknown(&it.kind));
+        if let Some(unknown) = unknown {
+            let text = format!("nobody knows an extension of type {:?}", unknown.kind);
+            let line = Line::coded(clock::unix_ms(), ErrorCode::MigrationsFailedToRun, &text);
+            let line = line.of_tenant(record.external_id.as_str().into());
+            self.environment.log.write(line);
+            return Err(Failure::NotReady);
+        }
+        self.migrate(&record.external_id, id).await
+    }
+
+    /// Brings a tenant's database up to date, and notes how many migrations it has had.
+    pub(super) async fn migrate(&self, external_id: &str, id: TenantId) -> Result<(), Failure> {
+        let migrated = self.sessions.migrate(id).await;
+        let ran = migrated.map_err(|_| Failure::NotReady)?;
+        let Some(ran) = ran.and_then(|ran| i32::try_from(ran).ok()) else {
+            return Ok(());
+        };
+        let _turn = self.turn(external_id).await;
+        // It may be another one by now, or none.
+        let is_known = |registry: &Registry| {
+            let known = registry.record(external_id);
+            known.is_some_and(|known| known.migrations_ran == ran)
+        };
+        if is_known(&self.registry.borrow()) {
+            return Ok(());
+        }
+        if let Some(mut record) = self.get(external_id).await?
+            && self.id_of(external_id) == Some(id)
+        {
+            record.migrations_ran = ran;
+            let put = self.store.put(record);
+            let record = self.stored("a tenant cannot be stored", put).await?;
+            self.adopt(&record, Effects::default()).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn delete(self: &Rc<Self>, external_id: &str) -> Result<(), Failure> {
+        if !is_storable(external_id) {
+            return Ok(());
+        }
+        let _turn = self.turn(external_id).await;
+        let delete = self.store.delete(external_id);
+        let was_there = self.stored("a tenant cannot be deleted", delete).await?;
+        if was_there {
+            self.announce(StoreNews::Changed(external_id.to_owned()))
+                .await;
+        }
+        self.remove(external_id, true).await;
+        Ok(())
+    }
+
+    pub(super) async fn reload(&self, external_id: &str) -> Result<bool, Failure> {
+        let is_there = self.reload_here(external_id).await?;
+        if is_there {
+            self.announce(StoreNews::Reload(external_id.to_owned()))
+                .await;
+        }
+        Ok(is_there)
+    }
+
+    /// Reads a tenant anew, and disconnects everybody.
+    async fn reload_here(&self, external_id: &str) -> Result<bool, Failure> {
+        let _turn = self.turn(external_id).await;
+        let Some(record) = self.get(external_id).await? else {
+            return Ok(false);
+        };
+        self.adopt(&record, Effects::ALL).await;
+        Ok(true)
+    }
+
+    pub(super) async fn shut_down(&self, external_id: &str) -> Result<bool, Failure> {
+        let Some(tenant) = self.find(external_id).await else {
+            return Ok(false);
+        };
+        self.sessions.end(tenant.id);
+        self.announce(StoreNews::Shutdown(external_id.to_owned()))
+            .await;
+        Ok(true)
+    }
+
+    pub(super) async fn health(self: &Rc<Self>, external_id: &str) -> Option<Health> {
+        let tenant = self.find(external_id).await?;
+        Some(self.health_of(&tenant))
+    }
+
+    /// Takes a record that is stored: tells the shards, and ends what it has made invalid, and what `also` says.
+    async fn adopt(&self, record: &TenantRecord, also: Effects) -> TenantId {
+        let before = self.registry.borrow().record(&record.external_id).cloned();
+        let own = Effects::of(before.as_ref(), record);
+        // Nothing is awaited between the note and the parcel: who reads the registry knows what the shards will know.
+        let place = self.environment.outgoing.reserve().await;
+        let (tenant, limits_changed) = self.registry.borrow_mut().apply(record);
+        let id = tenant.id;
+        place.send(Parcel::All(News::Tenant(tenant)));
+        if limits_changed {
+            let _ = self
+                .environment
+                .notices
+                .send(Notice::LimitsChanged(id))
+                .await;
+        }
+        if own.disconnects || also.disconnects {
+            let disconnect = Parcel::All(News::Disconnect(id));
+            self.environment.outgoing.send(disconnect).await;
+        }
+        if own.restarts_database || also.restarts_database {
+            self.sessions.end(id);
+            self.changes.restart(id);
+        }
+        id
+    }
+
+    /// Takes note that a tenant is gone. `drops_slots` is for the process that has deleted it.
+    async fn remove(self: &Rc<Self>, external_id: &str, drops_slots: bool) {
+        let place = self.environment.outgoing.reserve().await;
+        let live = Arc::clone(&self.environment.tenants.borrow());
+        let Some(tenant) = self.registry.borrow_mut().remove(external_id) else {
+            return;
+        };
+        // This disconnects its sockets as well.
+        place.send(Parcel::All(News::TenantGone(tenant.id)));
+        let _ = self.environment.notices.send(Notice::Gone(tenant.id)).await;
+        self.sessions.end(tenant.id);
+        self.changes.restart(tenant.id);
+        let settings = Settings::in_live(&live, tenant.id).and_then(Result::ok);
+        let changes = ChangesSettings::in_live(&live, tenant.id).and_then(Result::ok);
+        let slots = settings.zip(changes).filter(|_| drops_slots);
+        let clerk = Rc::clone(self);
+        let torn_down = spawn_local(async move {
+            clerk.changes.ended(tenant.id).await;
+            clerk.changes.forget(tenant.id);
+            clerk.sessions.forget(tenant.id);
+            if let Some((settings, changes)) = slots {
+                clerk.drop_slots(&tenant, settings, &changes).await;
+            }
+        });
+        // A database that hangs must not keep the caller: it goes on behind his back.
+        let _ = tokio::time::timeout(limits::TENANT_TEARDOWN_TIMEOUT, torn_down).await;
+    }
+
+    async fn drop_slots(
+        &self,
+        tenant: &Arc<Tenant>,
+        settings: Settings,
+        changes: &ChangesSettings,
+    ) {
+        let swept = source::sweep(&self.environment, tenant, Rc::new(settings), changes).await;
+        if let Swept::Failed = swept {
+            let text = "its database could not be asked for what is left of it";
+            let line = Line::coded(clock::unix_ms(), ErrorCode::UnableToDeleteTenant, text);
+            let line = line.of_tenant(Arc::clone(&tenant.external_id));
+            self.environment.log.write(line);
+        }
+    }
+
+    /// A tenant that is known, or is found in a store that others write to.
+    async fn find(&self, external_id: &str) -> Option<Arc<Tenant>> {
+        if let Some(tenant) = self.tenant(external_id) {
+            return Some(tenant);
+        }
+        if self.store.is_shared() {
+            self.seek(external_id).await;
+        }
+        self.tenant(external_id)
+    }
+
+    fn tenant(&self, external_id: &str) -> Option<Arc<Tenant>> {
+        let live = self.environment.tenants.borrow();
+        live.directory.find(external_id).cloned()
+    }
+
+    fn id_of(&self, external_id: &str) -> Option<TenantId> {
+        self.tenant(external_id).map(|tenant| tenant.id)
+    }
+
+    /// Looks for a name in the store; whoever asks for the same name meanwhile waits for the same answer.
+    pub(super) async fn seek(&self, external_id: &str) {
+        if self.tenant(external_id).is_some() || !is_storable(external_id) {
+            return;
+        }
+        let underway = self.seeks.borrow().get(external_id).cloned();
+        if let Some(mut over) = underway {
+            // It ends with an error: whoever looks lets go of his end.
+            let _ = over.changed().await;
+            return;
+        }
+        if self.seeks.borrow().len() >= limits::SEEKS_MAX {
+            return;
+        }
+        let (_looking, over) = watch::channel(());
+        let entry = Seeking(self, external_id);
+        self.seeks.borrow_mut().insert(external_id.to_owned(), over);
+        let found = async {
+            let _turn = self.turn(external_id).await;
+            if let Some(record) = self.get(external_id).await? {
+                self.adopt(&record, Effects::default()).await;
+            }
+            Ok::<_, Failure>(())
+        };
+        let outcome = tokio::time::timeout(limits::SEEK_TIMEOUT, found).await;
+        drop(entry);
+        if outcome.is_err() {
+            let text = "the store of tenants did not answer in time about one that is not known";
+            self.say(Level::Error, text);
+        }
+    }
+
+    /// Follows what others do to the store, as long as the process lives.
+    pub(super) async fn follow_news(self: Rc<Self>) {
+        let mut pause = limits::TASK_RESTART_PAUSE;
+        loop {
+            match self.store.news().await {
+                Ok(news) => {
+                    pause = limits::TASK_RESTART_PAUSE;
+                    let taken = caught(self.take(news)).await;
+                    if let Err(panic) = taken {
+                        let text =
+                            format!("a change of a tenant was lost: {}", panic_text(&*panic));
+                        self.say(Level::Error, &text);
+                    }
+                }
+                Err(error) => {
+                    let text = format!("changes of tenants by others are not heard of: {error}");
+                    self.say(Level::Error, &text);
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(limits::TASK_RESTART_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    async fn take(self: &Rc<Self>, news: StoreNews) {
+        match news {
+            StoreNews::Changed(external_id) => {
+                let _turn = self.turn(&external_id).await;
+                match self.get(&external_id).await {
+                    Ok(Some(record)) => {
+                        // A name that nobody here has asked for yet is known from now on.
+                        let known = self.registry.borrow().record(&external_id) == Some(&record);
+                        if !known {
+                            self.adopt(&record, Effects::default()).await;
+                        }
+                    }
+                    Ok(None) => self.remove(&external_id, false).await,
+                    // It goes on with what it is known as; the log has it.
+                    Err(_) => {}
+                }
+            }
+            // The same as here.
+            StoreNews::Reload(external_id) => drop(self.reload_here(&external_id).await),
+            StoreNews::Shutdown(external_id) => {
+                if let Some(id) = self.id_of(&external_id) {
+                    self.sessions.end(id);
+                }
+            }
+        }
+    }
+
+    /// Waits for the right to change a tenant: first come, first served.
+    async fn turn(&self, external_id: &str) -> Turn<'_> {
+        let turn = {
+            let mut turns = self.turns.borrow_mut();
+            let turn = turns.entry(external_id.to_owned());
+            Arc::clone(turn.or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        let mut own = Turn {
+            clerk: self,
+            external_id: external_id.to_owned(),
+            permit: None,
+        };
+        own.permit = turn.acquire_owned().await.ok();
+        own
+    }
+
+    async fn announce(&self, news: StoreNews) {
+        if let Err(error) = self.store.announce(news).await {
+            self.say(
+                Level::Warning,
+                &format!("other servers were not told of a change: {error}"),
+            );
+        }
+    }
+
+    /// What the store answers; why it does not is in the log then.
+    async fn stored<T>(
+        &self,
+        what: &str,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Failure> {
+        answer.await.map_err(|error| {
+            if !matches!(error, StoreError::Taken { .. }) {
+                self.say(Level::Error, &format!("{what}: {error}"));
+            }
+            error.into()
+        })
+    }
+
+    pub(super) fn say(&self, level: Level, text: &str) {
+        let line = Line::new(clock::unix_ms(), level, text);
+        self.environment.log.write(line);
+    }
+}
+
+/// A name that is being looked for. It is forgotten when that is over, however it ends.
+struct Seeking<'a>(&'a Clerk, &'a str);
+
+impl Drop for Seeking<'_> {
+    fn drop(&mut self) {
+        self.0.seeks.borrow_mut().remove(self.1);
+    }
+}
+
+/// One field and what is wrong with it.
+fn about(field: &str, text: &str) -> FieldErrors {
+    [(field.to_owned(), json!([text]))].into_iter().collect()
+}
+
+/// Whether nothing is wrong but that there is neither a secret nor a key set.
+fn is_about_missing_key(errors: &FieldErrors) -> bool {
+    errors.len() == 1
+        && errors.get("jwt_secret")
+            == Some(&json!(["either jwt_secret or jwt_jwks must be provided"]))
+}

@@ -15,7 +15,6 @@ mod on_monoio;
 use std::io::{self, Write};
 
 use loadtest::bare::{self, Running, Serve};
-use loadtest::dialect::Dialect;
 use loadtest::link::Target;
 use loadtest::report::Run;
 use loadtest::scenario::broadcast::{self, CPU_PER_FRAME, Plan};
@@ -114,13 +113,7 @@ fn main() -> io::Result<()> {
 fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<Run> {
     let cores = std::thread::available_parallelism()?.get();
     let server = Running::start(&format!("bare-{name}"), 0, serve)?;
-    let target = Target {
-        address: server.address(),
-        host: "bare".to_owned(),
-        path: String::new(),
-        tokens: vec![String::new()],
-        dialect: Dialect::Bare,
-    };
+    let target = Target::bare(server.address());
     let bench = Bench {
         cpus: vec![usize::from(cores > 1)],
         server: Some(Server {
@@ -145,10 +138,9 @@ fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<
         rate: load
             .rate
             .map(|rate| if measures { rate } else { rate / 30.0 }),
-        payload: 100,
-        private: false,
         seconds: if measures { 3.0 } else { 0.05 },
         warm_up_seconds: if measures { 1.0 } else { 0.0 },
+        ..Plan::default()
     };
     let run = broadcast::run(&target, &plan, &bench)?;
     server.stop()?;

@@ -27,6 +27,17 @@ pub const SOCKET_SEND_BUFFER_BYTES: u32 = 128 * 1024;
 /// Sockets above `MAX_CONNECTIONS` that a shard still accepts: to refuse upgrades politely, and for health and metrics.
 pub const CONNECTIONS_RESERVE: usize = 32;
 
+/// Connections that wait at one shard's listener to be accepted. Above, or above `net.core.somaxconn`: the client tries again a second later.
+pub const LISTEN_BACKLOG: u16 = 4096;
+
+/// Open files that are wanted beside sockets of clients: requests that were handed over, databases, the store. Above: connecting to a
+/// database fails until others are closed.
+pub const OPEN_FILES_RESERVE: u64 = 1024;
+
+/// Memory of an idle connection that has joined a topic of its own, in bytes: some 940 of ours (benches/README.md), and 4.5 KB of the
+/// kernel's. `MAX_CONNECTIONS` times this much should be there.
+pub const CONNECTION_BYTES: u64 = 5632;
+
 // -- channels --
 
 /// Channels on one socket, whatever the tenant allows. Above: `too many channels joined` (spec 4.3).
@@ -159,6 +170,9 @@ pub const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sockets of one shard whose tenant is being looked for. Above: the tenant is not there.
 pub const SEEKING_SOCKETS_MAX: usize = 1024;
 
+/// How long the answer about a change waits for the shards to take note of it. Above: it is answered all the same.
+pub const SHARDS_HEED_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long the deletion of a tenant waits for its database. Above: it is answered, and what is left is done behind the answer.
 pub const TENANT_TEARDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -168,6 +182,10 @@ pub const CHANGES_BATCH_MAX: usize = 512;
 
 /// Bytes of one batch's messages. Above: the rest is the next batch.
 pub const CHANGES_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// Verdicts about rows of one batch, one for each row and distinct claims, that are asked for at the same time: some 24 bytes each, and as
+/// much again for what is asked. Above: the rest is asked for when these are there, and a byte is kept of each.
+pub const CHANGES_VERDICTS_AT_ONCE_MAX: usize = 256 * 1024;
 
 /// Bytes of one tenant's changes that are under way to the shards. Above: the stream waits, and the database keeps its log.
 pub const CHANGES_BYTES_UNDER_WAY_MAX: usize = 16 * 1024 * 1024;
@@ -227,6 +245,10 @@ pub const CHANGES_PUBLICATION_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two looks that something in the stream gives occasion for.
 pub const CHANGES_PUBLICATION_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
+/// How long whoever asks for a table that has come or gone is still told what was committed before that was seen, while the stream is behind
+/// it. Above: it is subscribed anew, or reads that it cannot be, whatever of the stream is still to come.
+pub const CHANGES_BEHIND_MAX: Duration = Duration::from_secs(20);
+
 /// How long a slot outlives its last subscriber (spec: postgres-changes, checklist 35): who comes back soon need not wait for a new one.
 pub const CHANGES_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -268,6 +290,15 @@ pub const LAST_DISK_WORK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the last log lines may wait for whoever reads standard output. Above: the process ends without them.
 pub const LAST_LOG_LINES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take to their collector when the process ends. Above: they are lost.
+pub const LAST_TRACES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time within which spans that were lost are told of once.
+pub const TRACES_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Bytes of a collector's answer that are read. Above: its connection is closed.
+pub const TRACES_ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Log lines that wait to be written. Above: further ones are counted and dropped.
 pub const LOG_LINES_WAITING_MAX: usize = 16_384;
@@ -670,6 +701,16 @@ pub const CHANGE_VALUES_HALF_TIMEOUT: Duration = Duration::from_millis(150);
 /// How long all such statements of one batch may take: one that is cancelled, and what looks for its slow value. Above: what was not
 /// asked yet is delivered as strings. Well below [`CHANGES_QUESTION_TIMEOUT`], which gives up the connection.
 pub const CHANGE_VALUES_ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long all statements of one batch may take together about types whose casts took too long before, each of them
+/// [`CHANGE_VALUES_HALF_TIMEOUT`]. Above: what was not asked yet is delivered as strings.
+pub const CHANGE_VALUES_SLOW_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Time after which a type whose casts took too long is asked about as if they had not.
+pub const CHANGE_VALUES_SLOW_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Types of one database whose casts are known to take too long. Above: further ones are given their full time in each batch.
+pub const CHANGE_VALUES_SLOW_MAX: usize = 1024;
 
 // -- filters of Postgres Changes --
 

@@ -6,7 +6,7 @@
 //! figures of both kinds of server can be divided by each other.
 
 use crate::codec::{self, Opcode};
-use crate::stamp::Stamp;
+use crate::stamp::{MARKER, Stamp};
 
 /// How messages are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Join<'a> {
     pub private: bool,
     /// A system message is asked for that says when rows of the database are broadcast.
     pub replication_ready: bool,
+    /// The channel is told who is there from the beginning.
+    pub presence: bool,
     /// Row changes are asked for: the one entry of `postgres_changes`, JSON.
     pub changes: Option<&'a str>,
     /// Rows that are still in the database are asked for.
@@ -105,6 +107,24 @@ impl Dialect {
     /// Appends the leave of the channel that was joined with `join_ref`.
     pub fn push_leave(self, topic: &str, join_ref: u32, out: &mut Vec<u8>) {
         self.push_channel(topic, join_ref, "phx_leave", "{}", mask(join_ref), out);
+    }
+
+    /// Appends a member's presence in the channel that was joined with `join_ref`: `payload_bytes` of JSON
+    /// with its stamp, instead of what it had there.
+    pub fn push_track(
+        self,
+        topic: &str,
+        join_ref: u32,
+        stamp: &Stamp,
+        payload_bytes: usize,
+        out: &mut Vec<u8>,
+    ) {
+        let mut meta = Vec::with_capacity(payload_bytes);
+        stamp.encode(payload_bytes, &mut meta);
+        let meta = String::from_utf8(meta).expect("a stamp's payload is ASCII");
+        let payload = format!(r#"{{"type":"presence","event":"track","payload":{meta}}}"#);
+        let mask = mask(stamp.sequence);
+        self.push_channel(topic, join_ref, "presence", &payload, mask, out);
     }
 
     fn push_channel(
@@ -204,6 +224,12 @@ impl Dialect {
         }
     }
 
+    /// Whether a text frame refuses something. A channel that was left is closed, which is no refusal.
+    pub fn is_refusal(self, text: &[u8]) -> bool {
+        let closes = memchr::memmem::find(text, b"\"phx_close\"").is_some();
+        !closes && self.answer(text) == Answer::Refused
+    }
+
     /// Whether a text frame is the reply to the join or leave with the reference `msg_ref`.
     pub fn is_reply_to(self, text: &[u8], msg_ref: u32) -> bool {
         let reference = match self {
@@ -243,6 +269,22 @@ pub fn is_replayed(payload: &[u8]) -> bool {
     memchr::memmem::find(payload, b"\"replayed\":true").is_some()
 }
 
+/// The stamps of those who came, or are something else now, and of those who left, or were something else,
+/// in a text frame that says so; nothing for all other frames (websocket-protocol 8.2).
+pub fn presence_diff(text: &[u8]) -> Option<(Vec<Stamp>, Vec<Stamp>)> {
+    let find = |needle: &[u8]| memchr::memmem::find(text, needle);
+    find(b"\"presence_diff\"")?;
+    let (joins, leaves) = (find(b"\"joins\":")?, find(b"\"leaves\":")?);
+    let stamps = |from: usize, other: usize| {
+        let to = if other > from { other } else { text.len() };
+        let part = &text[from..to];
+        memchr::memmem::find_iter(part, MARKER)
+            .filter_map(|at| Stamp::decode_at(part, at))
+            .collect()
+    };
+    Some((stamps(joins, leaves), stamps(leaves, joins)))
+}
+
 /// A channel's topic as the database knows it.
 pub fn topic_in_database(topic: &str) -> &str {
     topic.strip_prefix(TOPIC_PREFIX).unwrap_or(topic)
@@ -264,11 +306,16 @@ impl Join<'_> {
             format!(r#""postgres_changes":[{entry}],"#)
         });
         let private = if *private { r#""private":true,"# } else { "" };
+        let presence = if self.presence {
+            r#""presence":{"enabled":true,"key":""},"#
+        } else {
+            ""
+        };
         let token = self
             .access_token
             .map_or_else(String::new, |token| format!(r#","access_token":"{token}""#));
         format!(
-            r#"{{"config":{{{private}{changes}"broadcast":{{"ack":false,"self":{own}{ready}{replay}}}}}{token}}}"#
+            r#"{{"config":{{{private}{presence}{changes}"broadcast":{{"ack":false,"self":{own}{ready}{replay}}}}}{token}}}"#
         )
     }
 }
@@ -419,6 +466,38 @@ mod tests {
         let change = r#"[null,null,"realtime:a","postgres_changes",{"ids":[1],"data":{}}]"#;
         assert!(is_change(change.as_bytes()));
         assert_eq!(says_changes(change.as_bytes()), None);
+    }
+
+    #[test]
+    fn who_comes_and_who_goes_is_read_in_any_order() {
+        let meta = |sender| {
+            let mut meta = Vec::new();
+            Stamp { sender, ..STAMP }.encode(100, &mut meta);
+            String::from_utf8(meta).unwrap()
+        };
+        let of = |senders: &[u32]| {
+            let metas: Vec<String> = senders.iter().map(|sender| meta(*sender)).collect();
+            format!(r#"{{"k":{{"metas":[{}]}}}}"#, metas.join(","))
+        };
+        let (joins, leaves) = (of(&[1, 2]), of(&[3]));
+        let numbers =
+            |stamps: &[Stamp]| -> Vec<u32> { stamps.iter().map(|stamp| stamp.sender).collect() };
+        for payload in [
+            format!(r#"{{"joins":{joins},"leaves":{leaves}}}"#),
+            format!(r#"{{"leaves":{leaves},"joins":{joins}}}"#),
+        ] {
+            let text = format!(r#"[null,null,"realtime:a","presence_diff",{payload}]"#);
+            let (came, went) = presence_diff(text.as_bytes()).unwrap();
+            assert_eq!((numbers(&came), numbers(&went)), (vec![1, 2], vec![3]));
+        }
+        let state = format!(r#"["1",null,"realtime:a","presence_state",{joins}]"#);
+        assert_eq!(presence_diff(state.as_bytes()), None);
+        let mut out = Vec::new();
+        Dialect::V2.push_track("realtime:a", 7, &STAMP, 100, &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
+        assert_eq!((&value[0], &value[3]), (&"7".into(), &"presence".into()));
+        assert_eq!(value[4]["event"], "track");
+        assert!(value[4]["payload"]["load"].is_string());
     }
 
     #[test]

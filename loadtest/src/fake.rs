@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Sender};
 
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::link::Target;
 pub(crate) enum Fault {
     /// Nothing.
     None,
-    /// The seventh delivery is forgotten.
+    /// The seventh delivery is forgotten, where it was sent.
     Loses,
     /// The seventh delivery is made twice.
     Doubles,
@@ -31,8 +31,14 @@ pub(crate) enum Fault {
     Mixes,
     /// Joins are refused.
     Refuses,
+    /// Joins are refused from the 21st on.
+    RefusesLater,
     /// The seventh message closes its sender's connection.
     Closes,
+    /// The seventh message closes the connection of somebody else than its sender.
+    ClosesOther,
+    /// Nobody is told who left.
+    Stays,
     /// It never says that rows of the database are broadcast.
     NeverReady,
 }
@@ -101,8 +107,10 @@ pub(crate) fn start_with_rows(dialect: Dialect, fault: Fault) -> (Target, Rows) 
             fault,
             streams: HashMap::new(),
             members: Vec::new(),
+            joins: 0,
             deliveries: 0,
             held_back: Vec::new(),
+            presences: HashMap::new(),
         };
         while let Ok((id, event)) = events.recv() {
             room.on_event(id, event);
@@ -118,6 +126,8 @@ fn target(dialect: Dialect, address: SocketAddr) -> Target {
         path: "/socket/websocket".to_owned(),
         tokens: vec!["token".to_owned()],
         dialect,
+        opens: None,
+        first_topic: 0,
     }
 }
 
@@ -138,6 +148,9 @@ fn read(id: usize, stream: &TcpStream, events: &Sender<(usize, Event)>) {
         }
     };
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+    if head.starts_with("POST /api/broadcast ") {
+        return answer_requests(stream, bytes, events);
+    }
     let key = head.split("Sec-WebSocket-Key: ").nth(1).unwrap();
     let accept = codec::accept_of(key.split("\r\n").next().unwrap());
     let answer = format!("HTTP/1.1 101 Ok\r\nsec-websocket-accept: {accept}\r\n\r\n");
@@ -153,6 +166,37 @@ fn read(id: usize, stream: &TcpStream, events: &Sender<(usize, Event)>) {
         if !more(&mut bytes) {
             let _ = events.send((id, Event::Ended));
             return;
+        }
+    }
+}
+
+/// Takes the messages of one request after another.
+fn answer_requests(mut stream: &TcpStream, mut bytes: Vec<u8>, events: &Sender<(usize, Event)>) {
+    let mut buffer = [0; 4096];
+    loop {
+        if let Some(end) = memchr::memmem::find(&bytes, b"\r\n\r\n") {
+            let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+            let length = head.split("Content-Length: ").nth(1).unwrap();
+            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+            if let Some(body) = bytes.get(end + 4..end + 4 + length) {
+                let body: Value = serde_json::from_slice(body).unwrap();
+                for message in body["messages"].as_array().unwrap() {
+                    let event = Event::Row {
+                        topic: message["topic"].as_str().unwrap().to_owned(),
+                        payload: message["payload"].to_string(),
+                    };
+                    let _ = events.send((usize::MAX, event));
+                }
+                bytes.drain(..end + 4 + length);
+                stream
+                    .write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+                    .unwrap();
+                continue;
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(count) if count > 0 => bytes.extend_from_slice(&buffer[..count]),
+            _ => return,
         }
     }
 }
@@ -193,8 +237,11 @@ struct Room {
     streams: HashMap<usize, TcpStream>,
     /// Connections and their topics.
     members: Vec<(usize, String)>,
+    joins: u32,
     deliveries: u32,
     held_back: Vec<(String, Vec<u8>)>,
+    /// What connections have tracked.
+    presences: HashMap<usize, Value>,
 }
 
 impl Room {
@@ -231,14 +278,23 @@ impl Room {
             return self.publish(id, topic, server_frame(1, message.as_bytes()));
         }
         let refs = (field("join_ref", 0), field("ref", 1));
-        let refused = self.fault == Fault::Refuses && event == "phx_join";
+        self.joins += u32::from(event == "phx_join");
+        let refuses = match self.fault {
+            Fault::Refuses => true,
+            Fault::RefusesLater => self.joins > 20,
+            _ => false,
+        };
+        let refused = refuses && event == "phx_join";
         let status = if refused { "error" } else { "ok" };
         let answer = format!(r#"{{"status":"{status}","response":{{"postgres_changes":[]}}}}"#);
         self.push(id, refs, &topic, "phx_reply", &answer);
         if event == "phx_join" && !refused {
             self.on_join(id, refs.0, &topic, &payload["config"]);
+        } else if event == "presence" {
+            self.on_presence(id, topic, Some(payload["payload"].clone()));
         } else if event == "phx_leave" {
             self.members.retain(|member| *member != (id, topic.clone()));
+            self.on_presence(id, topic.clone(), None);
             self.push(id, (refs.0, refs.0), &topic, "phx_close", "{}");
         }
     }
@@ -262,6 +318,31 @@ impl Room {
             self.push(id, refs, topic, "system", payload);
         }
         self.members.push((id, topic.to_owned()));
+    }
+
+    /// Everybody is told what one is now and was before (websocket-protocol 8.2).
+    fn on_presence(&mut self, id: usize, topic: String, meta: Option<Value>) {
+        let before = match &meta {
+            Some(meta) => self.presences.insert(id, meta.clone()),
+            None => self.presences.remove(&id),
+        };
+        let part = |meta: &Option<Value>| match meta {
+            Some(meta) => format!(r#"{{"{id}":{{"metas":[{meta}]}}}}"#),
+            None => "{}".to_owned(),
+        };
+        if meta.is_none() && (before.is_none() || self.fault == Fault::Stays) {
+            return;
+        }
+        let payload = format!(r#"{{"joins":{},"leaves":{}}}"#, part(&meta), part(&before));
+        let text = if self.dialect == Dialect::V1 {
+            format!(
+                r#"{{"event":"presence_diff","payload":{payload},"ref":null,"topic":"{topic}"}}"#
+            )
+        } else {
+            format!(r#"[null,null,"{topic}","presence_diff",{payload}]"#)
+        };
+        let first = self.first_of(&topic);
+        self.publish(first, topic, server_frame(1, text.as_bytes()));
     }
 
     /// Writes a text frame as the channel itself would.
@@ -297,7 +378,7 @@ impl Room {
             let text = format!("{topic}m{meta}{payload}");
             server_frame(2, &[&sizes, text.as_bytes()].concat())
         };
-        let first = self.members.first().map_or(0, |(id, _)| *id);
+        let first = self.first_of(&topic);
         self.publish(first, topic, frame);
     }
 
@@ -311,7 +392,7 @@ impl Room {
         } else {
             format!(r#"[null,null,"{topic}","postgres_changes",{payload}]"#)
         };
-        let first = self.members.first().map_or(0, |(id, _)| *id);
+        let first = self.first_of(&topic);
         self.publish(first, topic, server_frame(1, text.as_bytes()));
     }
 
@@ -329,6 +410,16 @@ impl Room {
     fn publish(&mut self, id: usize, topic: String, frame: Vec<u8>) {
         self.deliveries += 1;
         let odd = self.deliveries == 7;
+        if odd && self.fault == Fault::ClosesOther {
+            let others = self.members.iter().map(|(member, _)| *member);
+            for other in others.filter(|other| *other != id).take(1) {
+                self.write(other, &server_frame(8, &1013u16.to_be_bytes()));
+                if let Some(stream) = self.streams.get(&other) {
+                    // The harness may have gone home.
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            }
+        }
         match self.fault {
             Fault::Swaps if odd => self.held_back.push((topic, frame)),
             Fault::Stalls if (7..27).contains(&self.deliveries) => {
@@ -341,18 +432,24 @@ impl Room {
                 // What was held back comes in its order after a stall, too late after a swap.
                 now.insert(if stalled { now.len() } else { 0 }, (topic, frame));
                 for (topic, frame) in now {
-                    self.deliver(&topic, &frame, odd);
+                    self.deliver(id, &topic, &frame, odd);
                 }
             }
         }
     }
 
-    fn deliver(&self, topic: &str, frame: &[u8], odd: bool) {
+    fn first_of(&self, topic: &str) -> usize {
+        let mut members = self.members.iter();
+        members.find(|(_, of)| of == topic).map_or(0, |(id, _)| *id)
+    }
+
+    fn deliver(&self, id: usize, topic: &str, frame: &[u8], odd: bool) {
         let mixes = self.fault == Fault::Mixes;
-        let mut to = self.members.iter().filter(|(_, of)| of == topic || mixes);
-        if odd && self.fault == Fault::Loses {
-            to.next();
-        }
+        let loses = odd && self.fault == Fault::Loses;
+        let to = self.members.iter().filter(|(member, of)| {
+            let is_lost = loses && *member == id;
+            (of == topic || mixes) && !is_lost
+        });
         for (index, (member, _)) in to.enumerate() {
             self.write(*member, frame);
             if odd && index == 0 && self.fault == Fault::Doubles {

@@ -6,15 +6,22 @@
 //! buffer to every waiting socket: ten thousand of them would be pushed through the cache in turn,
 //! and an idle socket would not be idle.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use monoio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use crate::clock::now_ns;
 use crate::codec::{self, Opcode};
 use crate::dialect::{self, Answer, Dialect, Join};
+use crate::signal;
 
 /// Sockets that share one source address of loopback: below the 28,232 ports that Linux hands out.
 const SOCKETS_PER_ADDRESS: usize = 20_000;
@@ -32,9 +39,65 @@ pub struct Target {
     pub tokens: Vec<String>,
     /// How messages are written.
     pub dialect: Dialect,
+    /// How fast sockets may be opened; as fast as the server takes them when absent.
+    pub opens: Option<Arc<Pace>>,
+    /// The number of the first topic: loads that run at once have topics of their own.
+    pub first_topic: usize,
+}
+
+/// Times that are handed out one by one, to all threads of the process.
+#[derive(Debug)]
+pub struct Pace {
+    gap_ns: u64,
+    next_ns: AtomicU64,
+}
+
+impl Pace {
+    /// A pace of so many a second.
+    pub fn per_second(count: f64) -> Self {
+        Self {
+            gap_ns: (1e9 / count.max(1e-3)) as u64,
+            next_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The next time, not before `now_ns`: a pause is not made up for.
+    fn next(&self, now_ns: u64) -> u64 {
+        let later = |next: u64| Some(next.max(now_ns) + self.gap_ns);
+        let taken = self
+            .next_ns
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        taken.unwrap_or_default().max(now_ns)
+    }
+
+    async fn turn(&self) {
+        let now = now_ns();
+        let at = self.next(now);
+        if at > now {
+            monoio::time::sleep(Duration::from_nanos(at - now)).await;
+        }
+    }
 }
 
 impl Target {
+    /// A bare server.
+    pub fn bare(address: SocketAddr) -> Self {
+        Self {
+            address,
+            host: "bare".to_owned(),
+            path: String::new(),
+            tokens: vec![String::new()],
+            dialect: Dialect::Bare,
+            opens: None,
+            first_topic: 0,
+        }
+    }
+
+    /// The topic with number `index` of this load.
+    pub fn topic(&self, index: usize) -> String {
+        self.dialect.topic(self.first_topic + index)
+    }
+
     /// The address that socket number `index` of this machine connects from: loopback has many, and
     /// each has ports of its own. Elsewhere the kernel chooses.
     pub fn source(&self, index: usize) -> Option<Ipv4Addr> {
@@ -50,6 +113,41 @@ impl Target {
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
+    /// A frame is on its way out: the next one has to wait for its end.
+    sending: Cell<bool>,
+}
+
+/// How often a client says that it is there. A server closes a socket that says nothing for a minute.
+const HEARTBEAT_NS: u64 = 20_000_000_000;
+
+/// Sends a heartbeat on every link in good time, a few at once, until the load is over. `links` gives the
+/// link of a number, and nothing beyond the last.
+pub async fn keep_alive(
+    dialect: Dialect,
+    links: impl Fn(usize) -> Option<Rc<Link>>,
+    count: impl Fn() -> usize,
+    is_over: impl Fn() -> bool,
+) {
+    let mut frame = Vec::new();
+    dialect.push_heartbeat(5, &mut frame);
+    let (mut round_ns, mut next) = (now_ns(), 0);
+    while !is_over() {
+        monoio::time::sleep(Duration::from_millis(50)).await;
+        let elapsed_ns = (now_ns() - round_ns).min(HEARTBEAT_NS);
+        let goal = (count() as f64 * elapsed_ns as f64 / HEARTBEAT_NS as f64) as usize;
+        while next < goal {
+            // One that is sending is heard of without; one that has ended is noticed where it is read.
+            if let Some(link) = links(next)
+                && !link.sending.get()
+            {
+                let _ = link.send(&frame).await;
+            }
+            next += 1;
+        }
+        if elapsed_ns == HEARTBEAT_NS {
+            (round_ns, next) = (now_ns(), 0);
+        }
+    }
 }
 
 /// Opens socket number `index`, upgrades it and joins `topic`; the answer may leave bytes behind
@@ -64,6 +162,9 @@ pub async fn open(
     topic: &str,
     join: &Join<'_>,
 ) -> Result<(Link, Vec<u8>), String> {
+    if let Some(opens) = &target.opens {
+        opens.turn().await;
+    }
     let link = Link::connect(target.address, target.source(index))
         .await
         .map_err(|error| format!("connect: {error}"))?;
@@ -103,7 +204,12 @@ impl AsFd for Link {
 }
 
 impl Link {
-    async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Self> {
+    /// Connects and says nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no connection.
+    pub async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -124,6 +230,7 @@ impl Link {
         }
         let link = Self {
             stream: TcpStream::from_std(socket.into())?,
+            sending: Cell::new(false),
         };
         wait(|| link.stream.writable(false)).await?;
         match link.socket().take_error()? {
@@ -135,6 +242,15 @@ impl Link {
     /// The socket, for plain calls.
     fn socket(&self) -> SockRef<'_> {
         SockRef::from(self)
+    }
+
+    /// Lets the kernel keep next to nothing for this socket: whoever does not read is noticed soon.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn keep_little(&self) -> io::Result<()> {
+        self.socket().set_recv_buffer_size(4096)
     }
 
     /// Ends both directions; whoever waits on the socket sees its end.
@@ -162,12 +278,22 @@ impl Link {
         (&*self.socket()).read(buffer)
     }
 
-    /// Sends all of `bytes`, waiting while the server does not take them.
+    /// Sends all of `bytes`, waiting while the server does not take them or another task sends. To be
+    /// awaited to its end: a frame that is half sent blocks the others.
     ///
     /// # Errors
     ///
     /// When the connection is lost.
-    pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        while self.sending.replace(true) {
+            signal::yield_now().await;
+        }
+        let sent = self.send_all(bytes).await;
+        self.sending.set(false);
+        sent
+    }
+
+    async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let sent = (&*self.socket()).write(bytes);
             match sent {
@@ -182,8 +308,12 @@ impl Link {
         Ok(())
     }
 
-    /// Waits for bytes and appends them. Only for the first steps of a connection.
-    async fn receive_more(&self, received: &mut Vec<u8>) -> Result<(), String> {
+    /// Waits for bytes and appends them. Not for the load itself.
+    ///
+    /// # Errors
+    ///
+    /// Why none will come.
+    pub async fn receive_more(&self, received: &mut Vec<u8>) -> Result<(), String> {
         let mut buffer = [0; 4096];
         loop {
             match self.receive(&mut buffer) {
@@ -327,14 +457,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_are_handed_out_evenly_and_a_pause_is_not_made_up_for() {
+        let pace = Pace::per_second(1000.0);
+        let times = [5, 5, 3_000_000, 3_000_000].map(|now| pace.next(now));
+        assert_eq!(times, [5, 1_000_005, 3_000_000, 4_000_000]);
+    }
+
+    #[test]
     fn sockets_of_loopback_spread_over_its_addresses() {
-        let mut target = Target {
-            address: SocketAddr::from(([127, 0, 0, 1], 4000)),
-            host: String::new(),
-            path: String::new(),
-            tokens: vec![String::new()],
-            dialect: Dialect::Bare,
-        };
+        let mut target = Target::bare(SocketAddr::from(([127, 0, 0, 1], 4000)));
         let check = |index, last| {
             assert_eq!(target.source(index), Some(Ipv4Addr::new(127, 0, 1, last)));
         };

@@ -5,10 +5,15 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use loadtest::dialect::Dialect;
+use loadtest::html;
+use loadtest::presets::Preset;
 use loadtest::probe;
 use loadtest::report::{Report, Run};
 use loadtest::scenario::connections::child;
-use loadtest::scenario::{broadcast, changes, connections, database_broadcast, joins};
+use loadtest::scenario::{
+    broadcast, changes, connections, database_broadcast, joins, presence, reconnect, replay,
+    slow_readers, soak,
+};
 use loadtest::settings::Settings;
 
 /// Measures a Supabase Realtime server, or a bare WebSocket server beside it.
@@ -17,6 +22,13 @@ use loadtest::settings::Settings;
 struct Arguments {
     #[command(flatten)]
     settings: Settings,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+/// A scenario alone.
+#[derive(Parser)]
+struct Words {
     #[command(subcommand)]
     scenario: Scenario,
 }
@@ -52,6 +64,28 @@ enum Scenario {
     Connections(connections::Plan),
     /// Storms of connect, upgrade and join, or of joins alone.
     Joins(joins::Plan),
+    /// Joins that ask for the messages that the database still holds.
+    Replay(replay::Plan),
+    /// Members that say what they are, come and go.
+    Presence(presence::Plan),
+    /// Members that stop reading: what it costs the others.
+    SlowReaders(slow_readers::Plan),
+    /// All connections are cut at once and come back.
+    Reconnect(reconnect::Plan),
+    /// Everything at once, for long: losses, and memory that only grows.
+    Soak(soak::Plan),
+    /// A workload that Supabase has published figures of, and these figures beside ours.
+    Preset {
+        /// Which one.
+        #[arg(value_parser = Preset::names())]
+        name: String,
+        /// How large it is, compared with the published one.
+        #[arg(long, default_value_t = 0.01)]
+        scale: f64,
+        /// More options of the scenario, behind `--`: `-- --database postgres://...`.
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// Holds connections for a parent process.
     #[command(name = child::COMMAND, hide = true)]
     Child,
@@ -66,6 +100,12 @@ impl Scenario {
             Self::Changes(_) => "changes",
             Self::Connections(_) => "connections",
             Self::Joins(_) => "joins",
+            Self::Replay(_) => "replay",
+            Self::Presence(_) => "presence",
+            Self::SlowReaders(_) => "slow-readers",
+            Self::Reconnect(_) => "reconnect",
+            Self::Soak(_) => "soak",
+            Self::Preset { .. } => "preset",
             Self::Child => child::COMMAND,
         }
     }
@@ -75,18 +115,24 @@ impl Scenario {
             Self::Bare(_) => true,
             Self::Joins(plan) => plan.bare,
             Self::Connections(plan) => plan.bare,
-            Self::Broadcast { .. }
-            | Self::DatabaseBroadcast(_)
-            | Self::Changes(_)
-            | Self::Child => false,
+            _ => false,
         }
     }
 }
 
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good = 0,
+    /// Something was lost or refused, or the figures are those of the harness.
+    NotValid = 2,
+    /// An expectation was not met.
+    NotMet = 3,
+}
+
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(2),
+        Ok(verdict) => ExitCode::from(verdict as u8),
         Err(error) => {
             // Nothing is left to be done when the error output is closed as well.
             let _ = writeln!(io::stderr(), "loadtest: {error}");
@@ -95,45 +141,89 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the scenario as often as asked; says whether the result may be believed.
-fn run(arguments: &Arguments) -> io::Result<bool> {
+/// Runs the scenario as often as asked; says whether the result may be believed and is as expected.
+fn run(arguments: &Arguments) -> io::Result<Verdict> {
     let Arguments { settings, scenario } = arguments;
+    let preset = expand(scenario)?;
+    let scenario = preset.as_ref().map_or(scenario, |(.., scenario)| scenario);
     if matches!(scenario, Scenario::Child) {
         child::run()?;
-        return Ok(true);
+        return Ok(Verdict::Good);
     }
     probe::raise_open_files()?;
     // The threads of the harness pin themselves; what is left must not disturb the server's core.
     let first = settings.cpus.first().ok_or(io::ErrorKind::InvalidInput)?;
     probe::pin_to(*first)?;
-    let bench = settings.bench();
     let mut settings = settings.clone();
     if let Scenario::Changes(plan) = scenario {
         settings.tokens = plan.tokens().unwrap_or(settings.tokens);
     }
-    let settings = &settings;
+    let other = settings.of_other();
+    let mut report = Report::new(scenario.name());
+    report.preset = preset.as_ref().map(|(preset, scale, _)| (*preset, *scale));
+    for index in 0..settings.runs.max(1) {
+        // Whoever is second finds another machine: they take turns at it.
+        let other_first = index % 2 == 1;
+        if let (Some(other), true) = (&other, other_first) {
+            report.against.push(once(scenario, other)?);
+        }
+        report.runs.push(once(scenario, &settings)?);
+        if let (Some(other), false) = (&other, other_first) {
+            report.against.push(once(scenario, other)?);
+        }
+    }
+    if let Some(expectations) = &settings.expect {
+        report.unmet = expectations.unmet(&report.runs);
+    }
+    if let Some(path) = &settings.html {
+        std::fs::write(path, html::page(&report))?;
+    }
+    report.write(settings.json, &mut io::stdout())?;
+    let is_good = report.is_good() || settings.busy_machine && report.has_no_problems();
+    Ok(match (report.unmet.is_empty(), is_good) {
+        (false, _) => Verdict::NotMet,
+        (true, false) => Verdict::NotValid,
+        (true, true) => Verdict::Good,
+    })
+}
+
+/// What a preset stands for; nothing for all other scenarios.
+fn expand(scenario: &Scenario) -> io::Result<Option<(&'static Preset, f64, Scenario)>> {
+    let Scenario::Preset { name, scale, more } = scenario else {
+        return Ok(None);
+    };
+    let preset = Preset::of(name).ok_or(io::ErrorKind::InvalidInput)?;
+    let words = preset.words(*scale);
+    let words = std::iter::once("loadtest").chain(words.iter().chain(more).map(String::as_str));
+    let words = Words::try_parse_from(words).map_err(io::Error::other)?;
+    Ok(Some((preset, *scale, words.scenario)))
+}
+
+/// Runs the scenario once against the server of `settings`.
+fn once(scenario: &Scenario, settings: &Settings) -> io::Result<Run> {
+    let bench = settings.bench();
     let mut target = settings.target().map_err(io::Error::other)?;
     if scenario.is_bare() {
         target.dialect = Dialect::Bare;
     }
-    let mut report = Report::new(scenario.name());
-    for _ in 0..settings.runs.max(1) {
-        report.runs.push(match scenario {
-            Scenario::Broadcast { plan, beside } => {
-                let mut run = broadcast::run(&target, plan, &bench)?;
-                compare(settings, plan, beside, &mut run)?;
-                run
-            }
-            Scenario::Bare(plan) => broadcast::run(&target, plan, &bench)?,
-            Scenario::DatabaseBroadcast(plan) => database_broadcast::run(&target, plan, &bench)?,
-            Scenario::Changes(plan) => changes::run(&target, plan, &bench)?,
-            Scenario::Connections(plan) => connections::run(settings, plan, &bench)?,
-            Scenario::Joins(plan) => joins::run(&target, plan, &bench)?,
-            Scenario::Child => return Ok(true),
-        });
+    match scenario {
+        Scenario::Broadcast { plan, beside } => {
+            let mut run = broadcast::run(&target, plan, &bench)?;
+            compare(settings, plan, beside, &mut run)?;
+            Ok(run)
+        }
+        Scenario::Bare(plan) => broadcast::run(&target, plan, &bench),
+        Scenario::DatabaseBroadcast(plan) => database_broadcast::run(&target, plan, &bench),
+        Scenario::Changes(plan) => changes::run(&target, plan, &bench),
+        Scenario::Connections(plan) => connections::run(settings, plan, &bench),
+        Scenario::Joins(plan) => joins::run(&target, plan, &bench),
+        Scenario::Replay(plan) => replay::run(&target, plan, &bench),
+        Scenario::Presence(plan) => presence::run(&target, plan, &bench),
+        Scenario::SlowReaders(plan) => slow_readers::run(&target, plan, &bench),
+        Scenario::Soak(plan) => soak::run(&target, plan, &bench),
+        Scenario::Reconnect(plan) => reconnect::run(&target, plan, &bench),
+        Scenario::Preset { .. } | Scenario::Child => Err(io::ErrorKind::InvalidInput.into()),
     }
-    report.write(settings.json, &mut io::stdout())?;
-    Ok(report.is_good())
 }
 
 /// Runs the same load against the bare server and adds how many times its CPU `run` took.
@@ -180,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound_and_the_two_servers_are_told_apart() {
+    fn the_command_line_is_sound_and_presets_are_command_lines() {
         Arguments::command().debug_assert();
         let words = ["loadtest", "--target", "ws://a", "--pid", "1", "broadcast"];
         let beside = ["--beside", "ws://b", "--beside-pid", "2"];
@@ -192,6 +282,15 @@ mod tests {
         };
         assert_eq!(beside.beside.as_deref(), Some("ws://b"));
         assert_eq!(beside.beside_pid, Some(2));
+        for name in Preset::names() {
+            let mut words = vec!["loadtest", "preset", name];
+            if !name.starts_with("broadcast") && name != "private-joins" {
+                words.extend(["--", "--database", "postgres://x"]);
+            }
+            let arguments = Arguments::parse_from(words);
+            let (.., scenario) = expand(&arguments.scenario).unwrap().unwrap();
+            assert!(name.starts_with(scenario.name()) || name == "private-joins");
+        }
         let alone = Arguments::parse_from(words);
         assert_eq!(alone.settings.target, "ws://a");
     }

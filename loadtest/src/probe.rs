@@ -20,6 +20,8 @@ pub struct ThreadCpu {
     pub waited_ns: u64,
     /// The kernel's part by the tick counter: exact to 10 ms only.
     pub system_ns: u64,
+    /// How often it gave its CPU away, or had it taken.
+    pub switches: u64,
 }
 
 /// CPU times of a process by thread id.
@@ -62,6 +64,7 @@ impl ProcessCpu {
                     total_ns: now.total_ns - before.map_or(0, |before| before.total_ns),
                     waited_ns: now.waited_ns - before.map_or(0, |before| before.waited_ns),
                     system_ns: now.system_ns - before.map_or(0, |before| before.system_ns),
+                    switches: now.switches - before.map_or(0, |before| before.switches),
                 }
             })
             .collect();
@@ -73,6 +76,7 @@ impl ProcessCpu {
 fn read_thread(pid: u32, tid: i32) -> io::Result<ThreadCpu> {
     let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"))?;
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"))?;
+    let status = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status"))?;
     let (name, system_ticks) = parse_stat(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let (total_ns, waited_ns) = parse_schedstat(&schedstat).ok_or(io::ErrorKind::InvalidData)?;
     Ok(ThreadCpu {
@@ -80,7 +84,14 @@ fn read_thread(pid: u32, tid: i32) -> io::Result<ThreadCpu> {
         total_ns,
         waited_ns,
         system_ns: system_ticks * (1_000_000_000 / ticks_per_second()),
+        switches: parse_switches(&status),
     })
+}
+
+/// proc(5): two lines of `status` count the context switches of a thread.
+fn parse_switches(status: &str) -> u64 {
+    let keys = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+    keys.into_iter().map(|key| number_of(status, key)).sum()
 }
 
 /// proc(5): the first field of `schedstat` is the time on the CPU in nanoseconds, the second the
@@ -153,8 +164,8 @@ impl ProcessMemory {
     pub fn read(pid: u32) -> io::Result<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         Ok(Self {
-            resident: kilobytes_of(&text, "Rss:") * 1024,
-            anonymous: kilobytes_of(&text, "Anonymous:") * 1024,
+            resident: number_of(&text, "Rss:") * 1024,
+            anonymous: number_of(&text, "Anonymous:") * 1024,
         })
     }
 }
@@ -282,13 +293,14 @@ impl KernelMemory {
         let meminfo = fs::read_to_string("/proc/meminfo")?;
         let sockstat = fs::read_to_string("/proc/net/sockstat")?;
         Ok(Self {
-            slab: kilobytes_of(&meminfo, "Slab:") * 1024,
+            slab: number_of(&meminfo, "Slab:") * 1024,
             tcp_buffers: parse_tcp_pages(&sockstat) * 4096,
         })
     }
 }
 
-fn kilobytes_of(text: &str, key: &str) -> u64 {
+/// The number behind a key at the start of a line: kilobytes, in most of these files.
+fn number_of(text: &str, key: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix(key))
         .and_then(|rest| rest.split_ascii_whitespace().next())
@@ -359,7 +371,9 @@ mod tests {
         assert_eq!(parse_schedstat("47821 5 1\n"), Some((47821, 5)));
         let stat = "77 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14";
         assert_eq!(parse_stat(stat), Some(("a (b) c", 12)));
-        assert_eq!(kilobytes_of("Rss:   1740 kB\nPss: 1 kB\n", "Rss:"), 1740);
+        assert_eq!(number_of("Rss:   1740 kB\nPss: 1 kB\n", "Rss:"), 1740);
+        let status = "voluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t5\n";
+        assert_eq!(parse_switches(status), 12);
         let sockstat = "sockets: used 14\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 239\n";
         assert_eq!(parse_tcp_pages(sockstat), 239);
     }

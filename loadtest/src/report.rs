@@ -9,6 +9,9 @@ use std::io::{self, Write};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::presets::Preset;
+use crate::timeline::Timeline;
+
 /// Share of one core above which the harness itself may be what was measured.
 pub const HARNESS_BUSY_MAX: f64 = 0.9;
 
@@ -35,6 +38,12 @@ pub struct Run {
     pub problems: Vec<String>,
     /// Why the figures say nothing about the server, if they do not.
     pub invalid: Option<String>,
+    /// What a reader has to know beside the figures: what could not be measured here, and why.
+    pub notes: Vec<String>,
+    /// Latency and throughput while the load was measured, for plots.
+    pub timeline: Option<Timeline>,
+    /// The server's memory while the load was measured: seconds and megabytes.
+    pub memory: Vec<(f64, f64)>,
 }
 
 impl Run {
@@ -83,6 +92,30 @@ impl Run {
         }
     }
 
+    /// Writes what the figures do not say.
+    fn write_remarks(&self, whose: &str, out: &mut impl Write) -> io::Result<()> {
+        for note in &self.notes {
+            writeln!(out, "  {whose}: {note}")?;
+        }
+        let problems = counted(&self.problems);
+        for (problem, count) in problems.iter().take(PROBLEMS_SHOWN_MAX) {
+            let times = if *count > 1 {
+                format!("{count} times: ")
+            } else {
+                String::new()
+            };
+            writeln!(out, "  {whose}: PROBLEM: {times}{problem}")?;
+        }
+        let more = problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+        if more > 0 {
+            writeln!(out, "  {whose}: and {more} more problems")?;
+        }
+        if let Some(reason) = &self.invalid {
+            writeln!(out, "  {whose}: NOT VALID: {reason}")?;
+        }
+        Ok(())
+    }
+
     /// The value of a figure, for tests and for benchmarks that compare.
     pub fn value(&self, name: &str) -> Option<f64> {
         self.figures
@@ -90,14 +123,6 @@ impl Run {
             .find(|figure| figure.name == name)
             .map(|figure| figure.value)
     }
-}
-
-/// A histogram of nanoseconds from 1 ns to a minute, exact to two digits.
-pub fn histogram() -> Histogram<u64> {
-    let mut histogram =
-        Histogram::new_with_bounds(1, 60_000_000_000, 2).expect("the bounds are ordered");
-    histogram.auto(true);
-    histogram
 }
 
 /// All runs of one scenario.
@@ -113,16 +138,28 @@ pub struct Report {
     pub congestion_control: String,
     /// One entry a run.
     pub runs: Vec<Run>,
+    /// The same against another server, each behind or before the run of its number.
+    pub against: Vec<Run>,
+    /// Expectations that were not met.
+    pub unmet: Vec<String>,
+    /// Whose published figures stand beside these, and how much smaller the load was.
+    #[serde(skip)]
+    pub preset: Option<(&'static Preset, f64)>,
 }
 
 /// One line of the table.
 #[derive(Debug, PartialEq, Serialize)]
-struct Summary {
-    name: String,
-    unit: &'static str,
-    min: f64,
-    median: f64,
-    max: f64,
+pub struct Summary {
+    /// What was measured.
+    pub name: String,
+    /// In what.
+    pub unit: &'static str,
+    /// The smallest of the runs.
+    pub min: f64,
+    /// The one in the middle.
+    pub median: f64,
+    /// The largest.
+    pub max: f64,
 }
 
 impl Report {
@@ -139,14 +176,24 @@ impl Report {
             kernel: setting("/proc/sys/kernel/osrelease"),
             congestion_control: setting("/proc/sys/net/ipv4/tcp_congestion_control"),
             runs: Vec::new(),
+            against: Vec::new(),
+            unmet: Vec::new(),
+            preset: None,
         }
     }
 
     /// Whether every run was free of problems and not limited by the harness.
     pub fn is_good(&self) -> bool {
-        self.runs
-            .iter()
-            .all(|run| run.invalid.is_none() && run.problems.is_empty())
+        self.has_no_problems() && self.all_runs().all(|run| run.invalid.is_none())
+    }
+
+    /// Whether nothing was lost, refused or closed, however busy the machine was.
+    pub fn has_no_problems(&self) -> bool {
+        self.all_runs().all(|run| run.problems.is_empty())
+    }
+
+    fn all_runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().chain(&self.against)
     }
 
     /// Writes the table or, with `json`, one JSON document.
@@ -162,8 +209,12 @@ impl Report {
                 "kernel": self.kernel,
                 "congestion_control": self.congestion_control,
                 "valid": self.is_good(),
+                "unmet": self.unmet,
+                "published": self.published(),
                 "summary": self.summary(),
                 "runs": self.runs,
+                "ratios": self.ratios(),
+                "against": self.against,
             });
             return writeln!(out, "{document}");
         }
@@ -190,23 +241,16 @@ impl Report {
                 readable(line.max)
             )?;
         }
+        self.write_published(out)?;
+        self.write_ratios(out)?;
         for (index, run) in self.runs.iter().enumerate() {
-            let problems = counted(&run.problems);
-            for (problem, count) in problems.iter().take(PROBLEMS_SHOWN_MAX) {
-                let times = if *count > 1 {
-                    format!("{count} times: ")
-                } else {
-                    String::new()
-                };
-                writeln!(out, "  run {}: PROBLEM: {times}{problem}", index + 1)?;
-            }
-            let more = problems.len().saturating_sub(PROBLEMS_SHOWN_MAX);
-            if more > 0 {
-                writeln!(out, "  run {}: and {more} more problems", index + 1)?;
-            }
-            if let Some(reason) = &run.invalid {
-                writeln!(out, "  run {}: NOT VALID: {reason}", index + 1)?;
-            }
+            run.write_remarks(&format!("run {}", index + 1), out)?;
+        }
+        for (index, run) in self.against.iter().enumerate() {
+            run.write_remarks(&format!("the other server, run {}", index + 1), out)?;
+        }
+        for unmet in &self.unmet {
+            writeln!(out, "  NOT MET: {unmet}")?;
         }
         writeln!(
             out,
@@ -215,30 +259,105 @@ impl Report {
         )
     }
 
-    /// Minimum, median and maximum of every figure, in the order of the first run that has it.
-    fn summary(&self) -> Vec<Summary> {
-        let mut names: Vec<(&str, &'static str)> = Vec::new();
-        for figure in self.runs.iter().flat_map(|run| &run.figures) {
-            if !names.iter().any(|(name, _)| *name == figure.name) {
-                names.push((&figure.name, figure.unit));
-            }
+    fn write_published(&self, out: &mut impl Write) -> io::Result<()> {
+        let Some((preset, scale)) = self.preset else {
+            return Ok(());
+        };
+        writeln!(
+            out,
+            "  published of the original: {} (this load: {scale} of it)",
+            preset.published
+        )?;
+        for (name, unit, value) in preset.figures {
+            writeln!(
+                out,
+                "  {:<64} {:>14}",
+                format!("  {name} [{unit}]"),
+                readable(*value)
+            )?;
         }
-        names
-            .into_iter()
-            .map(|(name, unit)| {
-                let mut values: Vec<f64> =
-                    self.runs.iter().filter_map(|run| run.value(name)).collect();
-                values.sort_by(f64::total_cmp);
-                Summary {
-                    name: name.to_owned(),
-                    unit,
-                    min: values[0],
-                    median: values[values.len() / 2],
-                    max: values[values.len() - 1],
-                }
-            })
-            .collect()
+        Ok(())
     }
+
+    fn write_ratios(&self, out: &mut impl Write) -> io::Result<()> {
+        let ratios = self.ratios();
+        if ratios.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "  {:<64} {:>14} {:>14} {:>14}",
+            "times the other server's", "min", "median", "max"
+        )?;
+        for line in ratios {
+            writeln!(
+                out,
+                "  {:<64} {:>14} {:>14} {:>14}",
+                line.name,
+                readable(line.min),
+                readable(line.median),
+                readable(line.max)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn published(&self) -> Option<serde_json::Value> {
+        let (preset, scale) = self.preset?;
+        let (name, published) = (preset.name, preset.published);
+        let figures = preset.figures;
+        Some(serde_json::json!({
+            "preset": name, "scale": scale, "published": published, "figures": figures,
+        }))
+    }
+
+    /// How many times the other server's each figure was, run by run.
+    pub fn ratios(&self) -> Vec<Summary> {
+        let pairs = self.runs.iter().zip(&self.against);
+        let quotients: Vec<Run> = pairs
+            .map(|(ours, theirs)| {
+                let mut quotient = Run::default();
+                for figure in &ours.figures {
+                    if let Some(value) = theirs.value(&figure.name)
+                        && value != 0.0
+                    {
+                        quotient.push(figure.name.clone(), "times", figure.value / value);
+                    }
+                }
+                quotient
+            })
+            .collect();
+        summary_of(&quotients)
+    }
+
+    /// Minimum, median and maximum of every figure.
+    pub fn summary(&self) -> Vec<Summary> {
+        summary_of(&self.runs)
+    }
+}
+
+/// Minimum, median and maximum of every figure, in the order of the first run that has it.
+fn summary_of(runs: &[Run]) -> Vec<Summary> {
+    let mut names: Vec<(&str, &'static str)> = Vec::new();
+    for figure in runs.iter().flat_map(|run| &run.figures) {
+        if !names.iter().any(|(name, _)| *name == figure.name) {
+            names.push((&figure.name, figure.unit));
+        }
+    }
+    names
+        .into_iter()
+        .map(|(name, unit)| {
+            let mut values: Vec<f64> = runs.iter().filter_map(|run| run.value(name)).collect();
+            values.sort_by(f64::total_cmp);
+            Summary {
+                name: name.to_owned(),
+                unit,
+                min: values[0],
+                median: values[values.len() / 2],
+                max: values[values.len() - 1],
+            }
+        })
+        .collect()
 }
 
 /// The address of a database without who connects and with which password.
@@ -262,7 +381,7 @@ fn counted(problems: &[String]) -> Vec<(&str, usize)> {
 }
 
 /// A number with the digits that mean something.
-fn readable(value: f64) -> String {
+pub fn readable(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.1}"),
@@ -295,6 +414,32 @@ mod tests {
             max: 9.0,
         };
         assert_eq!(report(&[9.0, 1.0, 2.0]).summary(), [expected]);
+    }
+
+    #[test]
+    fn two_servers_are_compared_run_by_run() {
+        let mut ours = report(&[2.0, 9.0, 4.0]);
+        assert_eq!(ours.ratios(), []);
+        ours.against = report(&[4.0, 3.0, 2.0]).runs;
+        ours.against[2].push("only theirs", "", 1.0);
+        let expected = Summary {
+            name: "speed".to_owned(),
+            unit: "times",
+            min: 0.5,
+            median: 2.0,
+            max: 3.0,
+        };
+        assert_eq!(ours.ratios(), [expected]);
+        assert!(ours.is_good());
+        ours.against[1].problems.push("lost".to_owned());
+        assert!(!ours.is_good());
+        let mut text = Vec::new();
+        ours.write(false, &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            text.contains("the other server, run 2: PROBLEM: lost"),
+            "{text}"
+        );
     }
 
     #[test]

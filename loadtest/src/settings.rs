@@ -3,6 +3,8 @@
 //! In: command-line options. Out: a [`Target`] and a [`Bench`]; tokens are signed here.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
@@ -10,7 +12,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
-use crate::link::Target;
+use crate::expect::Expectations;
+use crate::link::{Pace, Target};
 
 /// The secret of the tenant in `loadtest/tenants.json`. It protects nothing.
 pub const LOAD_SECRET: &str = "the-load-tenant-signs-with-this-and-guards-nothing";
@@ -63,6 +66,30 @@ pub struct Settings {
     /// How often everything is repeated.
     #[arg(long, global = true, default_value_t = 1)]
     pub runs: usize,
+    /// A second server that gets the same load, run by run in turn: ratios of all figures are printed.
+    #[arg(long, global = true)]
+    pub against: Option<String>,
+    /// Its process.
+    #[arg(long, global = true, requires = "against")]
+    pub against_pid: Option<u32>,
+    /// The Host header for it, where that is another one.
+    #[arg(long, global = true, requires = "against")]
+    pub against_host: Option<String>,
+    /// The secret of its tokens, where that is another one.
+    #[arg(long, global = true, requires = "against")]
+    pub against_secret: Option<String>,
+    /// What every run has to meet, separated by commas: p99<50ms,loss=0. Exit code 3 when one does not.
+    #[arg(long, global = true)]
+    pub expect: Option<Expectations>,
+    /// The exit code is about what was lost or refused, also when the machine was too busy for figures.
+    #[arg(long, global = true)]
+    pub busy_machine: bool,
+    /// Sockets that are opened per second at most, by all scenarios but `joins`, which has a --rate.
+    #[arg(long, global = true)]
+    pub opens_per_second: Option<f64>,
+    /// Writes a page with plots there as well.
+    #[arg(long, global = true)]
+    pub html: Option<PathBuf>,
     /// Print one JSON document instead of a table.
     #[arg(long, global = true)]
     pub json: bool,
@@ -108,14 +135,29 @@ impl Settings {
             (Vsn::V2, false) => Dialect::V2,
             (Vsn::V2, true) => Dialect::V2Text,
         };
-        target_of(
+        let target = target_of(
             &self.target,
             &self.host,
             self.token.as_deref(),
             &self.secret,
             self.tokens,
             dialect,
-        )
+        )?;
+        let opens = self.opens_per_second.map(Pace::per_second).map(Arc::new);
+        Ok(Target { opens, ..target })
+    }
+
+    /// The settings for the second server, if there is one.
+    pub fn of_other(&self) -> Option<Self> {
+        let target = self.against.clone()?;
+        let or = |other: &Option<String>, own: &String| other.as_ref().unwrap_or(own).clone();
+        Some(Self {
+            target,
+            pid: self.against_pid,
+            host: or(&self.against_host, &self.host),
+            secret: or(&self.against_secret, &self.secret),
+            ..self.clone()
+        })
     }
 
     /// What to measure on.
@@ -156,6 +198,8 @@ pub fn target_of(
         path,
         tokens,
         dialect,
+        opens: None,
+        first_topic: 0,
     })
 }
 

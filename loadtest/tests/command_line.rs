@@ -83,6 +83,31 @@ fn every_scenario_reports_its_figures() {
 }
 
 #[test]
+fn what_is_expected_decides_how_the_program_ends() {
+    let server = Running::start("bare", 0, uring::serve).expect("the bare server starts");
+    let target = format!("ws://{}", server.address());
+    for (expected, code, said) in [
+        ("loss=0,delivered>0,p99<60s", 0, "verdict: "),
+        ("loss=0,p99<1us", 3, "NOT MET: run 1: p99<1us: is "),
+        ("latency=0", 2, "Names: loss, duplicates, disorder"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+            .args(["--cpus", "0", "--busy-machine", "--target", &target])
+            .args(["--against", &target, "--expect", expected])
+            .args(["bare", "--members", "3", "--seconds", "0.2"])
+            .output()
+            .expect("the harness starts");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert_eq!(output.status.code(), Some(code), "{expected}: {text}");
+        assert!(text.contains(said), "{expected}: {text}");
+        let compares = text.contains("times the other server's");
+        assert_eq!(compares, code != 2, "{text}");
+    }
+    server.stop().expect("the bare server stops");
+}
+
+#[test]
 fn a_server_that_is_not_there_is_a_problem_and_no_result() {
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args([

@@ -50,6 +50,8 @@ pub struct Options {
     /// Whether a ring may keep sockets in a table of its own, where the limit of open files holds per shard; kernels
     /// before 6.8 cannot. Off is for finding out whether that table is at fault.
     pub direct_descriptors: bool,
+    /// Open files to ask the kernel for; none: as many as it allows.
+    pub open_files_max: Option<u64>,
     /// Sockets per shard at most, the ones kept in reserve to refuse politely included. The limit of open files bounds
     /// it as well.
     pub connections_max: usize,
@@ -78,6 +80,7 @@ impl Default for Options {
             listen: Listen::Addrs(Vec::new()),
             driver: DriverChoice::Auto,
             direct_descriptors: true,
+            open_files_max: None,
             connections_max: 16_384,
             stall_after: Duration::from_secs(30),
             linger: Duration::from_secs(5),

@@ -31,6 +31,7 @@ pub struct Runtime<M> {
     threads: Threads,
     local_addrs: Vec<SocketAddr>,
     drivers: Vec<DriverKind>,
+    tables: Vec<Option<usize>>,
     fallback: Option<String>,
 }
 
@@ -81,6 +82,12 @@ impl<M> Runtime<M> {
         &self.drivers
     }
 
+    /// Size of each shard's own table of sockets; nothing where its sockets are open files of the process like any other.
+    #[must_use]
+    pub fn socket_tables(&self) -> &[Option<usize>] {
+        &self.tables
+    }
+
     /// Why epoll was chosen although `io_uring` was wanted: a sentence that names what forbids it.
     #[must_use]
     pub fn fallback_reason(&self) -> Option<&str> {
@@ -105,7 +112,14 @@ impl<M> Runtime<M> {
 /// What a thread says when it is ready or has failed.
 struct Report {
     shard: usize,
-    outcome: io::Result<(DriverKind, Option<String>)>,
+    outcome: io::Result<Ready>,
+}
+
+/// What a thread has when it is ready.
+struct Ready {
+    driver: DriverKind,
+    table: Option<usize>,
+    fallback: Option<String>,
 }
 
 /// Binds, starts a thread per shard and waits until all of them are ready. `make` is called on each thread.
@@ -125,7 +139,7 @@ pub fn start<H: Handler + 'static>(
         ));
     }
     let plan = topology::plan(options.shards, &options.cpus)?;
-    topology::raise_open_files();
+    topology::set_open_files(options.open_files_max);
     let listeners = listener::bind(&options)?;
     let local_addrs = listeners[0]
         .iter()
@@ -169,7 +183,7 @@ pub fn start<H: Handler + 'static>(
     drop(report);
     let threads = Threads { handles };
     match collect(&reports, shared.0.shards) {
-        Ok((drivers, fallback)) => {
+        Ok((drivers, tables, fallback)) => {
             // A thread that is gone has panicked, and its join says so.
             for word in &go {
                 let _ = word.send(());
@@ -179,6 +193,7 @@ pub fn start<H: Handler + 'static>(
                 threads,
                 local_addrs,
                 drivers,
+                tables,
                 fallback,
             })
         }
@@ -190,21 +205,23 @@ pub fn start<H: Handler + 'static>(
     }
 }
 
-fn collect(
-    reports: &Receiver<Report>,
-    shards: usize,
-) -> io::Result<(Vec<DriverKind>, Option<String>)> {
+/// Driver and table of each shard, and why a driver is another one than wanted.
+type Collected = (Vec<DriverKind>, Vec<Option<usize>>, Option<String>);
+
+fn collect(reports: &Receiver<Report>, shards: usize) -> io::Result<Collected> {
     let mut drivers = vec![DriverKind::Epoll; shards];
+    let mut tables = vec![None; shards];
     let mut fallback = None;
     for _ in 0..shards {
         let report = reports
             .recv()
             .map_err(|_| io::Error::other("a shard panicked while it started"))?;
-        let (kind, reason) = report.outcome?;
-        drivers[report.shard] = kind;
-        fallback = fallback.or(reason);
+        let ready = report.outcome?;
+        drivers[report.shard] = ready.driver;
+        tables[report.shard] = ready.table;
+        fallback = fallback.or(ready.fallback);
     }
-    Ok((drivers, fallback))
+    Ok((drivers, tables, fallback))
 }
 
 /// Tries to open a ring when there is no memory for it: the kernel frees the rings of a process that has just ended a
@@ -275,7 +292,7 @@ impl<H: Handler, F: Fn(ShardId) -> H> Boot<H, F> {
         }
     }
 
-    fn tell(&self, outcome: io::Result<(DriverKind, Option<String>)>) {
+    fn tell(&self, outcome: io::Result<Ready>) {
         // The starter waits for every report, so it is there.
         let _ = self.report.send(Report {
             shard: self.shard,
@@ -284,7 +301,11 @@ impl<H: Handler, F: Fn(ShardId) -> H> Boot<H, F> {
     }
 
     fn serve<D: Driver>(self, driver: D, reason: Option<String>, listener_count: u16) {
-        self.tell(Ok((driver.kind(), reason)));
+        self.tell(Ok(Ready {
+            driver: driver.kind(),
+            table: driver.sockets_max(),
+            fallback: reason,
+        }));
         if self.go.recv().is_err() {
             return;
         }

@@ -121,14 +121,16 @@ pub(crate) fn limit(resource: Limit) -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-/// Raises the soft limit of open files to the hard one, which needs no privilege. Returns what it is then.
-pub(crate) fn raise_open_files() -> u64 {
+/// Sets the soft limit of open files to `wanted`, or to the hard one where that is less or nothing is wanted; that needs no privilege.
+/// Returns what it is then.
+pub(crate) fn set_open_files(wanted: Option<u64>) -> u64 {
     let (soft, hard) = limit(Limit::OpenFiles);
+    let target = wanted.map_or(hard, |wanted| wanted.min(hard));
     let wanted = libc::rlimit {
-        rlim_cur: hard,
+        rlim_cur: target,
         rlim_max: hard,
     };
-    if soft < hard {
+    if soft != target {
         // JUSTIFICATION: std does not set limits.
         // SAFETY: `wanted` is valid for a read.
         let _ = unsafe { libc::setrlimit(Limit::OpenFiles.number(), &raw const wanted) };
@@ -197,7 +199,7 @@ mod tests {
 
     #[test]
     fn limits_are_read() {
-        assert!(raise_open_files() > 0);
+        assert!(set_open_files(None) > 0);
         assert!(limit(Limit::LockedBytes).1 > 0);
     }
 }

@@ -115,7 +115,8 @@ impl Channels {
         match admitted {
             Ok(admitted) => {
                 let join = self.pending_join(id, topic, message, admitted, close_of_old);
-                if let Some(join) = join {
+                if let Some(mut join) = join {
+                    join.asked_unix_ms = io.unix_ms();
                     self.ask_for_join(io, id, join);
                 }
             }
@@ -323,6 +324,7 @@ impl Channels {
             reply,
             close_of_old,
             waits_for_replication: payload.replication_ready,
+            asked_unix_ms: 0,
         })
     }
 
@@ -405,6 +407,8 @@ impl Channels {
         replayed: &[Replayed],
     ) {
         let PendingJoin {
+            address,
+            asked_unix_ms,
             private,
             verdict,
             flags,
@@ -457,6 +461,7 @@ impl Channels {
         {
             self.on_presence_state(io, &state);
         }
+        self.report_joined(io, id, &address.topic, asked_unix_ms);
     }
 
     /// A join is refused that had passed the shard's checks: the user that it added is none.
@@ -485,7 +490,7 @@ impl Channels {
         refusal: Refusal,
         close_of_old: Option<Vec<u8>>,
     ) {
-        self.report_refused_join(io, id, &refusal);
+        self.report_refused_join(io, id, &address.topic, &refusal);
         let Some(socket) = self.sockets.get_mut(id) else {
             return;
         };

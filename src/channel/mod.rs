@@ -25,9 +25,8 @@ pub use lifecycle::Delayed;
 use crate::connection::{
     self, ConnectionId, Inbound, Io, Sockets, Tick, Tokens, Waiting, WaitingMessage,
 };
-use crate::error::Level;
 use crate::fanout::Fanout;
-use crate::logging::Gate;
+use crate::logging::{Gate, Threshold};
 use crate::mail::{DatabaseState, Mail, TopicRef};
 use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
 use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
@@ -47,7 +46,7 @@ pub struct Settings {
     /// `MAX_CONNECTIONS`, over all shards.
     pub open_sockets: OpenSockets,
     /// `LOG_LEVEL`: lines that are less bad are not made.
-    pub log_level: Level,
+    pub log_level: Threshold,
 }
 
 /// The joined side of a shard: its sockets and everything that they share.
@@ -90,7 +89,7 @@ impl Channels {
             databases: FxHashMap::default(),
             questions: 0,
             no_headers: Arc::from([]),
-            gate: Gate::new(settings.log_level),
+            gate: Gate::new(settings.log_level.clone()),
             settings,
             delayed: FxHashMap::default(),
             timers: 0,

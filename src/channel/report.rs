@@ -94,15 +94,41 @@ impl Channels {
     }
 
     pub(super) fn report_unknown_event(&mut self, io: &mut Io<'_>, id: ConnectionId, event: &str) {
+        self.report_info(io, id, || {
+            format!("Unexpected message from client of type {event:?}")
+        });
+    }
+
+    /// A socket is open. The shard's checks take no time worth telling.
+    pub fn report_connected(&mut self, io: &mut Io<'_>, id: ConnectionId) {
+        self.report_info(io, id, || {
+            "CONNECTED TO RealtimeWeb.UserSocket in 0ms\n  Transport: :websocket\n  Parameters: [FILTERED]"
+                .to_owned()
+        });
+    }
+
+    /// A socket has joined a topic that it had asked for at this time.
+    pub(super) fn report_joined(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: &str,
+        asked_unix_ms: u64,
+    ) {
+        let took_ms = io.unix_ms().saturating_sub(asked_unix_ms);
+        self.report_info(io, id, || {
+            let topic = on_one_line(topic);
+            format!("JOINED {topic} in {took_ms}ms\n  Parameters: [FILTERED]")
+        });
+    }
+
+    /// A line about the ordinary course of things, for sockets that asked for it (spec: errors-and-logs 1).
+    fn report_info(&mut self, io: &mut Io<'_>, id: ConnectionId, text: impl FnOnce() -> String) {
         let Some(socket) = self.sockets.get(id) else {
             return;
         };
         if socket.log_level >= LogLevel::Info && self.gate.is_enabled(Level::Info) {
-            let line = Line::new(
-                io.unix_ms(),
-                Level::Info,
-                &format!("Unexpected message from client of type {event:?}"),
-            );
+            let line = Line::new(io.unix_ms(), Level::Info, &text());
             let tenant = self.tenant_of(id);
             self.write(io, line, tenant.as_deref());
         }
@@ -136,6 +162,7 @@ impl Channels {
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
+        topic: &str,
         refusal: &Refusal,
     ) {
         // The limits have lines of their own: when their counters trip, and when the last place was taken (spec 9.3).
@@ -143,6 +170,10 @@ impl Channels {
             refusal.code,
             ErrorCode::ClientJoinRateLimitReached | ErrorCode::ChannelRateLimitReached
         );
+        self.report_info(io, id, || {
+            let topic = on_one_line(topic);
+            format!("REFUSED JOIN {topic}\n  Parameters: [FILTERED]")
+        });
         if !has_own_line {
             self.report_at(
                 io,
@@ -194,6 +225,11 @@ impl Channels {
 
 /// Larger payloads are not shown: to print them they would have to be parsed whole, for a line of the log.
 const SHOWN_PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// A client chooses the names of its topics: with a line break in one it could forge a line.
+fn on_one_line(topic: &str) -> String {
+    topic.replace(char::is_control, "?")
+}
 
 /// The errors by field, and what was sent, as the original prints them; tokens are taken out (spec 5.1).
 fn invalid_fields(invalid: &[Invalid], payload: &str) -> String {

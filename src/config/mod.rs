@@ -1,23 +1,30 @@
 //! The environment as typed settings.
 //!
-//! What comes in: a way to look up a variable. What goes out: a [`Config`], warnings to be logged once, or the sentence with which the
-//! process does not start. What always holds: names, defaults and meanings are the original's (spec: config), unless a field says
-//! otherwise; every variable of the original is kept, mapped, or warned about (`every_variable_of_the_original_is_known`); a secret
-//! never shows in debug output. Deliberately absent: files, command lines, and settings of tenants.
+//! What comes in: a way to look up a variable. What goes out: a [`Config`], warnings to be logged once, a [`Report`] of what is in effect
+//! and why, or the sentence with which the process does not start. What always holds: names, defaults and meanings are the original's
+//! (spec: config), unless a field says otherwise; every variable of the original is kept, mapped, or warned about
+//! (`every_variable_of_the_original_is_known`); a secret never shows, neither in debug output nor in a report
+//! (`secrets_show_nowhere`). Deliberately absent: command lines, and settings of tenants.
 
 mod parse;
+mod report;
+mod file;
 mod sections;
+mod traces;
 mod unused;
 
 pub use parse::{ConfigError, Secret};
+pub use report::{Origin, Report, Setting, Shown, Source};
 pub use sections::{
     DashboardAuth, Janitor, MainDatabase, Metrics, MetricsPusher, SelfHost, TenantDefaults,
 };
+pub use traces::{Sampler, Traces};
 pub use unused::Warning;
 
 use crate::error::Level;
 use parse::Environment;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -150,6 +157,8 @@ pub struct Config {
     pub logs_healthchecks: bool,
     /// What is measured, and where it goes.
     pub metrics: Metrics,
+    /// Where traces go: set with `OTEL_TRACES_EXPORTER=otlp`.
+    pub traces: Option<Traces>,
     /// `DASHBOARD_AUTH` with its user and password.
     pub dashboard: DashboardAuth,
 }
@@ -163,31 +172,96 @@ pub enum LogFormat {
     Json,
 }
 
-impl Config {
-    /// Reads the environment through `get`.
+/// Everything that was read.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The settings.
+    pub config: Config,
+    /// What is set and has no effect.
+    pub warnings: Vec<Warning>,
+    /// What is in effect, and why.
+    pub report: Report,
+}
+
+impl Reading {
+    /// Reads the environment of this process.
     ///
     /// # Errors
     ///
-    /// The first variable that is wrong. The caller prints the sentence and does not start.
+    /// As [`Reading::of`].
+    pub fn of_process() -> Result<Self, ConfigError> {
+        // What is no UTF-8 is a wrong value, not a missing one.
+        let variable =
+            |name: &str| std::env::var_os(name).map(|it| it.to_string_lossy().into_owned());
+        Self::of(variable, |path| std::fs::read_to_string(path))
+    }
+
+    /// Reads the environment through `get`, and the file of `ENV_FILE` behind it through `read_file`.
+    ///
+    /// # Errors
+    ///
+    /// The first variable that is wrong, or why there is no such file. The caller prints the sentence and does not start.
+    pub fn of(
+        get: impl Fn(&str) -> Option<String>,
+        read_file: impl Fn(&str) -> std::io::Result<String>,
+    ) -> Result<Self, ConfigError> {
+        let file = match get("ENV_FILE") {
+            None => BTreeMap::new(),
+            Some(path) => {
+                let text = read_file(&path).map_err(|error| {
+                    let path = crate::error::inspect_str(&path);
+                    ConfigError(format!(
+                        "env ENV_FILE expected a file of lines NAME=value, got {path}: {error}"
+                    ))
+                })?;
+                file::parse(&path, &text)?
+            }
+        };
+        let lookup = |name: &str| {
+            let own = get(name).map(|text| (text, Origin::Environment));
+            own.or_else(|| file.get(name).map(|text| (text.clone(), Origin::File)))
+        };
+        let env = Environment::new(&lookup);
+        let (config, warnings) = Config::of(&env)?;
+        warnings.iter().for_each(|it| env.note_without_effect(it));
+        Ok(Self {
+            config,
+            warnings,
+            report: env.into_report(),
+        })
+    }
+}
+
+impl Config {
+    /// Reads the environment through `get`, without any file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reading::of`].
     pub fn from_env(
         get: impl Fn(&str) -> Option<String>,
     ) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let env = Environment::new(&get);
-        let mut warnings = unused_but_set(&env);
-        check_shapes(&env)?;
-        let encryption_key_gcm = env.key("DB_ENC_KEY_GCM", 32)?;
+        let get = |name: &str| get(name).map(|text| (text, Origin::Environment));
+        Self::of(&Environment::new(&get))
+    }
+
+    fn of(env: &Environment<'_>) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let _ = env.string("ENV_FILE");
+        let mut warnings = unused_but_set(env);
+        check_shapes(env)?;
         let writes_gcm = env.boolean("DB_ENC_WRITE_GCM", false)?;
+        let encryption_key_gcm = env.key("DB_ENC_KEY_GCM", 32)?;
         if writes_gcm && encryption_key_gcm.is_none() {
             warnings.push(unused::GCM_WITHOUT_KEY);
         }
         let config = Self {
             port: env.integer("PORT", 4000)?,
             bind: env.address("BIND")?,
-            ip_version: ip_version(&env),
+            ip_version: ip_version(env),
             connections_max: env.positive("MAX_CONNECTIONS", 16_384)?,
-            open_files_max: open_files(&env)?,
+            open_files_max: open_files(env)?,
 
-            shards: shards(&env)?,
+            shards: shards(env)?,
             cores: env.cores("CPU_AFFINITY")?,
             driver: env.choice("DRIVER", &DRIVERS, Driver::Auto)?,
 
@@ -208,37 +282,38 @@ impl Config {
             app_name: env.string_or("APP_NAME", "realtime"),
             region: env.string("REGION"),
             cluster: env.string("CLUSTER"),
-            cluster_nats_url: env.secret("CLUSTER_NATS_URL"),
+            cluster_nats_url: env.url("CLUSTER_NATS_URL").map(Secret::new),
             secret_key_base: env.secret("SECRET_KEY_BASE"),
             api_jwt_secret: env.secret("API_JWT_SECRET"),
             api_jwt_secret_next: env.secret("API_JWT_SECRET_NEXT"),
             api_token_blocklist: env.secrets("API_TOKEN_BLOCKLIST"),
             metrics_jwt_secret: env.secret("METRICS_JWT_SECRET"),
             metrics_token_blocklist: env.secrets("METRICS_TOKEN_BLOCKLIST"),
-            claim_validators: claim_validators(&env)?,
+            claim_validators: claim_validators(env)?,
             request_id_baggage_key: env.string_or("REQUEST_ID_BAGGAGE_KEY", "request-id"),
 
-            database: MainDatabase::from_env(&env)?,
+            database: MainDatabase::from_env(env)?,
             data_dir: env.string_or("DATA_DIR", "data").into(),
             embedded_tenants: env.string("EMBEDDED_TENANTS").map(PathBuf::from),
             encryption_key: env.key("DB_ENC_KEY", 16)?,
             encrypts_with_gcm: writes_gcm && encryption_key_gcm.is_some(),
             encryption_key_gcm,
             tenant_cache_ms: env.integer("TENANT_CACHE_EXPIRATION_IN_MS", 30_000)?,
-            tenant_defaults: TenantDefaults::from_env(&env)?,
-            self_host: SelfHost::from_env(&env)?,
+            tenant_defaults: TenantDefaults::from_env(env)?,
+            self_host: SelfHost::from_env(env)?,
             slot_name_suffix: env.slot_suffix("SLOT_NAME_SUFFIX")?,
             replication_watchdog_interval_ms: env
                 .positive("REPLICATION_WATCHDOG_INTERVAL_MS", 300_000)?,
             replication_slot_wal_bytes_max: env
                 .positive("REPLICATION_SLOT_WAL_BYTES_MAX", 1 << 30)?,
-            janitor: Janitor::from_env(&env)?,
+            janitor: Janitor::from_env(env)?,
 
             log_level: env.choice("LOG_LEVEL", &levels(), Level::Info)?,
             log_format: env.choice("LOG_FORMAT", &FORMATS, LogFormat::Text)?,
             logs_healthchecks: !env.boolean("DISABLE_HEALTHCHECK_LOGGING", false)?,
-            metrics: Metrics::from_env(&env, &mut warnings)?,
-            dashboard: DashboardAuth::from_env(&env, &mut warnings),
+            metrics: Metrics::from_env(env, &mut warnings)?,
+            traces: Traces::from_env(env, &mut warnings)?,
+            dashboard: DashboardAuth::from_env(env, &mut warnings),
         };
         Ok((config, warnings))
     }
@@ -266,40 +341,47 @@ fn ip_version(env: &Environment<'_>) -> IpVersion {
 
 /// The original's start script gives this to `ulimit`, which also knows a word.
 fn open_files(env: &Environment<'_>) -> Result<Option<u64>, ConfigError> {
-    match env.string("RLIMIT_NOFILE").as_deref() {
-        Some("unlimited") => Ok(Some(u64::MAX)),
-        _ => env.optional_integer("RLIMIT_NOFILE"),
-    }
+    let name = "RLIMIT_NOFILE";
+    let value = match env.raw(name).as_deref() {
+        Some("unlimited") => Some(u64::MAX),
+        _ => env.parsed_integer(1, name)?,
+    };
+    let _ = env.string(name);
+    Ok(value)
 }
 
 fn shards(env: &Environment<'_>) -> Result<Option<u16>, ConfigError> {
-    match env.string("SHARDS") {
-        Some(_) => env.positive("SHARDS", 1).map(Some),
-        None => Ok(None),
-    }
+    let shards = env.parsed_integer(1, "SHARDS")?;
+    let _ = env.string("SHARDS");
+    Ok(shards)
 }
 
 fn claim_validators(env: &Environment<'_>) -> Result<Map<String, Value>, ConfigError> {
     let Some(text) = env.string("JWT_CLAIM_VALIDATORS") else {
         return Ok(Map::new());
     };
-    serde_json::from_str(&text)
-        .map_err(|_| ConfigError("JWT claim validators is not a valid JSON object".to_owned()))
+    serde_json::from_str(&text).map_err(|_| {
+        // Parity: the sentence in front of the bracket is the original's.
+        ConfigError(format!(
+            "JWT claim validators is not a valid JSON object (env JWT_CLAIM_VALIDATORS expected one such as {{\"iss\":\"me\"}}, got {})",
+            crate::error::inspect_str(&text)
+        ))
+    })
 }
 
 /// Variables without effect whose wrong values kept the original from starting, and that nobody would notice here otherwise.
 fn check_shapes(env: &Environment<'_>) -> Result<(), ConfigError> {
-    let is_set = |name| env.string(name).is_some();
+    let is_set = |name| env.raw(name).is_some();
     if is_set("HTTP_DYNAMIC_BUFFER_MIN") != is_set("HTTP_DYNAMIC_BUFFER_MAX") {
         let text = "env HTTP_DYNAMIC_BUFFER_MIN and HTTP_DYNAMIC_BUFFER_MAX must be set together, or neither of them";
         return Err(ConfigError(text.to_owned()));
     }
-    let _: Option<u64> = env.optional_integer("HTTP_DYNAMIC_BUFFER_MIN")?;
-    let _: Option<u64> = env.optional_integer("HTTP_DYNAMIC_BUFFER_MAX")?;
+    let _: Option<u64> = env.parsed_integer(0, "HTTP_DYNAMIC_BUFFER_MIN")?;
+    let _: Option<u64> = env.parsed_integer(0, "HTTP_DYNAMIC_BUFFER_MAX")?;
     let is_map = |text: &str| {
         serde_json::from_str::<std::collections::HashMap<String, String>>(text).is_ok()
     };
-    match env.string("REGION_MAPPING") {
+    match env.raw("REGION_MAPPING") {
         Some(text) if !is_map(&text) => {
             let got = crate::error::inspect_str(&text);
             Err(ConfigError(format!(
@@ -313,21 +395,11 @@ fn check_shapes(env: &Environment<'_>) -> Result<(), ConfigError> {
 fn unused_but_set(env: &Environment<'_>) -> Vec<Warning> {
     let mut warnings: Vec<_> = unused::UNUSED
         .iter()
-        .filter(|(variable, _)| env.string(variable).is_some())
+        .filter(|(variable, _)| env.raw(variable).is_some())
         .map(|&(variable, reason)| Warning { variable, reason })
         .collect();
-    let is_off = env
-        .string("OTEL_SDK_DISABLED")
-        .is_some_and(|off| off.trim().eq_ignore_ascii_case("true"));
-    if env
-        .string("OTEL_TRACES_EXPORTER")
-        .is_some_and(|exporter| exporter != "none")
-        && !is_off
-    {
-        warnings.push(unused::TRACES_EXPORTER);
-    }
-    let master = env.string("DB_MASTER_REGION");
-    if master.is_some() && master != env.string("REGION") {
+    let master = env.raw("DB_MASTER_REGION");
+    if master.is_some() && master != env.raw("REGION") {
         warnings.push(unused::MASTER_REGION);
     }
     warnings

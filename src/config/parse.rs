@@ -1,6 +1,9 @@
 //! One variable at a time: text to value, by the original's rules (spec: config, parsing rules).
 
+use super::report::{Origin, Report, Setting, Shown, Source};
+use super::unused::Warning;
 use crate::error::inspect_str;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -40,26 +43,91 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The environment. A variable that is set to nothing is set.
+/// The environment. A variable that is set to nothing is set. What is asked of it is noted in a report.
 pub(super) struct Environment<'a> {
-    get: &'a dyn Fn(&str) -> Option<String>,
+    get: &'a dyn Fn(&str) -> Option<(String, Origin)>,
+    report: RefCell<Report>,
 }
 
 impl<'a> Environment<'a> {
-    pub(super) fn new(get: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { get }
+    pub(super) fn new(get: &'a dyn Fn(&str) -> Option<(String, Origin)>) -> Self {
+        Self {
+            get,
+            report: RefCell::default(),
+        }
+    }
+
+    /// What was asked so far.
+    pub(super) fn into_report(self) -> Report {
+        self.report.into_inner()
+    }
+
+    /// The text of a variable, without a note of it.
+    pub(super) fn raw(&self, name: &str) -> Option<String> {
+        (self.get)(name).map(|(text, _)| text)
+    }
+
+    /// Notes what a variable comes to.
+    pub(super) fn note(&self, name: &str, value: Shown) {
+        let source = (self.get)(name).map_or(Source::Default, |(_, origin)| Source::Set(origin));
+        self.note_from(name, value, source);
+    }
+
+    fn note_from(&self, name: &str, value: Shown, source: Source) {
+        self.report.borrow_mut().add(Setting {
+            name: name.to_owned(),
+            value,
+            source,
+            without_effect: None,
+            text: self.raw(name).map(Secret::new),
+        });
+    }
+
+    /// Notes a variable that is set and does nothing. Some of them are secrets, so none of their values shows.
+    pub(super) fn note_without_effect(&self, warning: &Warning) {
+        let text = self.raw(warning.variable);
+        let source =
+            (self.get)(warning.variable).map_or(Source::Default, |(_, origin)| Source::Set(origin));
+        self.report.borrow_mut().add_without_effect(Setting {
+            name: warning.variable.to_owned(),
+            value: Shown::Secret(text.as_deref().map_or(0, str::len)),
+            source,
+            without_effect: Some(warning.reason),
+            text: text.map(Secret::new),
+        });
     }
 
     pub(super) fn string(&self, name: &str) -> Option<String> {
-        (self.get)(name)
+        let text = self.raw(name);
+        self.note(name, text.clone().map_or(Shown::None, Shown::Text));
+        text
     }
 
     pub(super) fn string_or(&self, name: &str, default: &str) -> String {
-        self.string(name).unwrap_or_else(|| default.to_owned())
+        let text = self.raw(name).unwrap_or_else(|| default.to_owned());
+        self.note(name, Shown::Text(text.clone()));
+        text
     }
 
     pub(super) fn secret(&self, name: &str) -> Option<Secret> {
-        self.string(name).map(Secret::new)
+        let text = self.raw(name);
+        let shown = text
+            .as_ref()
+            .map_or(Shown::None, |text| Shown::Secret(text.len()));
+        self.note(name, shown);
+        text.map(Secret::new)
+    }
+
+    pub(super) fn secret_or(&self, name: &str, default: &str) -> Secret {
+        self.secret(name)
+            .unwrap_or_else(|| Secret::new(default.to_owned()))
+    }
+
+    /// An address that may hold credentials.
+    pub(super) fn url(&self, name: &str) -> Option<String> {
+        let text = self.raw(name);
+        self.note(name, text.as_deref().map_or(Shown::None, Shown::url));
+        text
     }
 
     /// A secret of exactly this many bytes: a cipher's key.
@@ -76,32 +144,68 @@ impl<'a> Environment<'a> {
     }
 
     /// A whole base-10 integer within the bounds of `T`, which are those of the field's unit.
-    pub(super) fn integer<T: TryFrom<i128> + Into<i128> + Bounds>(
+    pub(super) fn integer<T: Integer>(&self, name: &str, default: T) -> Result<T, ConfigError> {
+        self.integer_from(T::MIN, name, default)
+    }
+
+    /// An integer that is not 0: of a period, or of something of which one is needed.
+    pub(super) fn positive<T: Integer>(&self, name: &str, default: T) -> Result<T, ConfigError> {
+        self.integer_from(1, name, default)
+    }
+
+    fn integer_from<T: Integer>(
         &self,
+        min: i128,
         name: &str,
         default: T,
     ) -> Result<T, ConfigError> {
-        Ok(self.optional_integer(name)?.unwrap_or(default))
+        let value = self.parsed_integer(min, name)?.unwrap_or(default);
+        self.note(name, Shown::Text(value.to_string()));
+        Ok(value)
     }
 
-    pub(super) fn optional_integer<T: TryFrom<i128> + Bounds>(
+    /// An integer of at least `min`, if there is one, without a note of it.
+    pub(super) fn parsed_integer<T: Integer>(
         &self,
+        min: i128,
         name: &str,
     ) -> Result<Option<T>, ConfigError> {
-        let Some(text) = self.string(name) else {
+        let Some(text) = self.raw(name) else {
             return Ok(None);
         };
-        let got = || inspect_str(&text);
-        let integer = text
-            .parse::<i128>()
-            .map_err(|_| ConfigError(format!("env {name} expected a Integer, got {}", got())))?;
-        let (min, max) = (T::MIN, T::MAX);
-        T::try_from(integer).map(Some).map_err(|_| {
+        let (got, max) = (inspect_str(&text), T::MAX);
+        let integer = text.parse::<i128>().map_err(|_| {
+            // Parity: the sentence in front of the bracket is the original's.
             ConfigError(format!(
-                "env {name} expected an integer from {min} to {max}, got {}",
-                got()
+                "env {name} expected a Integer, got {got} (allowed: {min} to {max})"
+            ))
+        })?;
+        let integer = Some(integer).filter(|integer| *integer >= min);
+        let value = integer.and_then(|integer| T::try_from(integer).ok());
+        value.map(Some).ok_or_else(|| {
+            ConfigError(format!(
+                "env {name} expected an integer from {min} to {max}, got {got}"
             ))
         })
+    }
+
+    /// As [`Environment::positive`] under the first of two names that is set.
+    pub(super) fn integer_or_alias<T: Integer>(
+        &self,
+        name: &str,
+        alias: &'static str,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        match self.raw(name) {
+            Some(_) => self.positive(name, default),
+            None => {
+                let other = self.parsed_integer(1, alias)?;
+                let source = other.map_or(Source::Default, |_| Source::Alias(alias));
+                let value = other.unwrap_or(default);
+                self.note_from(name, Shown::Text(value.to_string()), source);
+                Ok(value)
+            }
+        }
     }
 
     /// The end of a slot's name: of PostgreSQL's 63 bytes 44 are taken.
@@ -120,51 +224,23 @@ impl<'a> Environment<'a> {
         Ok(Some(suffix))
     }
 
-    /// An integer that is not 0: of a period, or of something of which one is needed.
-    pub(super) fn positive<T: TryFrom<i128> + Into<i128> + Bounds>(
-        &self,
-        name: &str,
-        default: T,
-    ) -> Result<T, ConfigError> {
-        let value = self.integer(name, default)?.into();
-        let error = || {
-            ConfigError(format!(
-                "env {name} expected an integer from 1 to {}, got \"0\"",
-                T::MAX
-            ))
-        };
-        if value == 0 {
-            Err(error())
-        } else {
-            T::try_from(value).map_err(|_| error())
-        }
-    }
-
-    /// As [`Environment::integer`] under the first of two names that is set.
-    pub(super) fn integer_or_alias<T: TryFrom<i128> + Into<i128> + Bounds>(
-        &self,
-        name: &str,
-        alias: &str,
-        default: T,
-    ) -> Result<T, ConfigError> {
-        let default = match self.string(name) {
-            Some(_) => default,
-            None => self.positive(alias, default)?,
-        };
-        self.positive(name, default)
-    }
-
     pub(super) fn boolean(&self, name: &str, default: bool) -> Result<bool, ConfigError> {
-        let Some(text) = self.string(name) else {
-            return Ok(default);
+        let value = self.parsed_boolean(name)?.unwrap_or(default);
+        self.note(name, Shown::Text(value.to_string()));
+        Ok(value)
+    }
+
+    fn parsed_boolean(&self, name: &str) -> Result<Option<bool>, ConfigError> {
+        let Some(text) = self.raw(name) else {
+            return Ok(None);
         };
         match text.trim().to_lowercase().as_str() {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
+            "true" | "1" => Ok(Some(true)),
+            "false" | "0" => Ok(Some(false)),
             _ => {
                 let got = inspect_str(&text);
                 Err(ConfigError(format!(
-                    "env {name} expected a boolean or 0/1 values, got {got}"
+                    "env {name} expected a boolean or 0/1 values, got {got} (allowed: true, false, 1, 0)"
                 )))
             }
         }
@@ -173,39 +249,48 @@ impl<'a> Environment<'a> {
     /// Comma separated, trimmed; empty items are none.
     pub(super) fn list(&self, name: &str) -> Vec<String> {
         let text = self.string(name).unwrap_or_default();
-        text.split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(str::to_owned)
-            .collect()
+        items(&text)
     }
 
     pub(super) fn secrets(&self, name: &str) -> Vec<Secret> {
-        self.list(name).into_iter().map(Secret::new).collect()
+        let text = self.raw(name).unwrap_or_default();
+        let secrets: Vec<_> = items(&text).into_iter().map(Secret::new).collect();
+        let shown = match secrets.len() {
+            0 => Shown::None,
+            count => Shown::Secrets(count),
+        };
+        self.note(name, shown);
+        secrets
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy + PartialEq>(
         &self,
         name: &str,
         choices: &[(&str, T)],
         default: T,
     ) -> Result<T, ConfigError> {
-        let Some(text) = self.string(name) else {
-            return Ok(default);
+        let value = match self.raw(name) {
+            None => default,
+            Some(text) => {
+                let found = choices
+                    .iter()
+                    .find(|(word, _)| *word == text)
+                    .map(|&(_, value)| value);
+                found.ok_or_else(|| {
+                    let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+                    ConfigError(format!(
+                        "env {name} expected one of {}, got {}",
+                        words.join(", "),
+                        inspect_str(&text)
+                    ))
+                })?
+            }
         };
-        let found = choices
-            .iter()
-            .find(|(word, _)| *word == text)
-            .map(|&(_, value)| value);
-        found.ok_or_else(|| {
-            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            ConfigError(format!(
-                "env {name} expected one of {}, got {}",
-                words.join(", "),
-                inspect_str(&text)
-            ))
-        })
+        let word = choices.iter().find(|(_, choice)| *choice == value);
+        let word = word.map_or(Shown::None, |(word, _)| Shown::Text((*word).to_owned()));
+        self.note(name, word);
+        Ok(value)
     }
 
     pub(super) fn address(&self, name: &str) -> Result<Option<IpAddr>, ConfigError> {
@@ -255,25 +340,33 @@ impl<'a> Environment<'a> {
     }
 }
 
+fn items(text: &str) -> Vec<String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
 /// The largest core number that a kernel can be built for (`CONFIG_NR_CPUS`), on the platforms that we run on.
 const CORE_MAX: usize = 8191;
 
-/// The smallest and the largest integer of a type, to be named in an error.
-pub(super) trait Bounds {
+/// An integer of a type whose smallest and largest one can be named in an error.
+pub(super) trait Integer: Copy + fmt::Display + TryFrom<i128> {
     const MIN: i128;
     const MAX: i128;
 }
 
-macro_rules! bounds {
+macro_rules! integers {
     ($($integer:ty),*) => {
-        $(impl Bounds for $integer {
+        $(impl Integer for $integer {
             const MIN: i128 = <$integer>::MIN as i128;
             const MAX: i128 = <$integer>::MAX as i128;
         })*
     };
 }
 
-bounds!(u16, u32, u64);
+integers!(u16, u32, u64);
 
 #[cfg(test)]
 mod tests {
@@ -284,7 +377,7 @@ mod tests {
         text: &str,
         parse: impl Fn(&Environment<'_>) -> Result<T, ConfigError>,
     ) -> Result<T, String> {
-        let get = |name: &str| (name == "X").then(|| text.to_owned());
+        let get = |name: &str| (name == "X").then(|| (text.to_owned(), Origin::Environment));
         parse(&Environment::new(&get)).map_err(|error| error.to_string())
     }
 
@@ -300,10 +393,10 @@ mod tests {
         check("4000", Ok(4000));
         check("0", Ok(0));
         check("65535", Ok(65535));
-        check("100_000", Err("env X expected a Integer, got \"100_000\""));
-        check("", Err("env X expected a Integer, got \"\""));
-        check(" 1", Err("env X expected a Integer, got \" 1\""));
-        check("1.5", Err("env X expected a Integer, got \"1.5\""));
+        for text in ["100_000", "", " 1", "1.5"] {
+            let error = format!("env X expected a Integer, got \"{text}\" (allowed: 0 to 65535)");
+            check(text, Err(&error));
+        }
         check(
             "65536",
             Err("env X expected an integer from 0 to 65535, got \"65536\""),
@@ -316,6 +409,8 @@ mod tests {
         assert_eq!(with("1", |env| env.positive("X", 7_u16)), Ok(1));
         let error = "env X expected an integer from 1 to 65535, got \"0\"".to_owned();
         assert_eq!(with("0", |env| env.positive("X", 7_u16)), Err(error));
+        let error = "env X expected a Integer, got \"x\" (allowed: 1 to 65535)".to_owned();
+        assert_eq!(with("x", |env| env.positive("X", 7_u16)), Err(error));
     }
 
     #[test]
@@ -333,11 +428,12 @@ mod tests {
         for text in ["false", "0", "FALSE\n"] {
             check(text, Ok(false));
         }
-        check(
-            "yes",
-            Err("env X expected a boolean or 0/1 values, got \"yes\""),
-        );
-        check("", Err("env X expected a boolean or 0/1 values, got \"\""));
+        for text in ["yes", ""] {
+            let error = format!(
+                "env X expected a boolean or 0/1 values, got \"{text}\" (allowed: true, false, 1, 0)"
+            );
+            check(text, Err(&error));
+        }
         assert_eq!(with("", |env| env.boolean("UNSET", true)), Ok(true));
     }
 

@@ -1,8 +1,11 @@
 //! Settings that belong together.
 
 use super::parse::{ConfigError, Environment, Secret};
+use super::report::Shown;
 use super::unused::{self, Warning};
+use crate::error::inspect_str;
 use serde_json::Value;
+use std::fmt;
 
 /// The main database, where the tenants are. It is used when `DB_HOST` is set.
 #[derive(Clone, Debug)]
@@ -37,17 +40,19 @@ impl MainDatabase {
             None => None,
             Some("ipv4") => Some(false),
             Some("ipv6") => Some(true),
-            Some(_) => {
-                return Err(ConfigError(
-                    "Invalid IP version, please set either ipv6 or ipv4".to_owned(),
-                ));
+            // Parity: the sentence in front of the bracket is the original's.
+            Some(other) => {
+                let got = inspect_str(other);
+                return Err(ConfigError(format!(
+                    "Invalid IP version, please set either ipv6 or ipv4 (env DB_IP_VERSION, got {got})"
+                )));
             }
         };
         let database = Self {
             host: env.string("DB_HOST").unwrap_or_default(),
             port: env.integer("DB_PORT", 5432)?,
             user: env.string_or("DB_USER", "supabase_admin"),
-            password: Secret::new(env.string_or("DB_PASSWORD", "postgres")),
+            password: env.secret_or("DB_PASSWORD", "postgres"),
             name: env.string_or("DB_NAME", "postgres"),
             after_connect_query: env.string("DB_AFTER_CONNECT_QUERY"),
             is_ipv6,
@@ -89,7 +94,7 @@ impl TenantDefaults {
 }
 
 /// The tenant of a self-hosted installation.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SelfHost {
     /// `SEED_SELF_HOST`, exactly `true`: the tenant is made anew at start.
     pub seeds: bool,
@@ -103,32 +108,47 @@ pub struct SelfHost {
     pub database_port: u16,
 }
 
+/// Without the key set, in which keys may stand that sign.
+impl fmt::Debug for SelfHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SelfHost")
+            .field("seeds", &self.seeds)
+            .field("tenant_name", &self.tenant_name)
+            .field("has_jwt_jwks", &self.jwt_jwks.is_some())
+            .field("database_port", &self.database_port)
+            .finish_non_exhaustive()
+    }
+}
+
 impl SelfHost {
     /// The tenant's secret when none is set: everybody knows it.
     pub const DEFAULT_JWT_SECRET: &str = "super-secret-jwt-token-with-at-least-32-characters-long";
 
     pub(super) fn from_env(env: &Environment<'_>) -> Result<Self, ConfigError> {
-        let jwks = env
-            .string("API_JWT_JWKS")
-            .filter(|text| !text.trim().is_empty());
-        let jwks = jwks.map(|text| {
-            serde_json::from_str::<Value>(&text)
-                .ok()
-                .filter(Value::is_object)
-        });
-        if jwks == Some(None) {
-            return Err(ConfigError(
-                "env API_JWT_JWKS expected a JSON object such as {\"keys\":[]}".to_owned(),
-            ));
-        }
         Ok(Self {
             seeds: env.string("SEED_SELF_HOST").as_deref() == Some("true"),
             tenant_name: env.string_or("SELF_HOST_TENANT_NAME", "realtime-dev"),
-            jwt_secret: Secret::new(env.string_or("API_JWT_SECRET", Self::DEFAULT_JWT_SECRET)),
-            jwt_jwks: jwks.flatten(),
+            jwt_secret: env.secret_or("API_JWT_SECRET", Self::DEFAULT_JWT_SECRET),
+            jwt_jwks: key_set(env)?,
             database_port: env.integer("DB_PORT", 5433)?,
         })
     }
+}
+
+/// A key set may hold keys that sign, so it is a secret.
+fn key_set(env: &Environment<'_>) -> Result<Option<Value>, ConfigError> {
+    let text = env.secret("API_JWT_JWKS");
+    let Some(text) = text.filter(|text| !text.expose().trim().is_empty()) else {
+        return Ok(None);
+    };
+    let got = match serde_json::from_str::<Value>(text.expose()) {
+        Ok(Value::Object(set)) => return Ok(Some(Value::Object(set))),
+        Ok(_) => "other JSON".to_owned(),
+        Err(_) => format!("{} bytes that are no JSON", text.expose().len()),
+    };
+    Err(ConfigError(format!(
+        "env API_JWT_JWKS expected a JSON object such as {{\"keys\":[]}}, got {got}"
+    )))
 }
 
 /// The maintenance of tenant databases.
@@ -188,7 +208,7 @@ pub struct Metrics {
 }
 
 /// Where metrics are pushed to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MetricsPusher {
     /// `METRICS_PUSHER_URL`.
     pub url: String,
@@ -204,6 +224,17 @@ pub struct MetricsPusher {
     pub compresses: bool,
     /// `METRICS_PUSHER_EXTRA_LABELS`: names and values.
     pub extra_labels: Vec<(String, String)>,
+}
+
+/// Without what of the URL may be secret.
+impl fmt::Debug for MetricsPusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsPusher")
+            .field("url", &Shown::url(&self.url))
+            .field("user", &self.user)
+            .field("period_ms", &self.period_ms)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Metrics {
@@ -228,7 +259,7 @@ impl MetricsPusher {
     ) -> Result<Option<Self>, ConfigError> {
         let is_enabled = env.boolean("METRICS_PUSHER_ENABLED", false)?;
         let pusher = Self {
-            url: env.string("METRICS_PUSHER_URL").unwrap_or_default(),
+            url: env.url("METRICS_PUSHER_URL").unwrap_or_default(),
             user: env.string_or("METRICS_PUSHER_USER", "realtime"),
             password: env.secret("METRICS_PUSHER_AUTH"),
             period_ms: env.positive("METRICS_PUSHER_INTERVAL_MS", 30_000)?,
@@ -250,7 +281,7 @@ fn extra_labels(env: &Environment<'_>) -> Result<Vec<(String, String)>, ConfigEr
             Ok((label.trim().to_owned(), value.trim().to_owned()))
         }
         _ => {
-            let got = crate::error::inspect_str(&item);
+            let got = inspect_str(&item);
             Err(ConfigError(format!(
                 "env {name} expected pairs such as a=b,c=d, got {got}"
             )))

@@ -154,7 +154,7 @@ fn the_main_database_is_used_when_it_has_a_host() {
     let error = config(&[("DB_IP_VERSION", "4")]).err();
     assert_eq!(
         error.as_deref(),
-        Some("Invalid IP version, please set either ipv6 or ipv4")
+        Some("Invalid IP version, please set either ipv6 or ipv4 (env DB_IP_VERSION, got \"4\")")
     );
 }
 
@@ -186,8 +186,16 @@ fn wrong_values_are_named() {
         let error = config(&[(name, value)]).err();
         assert_eq!(error.as_deref(), Some(expected), "{name}={value}");
     };
-    check("PORT", "http", "env PORT expected a Integer, got \"http\"");
-    check("PORT", "", "env PORT expected a Integer, got \"\"");
+    check(
+        "PORT",
+        "http",
+        "env PORT expected a Integer, got \"http\" (allowed: 0 to 65535)",
+    );
+    check(
+        "PORT",
+        "",
+        "env PORT expected a Integer, got \"\" (allowed: 0 to 65535)",
+    );
     check(
         "PORT",
         "70000",
@@ -201,7 +209,7 @@ fn wrong_values_are_named() {
     check(
         "RUN_JANITOR",
         "yes",
-        "env RUN_JANITOR expected a boolean or 0/1 values, got \"yes\"",
+        "env RUN_JANITOR expected a boolean or 0/1 values, got \"yes\" (allowed: true, false, 1, 0)",
     );
     check(
         "SLOT_NAME_SUFFIX",
@@ -216,7 +224,7 @@ fn wrong_values_are_named() {
     check(
         "JWT_CLAIM_VALIDATORS",
         "[]",
-        "JWT claim validators is not a valid JSON object",
+        "JWT claim validators is not a valid JSON object (env JWT_CLAIM_VALIDATORS expected one such as {\"iss\":\"me\"}, got \"[]\")",
     );
     check(
         "DB_ENC_KEY_GCM",
@@ -226,7 +234,12 @@ fn wrong_values_are_named() {
     check(
         "API_JWT_JWKS",
         "[]",
-        "env API_JWT_JWKS expected a JSON object such as {\"keys\":[]}",
+        "env API_JWT_JWKS expected a JSON object such as {\"keys\":[]}, got other JSON",
+    );
+    check(
+        "API_JWT_JWKS",
+        "secret",
+        "env API_JWT_JWKS expected a JSON object such as {\"keys\":[]}, got 6 bytes that are no JSON",
     );
     check(
         "REGION_MAPPING",
@@ -255,18 +268,6 @@ fn variables_without_effect_are_warned_about_once() {
         warned(&[("ERL_AFLAGS", "-proto_dist inet6_tcp"), ("PORT", "4000")]),
         ["ERL_AFLAGS"]
     );
-    assert_eq!(warned(&[("OTEL_TRACES_EXPORTER", "none")]), [""; 0]);
-    assert_eq!(
-        warned(&[("OTEL_TRACES_EXPORTER", "otlp")]),
-        ["OTEL_TRACES_EXPORTER"]
-    );
-    assert_eq!(
-        warned(&[
-            ("OTEL_TRACES_EXPORTER", "otlp"),
-            ("OTEL_SDK_DISABLED", "true")
-        ]),
-        [""; 0]
-    );
     assert_eq!(warned(&[("DASHBOARD_AUTH", "zta")]), ["DASHBOARD_AUTH"]);
     assert_eq!(
         warned(&[("DB_ENC_WRITE_GCM", "true")]),
@@ -284,8 +285,7 @@ fn variables_without_effect_are_warned_about_once() {
     );
     assert_eq!(warned(&[("DB_MASTER_REGION", "a")]), ["DB_MASTER_REGION"]);
     let (_, warnings) = config(&[("DNS_NODES", "x")]).expect("nothing is wrong");
-    let expected =
-        "env DNS_NODES is set and has no effect: nodes find each other over CLUSTER_NATS_URL";
+    let expected = "env DNS_NODES is set and has no effect: a node serves alone so far";
     assert_eq!(warnings[0].to_string(), expected);
 }
 
@@ -306,10 +306,10 @@ fn metrics_are_pushed_to_a_url() {
     assert_eq!(pusher.extra_labels, [label("a", "b"), label("c", "d=e")]);
 }
 
-#[test]
-fn secrets_do_not_show_in_debug_output() {
+/// Everything that can be secret, set to something that nobody may read.
+fn secrets() -> Vec<(&'static str, &'static str)> {
     let secret = "hunter2hunter2hu";
-    let names = [
+    let mut variables: Vec<_> = [
         "API_JWT_SECRET",
         "API_JWT_SECRET_NEXT",
         "METRICS_JWT_SECRET",
@@ -320,17 +320,118 @@ fn secrets_do_not_show_in_debug_output() {
         "METRICS_TOKEN_BLOCKLIST",
         "DASHBOARD_PASSWORD",
         "METRICS_PUSHER_AUTH",
-        "CLUSTER_NATS_URL",
-    ];
-    let mut variables: Vec<_> = names.map(|name| (name, secret)).to_vec();
+        "LOGFLARE_API_KEY",
+        "RELEASE_COOKIE",
+        "ERL_CRASH_DUMP_S3_SECRET",
+    ]
+    .map(|name| (name, secret))
+    .to_vec();
     variables.extend([
+        ("DB_ENC_KEY_GCM", "hunter2hunter2hunter2hunter2hunt"),
+        ("API_JWT_JWKS", r#"{"keys":[{"kty":"oct","k":"hunter2"}]}"#),
+        ("CLUSTER_NATS_URL", "nats://hunter2@host"),
         ("DB_HOST", "db"),
         ("METRICS_PUSHER_ENABLED", "1"),
-        ("METRICS_PUSHER_URL", "u"),
+        (
+            "METRICS_PUSHER_URL",
+            "https://me:hunter2@host/x?token=hunter2",
+        ),
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://hunter2@host"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=hunter2"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "api-key=hunter2"),
     ]);
-    let config = read(&variables);
-    assert!(config.database.is_some() && config.metrics.pusher.is_some());
-    assert!(!format!("{config:?}").contains("hunter2"));
+    variables
+}
+
+/// Reads these variables with everything that can be said of them, and a file behind them.
+fn reading(variables: &[(&str, &str)], file: Option<&str>) -> Result<Reading, String> {
+    let get = |name: &str| {
+        let found = variables.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    let read_file = |_: &str| {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        file.map(str::to_owned).ok_or_else(missing)
+    };
+    Reading::of(get, read_file).map_err(|error| error.to_string())
+}
+
+#[test]
+fn secrets_show_nowhere() {
+    let read = reading(&secrets(), None).unwrap();
+    let config = &read.config;
+    assert!(
+        config.database.is_some() && config.metrics.pusher.is_some() && config.traces.is_some()
+    );
+    let said = [
+        format!("{read:?}"),
+        read.report.text(),
+        read.report.json(),
+        format!("{:?}", read.warnings),
+    ];
+    for said in said {
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    let text = read.report.text();
+    for line in [
+        "DB_ENC_KEY_GCM  *** (32 bytes or more)  (environment)",
+        "API_TOKEN_BLOCKLIST  *** (1 of them)  (environment)",
+        "METRICS_PUSHER_URL  https://***@host/x?***  (environment)",
+        "CLUSTER_NATS_URL  nats://***@host  (environment; without effect: a node serves alone so far)",
+        "LOGFLARE_API_KEY  *** (16 to 31 bytes)  (environment; without effect: lines go to standard output)",
+    ] {
+        assert!(text.lines().any(|it| normal(it) == line), "{line}\n{text}");
+    }
+}
+
+/// A line of a report without the spaces that align it.
+fn normal(line: &str) -> String {
+    let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+    format!("{name}  {}", rest.trim_start())
+}
+
+#[test]
+fn a_report_says_where_each_value_comes_from() {
+    let variables = [
+        ("ENV_FILE", "realtime.env"),
+        ("PORT", "4001"),
+        ("JANITOR_CLEANUP_MAX_CHILDREN", "9"),
+        ("RLIMIT_NOFILE", "unlimited"),
+    ];
+    let file = "PORT=4002\nREGION=eu\nLOG_LEVEL=error\n";
+    let read = reading(&variables, Some(file)).unwrap();
+    assert_eq!(
+        (read.config.port, read.config.log_level),
+        (4001, Level::Error)
+    );
+    let text = read.report.text();
+    for line in [
+        "ENV_FILE  realtime.env  (environment)",
+        "PORT  4001  (environment)",
+        "REGION  eu  (file)",
+        "LOG_LEVEL  error  (file)",
+        "JANITOR_MAX_CHILDREN  9  (alias JANITOR_CLEANUP_MAX_CHILDREN)",
+        "RLIMIT_NOFILE  unlimited  (environment)",
+        "MAX_CONNECTIONS  16384  (default)",
+        "API_JWT_SECRET  (none)  (default)",
+    ] {
+        assert!(text.lines().any(|it| normal(it) == line), "{line}\n{text}");
+    }
+    let names: BTreeSet<_> = text.lines().map(|line| line.split(' ').next()).collect();
+    assert_eq!(names.len(), text.lines().count(), "one line per variable");
+}
+
+#[test]
+fn a_file_of_variables_must_be_there_and_right() {
+    let named = [("ENV_FILE", "no.env")];
+    let error = reading(&named, None).expect_err("there is none");
+    let expected = "env ENV_FILE expected a file of lines NAME=value, got \"no.env\": ";
+    assert!(error.starts_with(expected), "{error}");
+    let error = reading(&named, Some("PORT=1\nx")).expect_err("a line without a name");
+    assert!(error.ends_with("line 2 of no.env"), "{error}");
+    let error = reading(&named, Some("PORT=x")).expect_err("a wrong value");
+    assert!(error.starts_with("env PORT expected a Integer"), "{error}");
 }
 
 /// Variables that a platform or a start script sets for itself: nobody wants to read about them.
@@ -355,7 +456,8 @@ const ORIGINAL: &str = "
     LOG_THROTTLE_JANITOR_INTERVAL_IN_MS DISABLE_HEALTHCHECK_LOGGING PROM_POLL_RATE METRICS_CLEANER_SCHEDULE_TIMER_IN_MS
     METRICS_RPC_TIMEOUT_IN_MS METRICS_PUSHER_ENABLED METRICS_PUSHER_URL METRICS_PUSHER_USER METRICS_PUSHER_AUTH
     METRICS_PUSHER_INTERVAL_MS METRICS_PUSHER_TIMEOUT_MS METRICS_PUSHER_COMPRESS METRICS_PUSHER_EXTRA_LABELS
-    OTEL_SDK_DISABLED OTEL_TRACES_EXPORTER OTEL_TRACES_SAMPLER DASHBOARD_AUTH DASHBOARD_USER DASHBOARD_PASSWORD CF_TEAM_DOMAIN
+    OTEL_SDK_DISABLED OTEL_TRACES_EXPORTER OTEL_TRACES_SAMPLER OTEL_TRACES_SAMPLER_ARG OTEL_SERVICE_NAME
+    OTEL_RESOURCE_ATTRIBUTES OTEL_EXPORTER_OTLP_ENDPOINT OTEL_EXPORTER_OTLP_HEADERS OTEL_EXPORTER_OTLP_TIMEOUT DASHBOARD_AUTH DASHBOARD_USER DASHBOARD_PASSWORD CF_TEAM_DOMAIN
     ERL_AFLAGS DNS_NODES CLUSTER_STRATEGIES GEN_RPC_TCP_SERVER_PORT GEN_RPC_TCP_CLIENT_PORT GEN_RPC_SSL_SERVER_PORT
     GEN_RPC_SSL_CLIENT_PORT GEN_RPC_CERTFILE GEN_RPC_KEYFILE GEN_RPC_CACERTFILE GEN_RPC_CONNECT_TIMEOUT_IN_MS
     GEN_RPC_SEND_TIMEOUT_IN_MS GEN_RPC_SOCKET_IP GEN_RPC_IPV6_ONLY GEN_RPC_MAX_BATCH_SIZE GEN_RPC_COMPRESS
@@ -369,7 +471,8 @@ const ORIGINAL: &str = "
     ELIXIR_ERL_OPTIONS RELEASE_COOKIE";
 
 /// Those of our own (spec: config 8).
-const OURS: &str = "SHARDS CPU_AFFINITY CLUSTER_NATS_URL DATA_DIR EMBEDDED_TENANTS DRIVER ANY_HOST_SINGLE_TENANT LOG_FORMAT IDLE_TIMEOUT_MS BIND";
+const OURS: &str = "SHARDS CPU_AFFINITY CLUSTER_NATS_URL DATA_DIR EMBEDDED_TENANTS DRIVER ANY_HOST_SINGLE_TENANT LOG_FORMAT IDLE_TIMEOUT_MS BIND
+    ENV_FILE REPLICATION_WATCHDOG_INTERVAL_MS REPLICATION_SLOT_WAL_BYTES_MAX";
 
 #[test]
 fn every_variable_of_the_original_is_known() {

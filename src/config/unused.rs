@@ -22,16 +22,17 @@ impl fmt::Display for Warning {
 }
 
 const ERLANG: &str = "there is no Erlang VM";
-const RPC: &str = "nodes do not talk over Erlang's RPC; CLUSTER_NATS_URL connects them";
-const DISCOVERY: &str = "nodes find each other over CLUSTER_NATS_URL";
+const RPC: &str = "nodes do not talk over Erlang's RPC, and so far not at all";
+const DISCOVERY: &str = "a node serves alone so far";
 const PER_CORE: &str = "work is spread over the shards, one per core; see SHARDS";
 const REGIONS: &str = "a tenant is served by the node that its clients connect to";
 const REPLICAS: &str = "tenants are kept in memory and read from DB_HOST alone";
 const STDOUT: &str = "lines go to standard output";
-const TRACING: &str = "traces are not exported";
+const ONLY_TRACES: &str =
+    "only traces are exported by OpenTelemetry; metrics are at /metrics, lines on standard output";
 const SCRIPT: &str = "there is no start script; crashes are reported on standard error";
 const BUFFERS: &str = "received bytes come in buffers that all connections of a shard share";
-const NO_ADMIN: &str = "/admin knows basic authentication only";
+const NO_ADMIN: &str = "there is no /admin";
 
 /// Each variable and the reason.
 pub(super) const UNUSED: &[(&str, &str)] = &[
@@ -61,16 +62,18 @@ pub(super) const UNUSED: &[(&str, &str)] = &[
         "LOG_THROTTLE_JANITOR_INTERVAL_IN_MS",
         "the table behind the bound on log lines is bounded itself",
     ),
-    ("OTEL_TRACES_SAMPLER", TRACING),
-    ("OTEL_TRACES_SAMPLER_ARG", TRACING),
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", TRACING),
-    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", TRACING),
-    ("OTEL_EXPORTER_OTLP_PROTOCOL", TRACING),
-    ("OTEL_EXPORTER_OTLP_HEADERS", TRACING),
-    ("OTEL_SERVICE_NAME", TRACING),
-    ("OTEL_RESOURCE_ATTRIBUTES", TRACING),
+    ("OTEL_METRICS_EXPORTER", ONLY_TRACES),
+    ("OTEL_LOGS_EXPORTER", ONLY_TRACES),
+    (
+        "SECRET_KEY_BASE",
+        "nothing is signed with it: there is no cookie and no long poll",
+    ),
+    ("DASHBOARD_USER", NO_ADMIN),
+    ("DASHBOARD_PASSWORD", NO_ADMIN),
     ("CF_TEAM_DOMAIN", NO_ADMIN),
     ("ERL_AFLAGS", ERLANG),
+    ("CLUSTER_NATS_URL", DISCOVERY),
+    ("METRICS_RPC_TIMEOUT_IN_MS", DISCOVERY),
     ("DNS_NODES", DISCOVERY),
     ("CLUSTER_STRATEGIES", DISCOVERY),
     ("GEN_RPC_TCP_SERVER_PORT", RPC),
@@ -134,15 +137,10 @@ pub(super) const UNUSED: &[(&str, &str)] = &[
     ("RELEASE_DISTRIBUTION", ERLANG),
 ];
 
-/// The reasons of variables whose value decides.
-pub(super) const TRACES_EXPORTER: Warning = Warning {
-    variable: "OTEL_TRACES_EXPORTER",
-    reason: TRACING,
-};
-/// See `DASHBOARD_AUTH`.
+/// The reasons of variables whose value decides. See `DASHBOARD_AUTH`.
 pub(super) const DASHBOARD_ZTA: Warning = Warning {
     variable: "DASHBOARD_AUTH",
-    reason: "zta is not supported, /admin stays closed",
+    reason: NO_ADMIN,
 };
 /// See `DB_MASTER_REGION`.
 pub(super) const MASTER_REGION: Warning = Warning {

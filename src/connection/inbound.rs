@@ -148,6 +148,8 @@ pub struct PendingJoin {
     pub close_of_old: Option<Vec<u8>>,
     /// The client wants to hear of the replication stream (spec 5.6).
     pub waits_for_replication: bool,
+    /// When it came, in milliseconds since 1970.
+    pub asked_unix_ms: u64,
 }
 
 /// A leave of a topic whose owner is another shard.

@@ -20,6 +20,7 @@ use crate::error::Level;
 use crate::limits;
 use crate::logging::Line;
 use crate::mail::{Mail, To};
+use rustc_hash::FxHashMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// The only one who knows the port.
 pub struct Carrier {
@@ -45,6 +46,37 @@ pub struct Carrier {
     registrar: Registrar,
     drained: watch::Sender<usize>,
     next_shard: usize,
+    marks: Marks,
+}
+
+/// Who waits for the shards, by the number of the mark: how many of them have not answered yet.
+#[derive(Debug, Default)]
+struct Marks {
+    last: u32,
+    waiting: FxHashMap<u32, (usize, oneshot::Sender<()>)>,
+}
+
+impl Marks {
+    /// A mark that so many shards are going to answer.
+    fn set(&mut self, shards: usize, heeded: oneshot::Sender<()>) -> u32 {
+        // Who has given up needs no answer.
+        self.waiting.retain(|_, (_, heeded)| !heeded.is_closed());
+        self.last = self.last.wrapping_add(1);
+        self.waiting.insert(self.last, (shards, heeded));
+        self.last
+    }
+
+    /// A shard has answered.
+    fn answer(&mut self, number: u32) {
+        if let Some((left, _)) = self.waiting.get_mut(&number) {
+            *left -= 1;
+            if *left == 0
+                && let Some((_, heeded)) = self.waiting.remove(&number)
+            {
+                let _ = heeded.send(());
+            }
+        }
+    }
 }
 
 impl Carrier {
@@ -83,6 +115,7 @@ impl Carrier {
             registrar,
             drained,
             next_shard: 0,
+            marks: Marks::default(),
         })
     }
 
@@ -196,6 +229,7 @@ impl Carrier {
                 self.changes.unlisten(tenant, (sender, listener))
             }
             Mail::Log(line) => self.log.forward(*line),
+            Mail::Marked(number) => self.marks.answer(number),
             Mail::Drained => self.drained.send_modify(|drained| *drained += 1),
             _ => debug_assert!(
                 false,
@@ -227,6 +261,12 @@ impl Carrier {
             }
             Parcel::Changes(index, batch) => self.port.send(shard(index), Mail::Changes(batch)),
             Parcel::All(news) => self.tell_all(&news),
+            Parcel::Mark(heeded) => {
+                let number = self.marks.set(shards, heeded);
+                for index in 0..shards {
+                    self.port.send(shard(index), Mail::Mark(number));
+                }
+            }
         }
     }
 
@@ -258,5 +298,31 @@ impl Carrier {
 
     fn say(&self, level: Level, text: &str) {
         self.log.write(Line::new(clock::unix_ms(), level, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_heeded_when_every_shard_has_answered() {
+        let mut marks = Marks::default();
+        let (sender, mut first) = oneshot::channel();
+        let one = marks.set(2, sender);
+        let (sender, mut second) = oneshot::channel();
+        let other = marks.set(1, sender);
+        marks.answer(one);
+        marks.answer(other);
+        assert!(first.try_recv().is_err() && second.try_recv().is_ok());
+        marks.answer(one);
+        assert!(first.try_recv().is_ok() && marks.waiting.is_empty());
+        // One that nobody waits for any more is forgotten with the next.
+        let (sender, gone) = oneshot::channel();
+        let late = marks.set(1, sender);
+        drop(gone);
+        marks.set(1, oneshot::channel().0);
+        marks.answer(late);
+        assert_eq!(marks.waiting.len(), 1);
     }
 }

@@ -13,6 +13,7 @@ use super::messages::replay;
 use super::outgoing::Parcel;
 use super::session::Sessions;
 use super::supervise::{caught, panic_text};
+use super::traces::{self, Span};
 use crate::connection::ConnectionId;
 use crate::error::ErrorCode;
 use crate::limits;
@@ -76,8 +77,16 @@ impl Desk {
                 let (sessions, authorizer) = (sessions.clone(), authorizer.clone());
                 let environment = Rc::clone(&environment);
                 async move {
-                    let pool = sessions.open(tenant).await?;
+                    let mut span = span_of(&environment, tenant, &ask);
+                    let failed = |span: &mut Span, error: &AskError| {
+                        span.fail(&format!("{error:?}"));
+                    };
+                    let pool = sessions.open(tenant).await;
+                    let pool = pool.inspect_err(|error| failed(&mut span, error))?;
                     let outcome = answer(&environment, &authorizer, &pool, tenant, ask).await;
+                    if let Err(error) = &outcome {
+                        failed(&mut span, error);
+                    }
                     if let Err(AskError::MissingPartition | AskError::Other(_)) = &outcome {
                         sessions.doubt(tenant);
                     }
@@ -244,6 +253,18 @@ async fn answer(
             outcome.map(Told::Replayed)
         }
     }
+}
+
+/// What a question is in a trace.
+fn span_of(environment: &Environment, tenant: TenantId, ask: &Ask) -> Span {
+    let name = match ask {
+        Ask::Connect => "connect",
+        Ask::Policies { .. } => "check policies",
+        Ask::Replay { .. } => "replay",
+    };
+    let tenants = environment.tenants.borrow();
+    let tenant = tenants.directory.get(tenant);
+    traces::work(name, tenant.map(|tenant| &*tenant.external_id))
 }
 
 fn say(environment: &Environment, tenant: TenantId, code: ErrorCode, text: &str) {

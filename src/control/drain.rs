@@ -7,6 +7,7 @@
 use super::api::Connections;
 use super::clock;
 use super::log::Log;
+use super::notify;
 use super::outgoing::{News, Outgoing, Parcel};
 use crate::error::Level;
 use crate::limits;
@@ -62,6 +63,7 @@ pub async fn until_drained(
         Level::Error,
         &format!("Elixir.Realtime.SignalHandler: :{name} received"),
     );
+    notify::stopping();
     outgoing.send(Parcel::All(News::Drain)).await;
     let done = async {
         drop(drained.wait_for(|drained| *drained >= shards).await);

@@ -8,7 +8,7 @@
 use super::clock;
 use crate::error::Level;
 use crate::limits;
-use crate::logging::{Gate, Line, Writer};
+use crate::logging::{Gate, Line, Threshold, Writer};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use std::time::Duration;
 pub struct Log {
     lines: SyncSender<Entry>,
     lost: Arc<AtomicU64>,
-    minimum: Level,
+    minimum: Threshold,
 }
 
 #[derive(Debug)]
@@ -50,14 +50,14 @@ impl Log {
     /// # Errors
     ///
     /// When the kernel has no thread left.
-    pub fn start(writer: Writer, minimum: Level) -> io::Result<(Self, LogThread)> {
-        let (log, lines) = Self::new(minimum);
+    pub fn start(writer: Writer, minimum: Threshold) -> io::Result<(Self, LogThread)> {
+        let (log, lines) = Self::new(minimum.clone());
         let lost = Arc::clone(&log.lost);
         let run = move || {
             write_lines(
                 &lines,
                 &lost,
-                Gate::new(minimum),
+                Gate::new(minimum.clone()),
                 |line| writer.write(line),
                 clock::unix_ms,
             );
@@ -66,13 +66,13 @@ impl Log {
         Ok((log.clone(), LogThread { log, running }))
     }
 
-    fn new(minimum: Level) -> (Self, Receiver<Entry>) {
+    fn new(minimum: impl Into<Threshold>) -> (Self, Receiver<Entry>) {
         let (lines, receiver) = sync_channel(limits::LOG_LINES_WAITING_MAX);
         (
             Self {
                 lines,
                 lost: Arc::default(),
-                minimum,
+                minimum: minimum.into(),
             },
             receiver,
         )
@@ -81,7 +81,7 @@ impl Log {
     /// Whether lines of this level are written at all: asked before their text is made.
     #[must_use]
     pub fn is_enabled(&self, level: Level) -> bool {
-        level <= self.minimum
+        self.minimum.lets_pass(level)
     }
 
     /// A line of the control core.

@@ -9,6 +9,8 @@
 pub mod clock;
 pub mod supervise;
 pub mod log;
+pub mod client;
+pub mod traces;
 pub mod outgoing;
 pub mod store;
 pub mod tenants;
@@ -27,12 +29,14 @@ pub mod janitor;
 pub mod boot;
 pub mod banner;
 pub mod api;
+pub mod notify;
+pub mod reload;
 pub mod drain;
 pub mod carrier;
 
-use crate::config::Config;
+use crate::config::{Config, Reading, Report};
 use crate::limits;
-use crate::logging::{Line, Writer};
+use crate::logging::{Line, Threshold, Writer};
 use crate::mail::{Mail, TopicHasher};
 use api::{Api, Connections};
 use boot::BootTenants;
@@ -45,6 +49,7 @@ use metrics::Metrics;
 use outgoing::Outgoing;
 use rates::{Notice, Rates};
 use registrar::{Means, Registrar};
+use reload::Reloader;
 use session::Sessions;
 use shards::{ControlPort, ShardId};
 use std::cell::RefCell;
@@ -68,6 +73,10 @@ fn shard(index: usize) -> ShardId {
 pub struct Boot {
     /// The configuration.
     pub config: Arc<Config>,
+    /// What of it is in effect, and why.
+    pub report: Report,
+    /// `LOG_LEVEL`, as the shards have it.
+    pub threshold: Threshold,
     /// Its end of the mesh.
     pub port: Port,
     /// The tenants, as the shards have them.
@@ -95,7 +104,7 @@ fn run_with_signals(
     prepare: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
     boot.port.pin_current_thread()?;
-    let (log, log_thread) = Log::start(boot.writer.clone(), boot.config.log_level)?;
+    let (log, log_thread) = Log::start(boot.writer.clone(), boot.threshold.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -111,6 +120,8 @@ fn run_with_signals(
 async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> io::Result<()> {
     let Boot {
         config,
+        report,
+        threshold,
         port,
         tenants,
         hasher,
@@ -120,6 +131,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
     if let Some(engine) = tenants.engine {
         engine.start(log.clone());
     }
+    let flush = traces::start(config.traces.as_ref(), &log).map_err(io::Error::other)?;
     let (outgoing, parcels) = Outgoing::new();
     let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
     let environment = Rc::new(Environment {
@@ -152,6 +164,14 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         registrar.clone(),
     );
     let connections = Connections::new(api.clone(), api::app(&api));
+    let reloader = Reloader {
+        read: Reading::of_process,
+        report,
+        threshold,
+        api: api.clone(),
+        log: environment.log.clone(),
+    };
+    reloader.listen()?;
     let (live, log) = (environment.tenants.clone(), environment.log.clone());
     tick_rates(inbox, live, log);
     let (drained, drained_shards) = watch::channel(0);
@@ -171,8 +191,11 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         &environment,
         drained,
     )?;
+    tokio::task::spawn_local(notify::keep_alive());
+    notify::ready();
     carrier.carry(end).await;
     changes.end().await;
+    flush.flush().await;
     Ok(())
 }
 
@@ -295,7 +318,7 @@ mod tests {
                     queued_bytes_max: 1_000_000,
                     idle_timeout_seconds: 60,
                     open_sockets: OpenSockets::new(100),
-                    log_level: crate::error::Level::Emergency,
+                    log_level: crate::error::Level::Emergency.into(),
                 };
                 let upgrades = UpgradeSettings {
                     connect_error_backoff: Duration::ZERO,
@@ -315,6 +338,8 @@ mod tests {
             let writer = Writer::new(LogFormat::Text, config.log_level, None, None);
             let (signals, received) = drain::signal_channel();
             let boot = Boot {
+                threshold: config.log_level.into(),
+                report: Report::default(),
                 config: Arc::new(config),
                 port,
                 tenants,

@@ -9,7 +9,7 @@ use crate::limits;
 use crate::mail::{Adopted, Answer, ChangeBatch, DatabaseState, Listening, Mail, Publish};
 use crate::tenant::{Tenant, TenantId};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Something for the shards.
 pub enum Parcel {
@@ -27,6 +27,8 @@ pub enum Parcel {
     Changes(usize, Arc<ChangeBatch>),
     /// For every shard.
     All(News),
+    /// For every shard: when each of them has taken note of everything before, the sender is used.
+    Mark(oneshot::Sender<()>),
 }
 
 /// What every shard has to know.
@@ -74,6 +76,14 @@ impl Outgoing {
     /// Hands in a parcel; waits while too many wait already. After the end of the carrier parcels are dropped: the process ends.
     pub async fn send(&self, parcel: Parcel) {
         self.reserve().await.send(parcel);
+    }
+
+    /// Waits until every shard has taken note of the parcels for all of them that were handed in before, or for
+    /// [`limits::SHARDS_HEED_TIMEOUT`]: a shard that takes no mail for so long must not keep anybody.
+    pub async fn heeded(&self) {
+        let (sender, heeded) = oneshot::channel();
+        self.send(Parcel::Mark(sender)).await;
+        let _ = tokio::time::timeout(limits::SHARDS_HEED_TIMEOUT, heeded).await;
     }
 
     /// A place for one parcel; waits while too many parcels wait already. Who notes that a parcel is handed in reserves first: nothing is

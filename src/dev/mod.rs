@@ -11,7 +11,7 @@ mod binaries;
 mod cluster;
 mod project;
 
-use crate::config::{Config, Warning};
+use crate::config::{Config, Reading};
 use crate::control::boot;
 use crate::control::clock;
 use crate::server;
@@ -26,16 +26,17 @@ use tokio::runtime::Builder;
 /// # Errors
 ///
 /// A sentence for the person at the terminal.
-pub fn run(mut config: Config, warnings: &[Warning]) -> Result<(), String> {
+pub fn run(mut reading: Reading) -> Result<(), String> {
+    let config = &mut reading.config;
     if config.database.is_some() {
         return Err("dev keeps its tenant in DATA_DIR: unset DB_HOST".to_owned());
     }
-    let cluster = attached(&mut config)?;
+    let cluster = attached(config)?;
     say(&introduction(
         &cluster,
         &config.data_dir.display().to_string(),
     ))?;
-    let outcome = server::run(config, warnings);
+    let outcome = server::run(reading);
     let stopped = cluster.stop();
     outcome.and(stopped)
 }

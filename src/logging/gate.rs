@@ -1,6 +1,6 @@
 //! Which lines are worth writing: the level, and a bound per code and tenant, so that no client can fill a disk.
 
-use super::Line;
+use super::{Line, Threshold};
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// What one thread lets through. Each shard has its own, so the bounds hold per shard.
 #[derive(Debug)]
 pub struct Gate {
-    minimum: Level,
+    minimum: Threshold,
     windows: HashMap<Key, Window, foldhash::fast::RandomState>,
 }
 
@@ -30,9 +30,9 @@ struct Window {
 impl Gate {
     /// Lets through what is at least as bad as `minimum`: `LOG_LEVEL`.
     #[must_use]
-    pub fn new(minimum: Level) -> Self {
+    pub fn new(minimum: impl Into<Threshold>) -> Self {
         Self {
-            minimum,
+            minimum: minimum.into(),
             windows: HashMap::default(),
         }
     }
@@ -40,7 +40,7 @@ impl Gate {
     /// Whether a line of this level can pass at all: asked before its text is made.
     #[must_use]
     pub fn is_enabled(&self, level: Level) -> bool {
-        level <= self.minimum
+        self.minimum.lets_pass(level)
     }
 
     /// The line if it is to be written, nothing if its level is too low or its code has had its share

@@ -14,11 +14,13 @@
 mod format;
 mod gate;
 mod redact;
+mod threshold;
 mod time;
 mod writer;
 
 pub use gate::Gate;
 pub use redact::redact;
+pub use threshold::Threshold;
 pub use time::UtcTime;
 pub use writer::{TracingLayer, Writer};
 

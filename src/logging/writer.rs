@@ -1,6 +1,6 @@
 //! The one place that writes lines, and the bridge from `tracing`, which the control core and the libraries speak.
 
-use super::{Identity, Line, format};
+use super::{Identity, Line, Threshold, format};
 use crate::config::LogFormat;
 use crate::error::{ErrorCode, Level};
 use std::fmt;
@@ -20,7 +20,7 @@ type Put = Box<dyn Fn(&[u8]) + Send + Sync>;
 
 struct Inner {
     format: LogFormat,
-    minimum: Level,
+    minimum: Threshold,
     region: Option<String>,
     cluster: Option<String>,
     put: Put,
@@ -40,17 +40,17 @@ impl Writer {
     #[must_use]
     pub fn new(
         format: LogFormat,
-        minimum: Level,
+        minimum: impl Into<Threshold>,
         region: Option<String>,
         cluster: Option<String>,
     ) -> Self {
-        Self::to(put_on_stdout, format, minimum, region, cluster)
+        Self::to(put_on_stdout, format, minimum.into(), region, cluster)
     }
 
     fn to(
         put: impl Fn(&[u8]) + Send + Sync + 'static,
         format: LogFormat,
-        minimum: Level,
+        minimum: Threshold,
         region: Option<String>,
         cluster: Option<String>,
     ) -> Self {
@@ -65,7 +65,7 @@ impl Writer {
 
     /// Writes a line, unless its level is too low.
     pub fn write(&self, line: &Line) {
-        if line.level > self.0.minimum {
+        if !self.0.minimum.lets_pass(line.level) {
             return;
         }
         let text = match self.0.format {
@@ -105,7 +105,7 @@ impl TracingLayer {
 impl<S: Subscriber> Layer<S> for TracingLayer {
     /// Libraries are heard from warnings on, unless everything is wanted.
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        let minimum = self.writer.0.minimum;
+        let minimum = self.writer.0.minimum.get();
         let target = metadata.target();
         let is_ours = target.starts_with("realtime") || target.starts_with("shards");
         // A coded event may be worse than its macro says, so warnings pass whatever the minimum; `write` decides.
@@ -209,7 +209,7 @@ mod tests {
                 .send(String::from_utf8_lossy(line).into_owned())
                 .expect("the test listens")
         };
-        let writer = Writer::to(put, LogFormat::Text, minimum, None, None);
+        let writer = Writer::to(put, LogFormat::Text, minimum.into(), None, None);
         let subscriber =
             tracing_subscriber::registry().with(TracingLayer::new(writer.clone(), || 0));
         tracing::subscriber::with_default(subscriber, || work(&writer));

@@ -109,6 +109,8 @@ pub enum Mail {
     Disconnect(TenantId),
     /// The tenant that was sought for this socket is known by now, or there is none: the answer to [`Mail::Seek`].
     Sought(ConnectionId),
+    /// Everything that the control core has said before has been taken note of: the answer is [`Mail::Marked`] with the same number.
+    Mark(u32),
     /// A socket whose upgrade came over a connection that the control core served.
     Adopt(Box<Adopted>),
     /// The process is going to end: refuse joins, close the joined sockets with 1012 in batches.
@@ -141,6 +143,8 @@ pub enum Mail {
     },
     /// A line for the log.
     Log(Box<Line>),
+    /// The answer to [`Mail::Mark`].
+    Marked(u32),
     /// This shard has no joined socket left to close; the answer to [`Mail::Drain`].
     Drained,
 }

@@ -151,6 +151,7 @@ impl Shard {
             Mail::Database { tenant, state } => self.channels.on_database(io, tenant, state),
             Mail::Disconnect(tenant) => self.channels.disconnect(io, tenant),
             Mail::Sought(id) => self.on_sought(io, id),
+            Mail::Mark(number) => io.mail(connection::CONTROL, Mail::Marked(number)),
             Mail::Adopt(adopted) => self.adopt(io, *adopted),
             Mail::Drain => self.channels.start_drain(io),
             Mail::Stop => io.stop(),

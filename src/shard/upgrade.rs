@@ -288,6 +288,7 @@ impl Shard {
             has_tried_to_join: false,
         };
         self.channels.sockets.insert(id, socket);
+        self.channels.report_connected(io, id);
         io.visit_at(
             id,
             last_seen.saturating_add(self.channels.settings.idle_timeout_seconds),

@@ -31,6 +31,7 @@ mod changes;
 mod clock;
 mod compare;
 mod echo;
+mod operations;
 #[expect(dead_code, reason = "what only tests/database needs of it")]
 #[path = "../database/postgres.rs"]
 mod postgres;
@@ -187,8 +188,9 @@ fn main() -> ExitCode {
     let asking = run(threads.min(THREADS_ASKING), asking);
     let changing = run(threads.min(changes::THREADS), changes);
     let loading = run(threads.min(THREADS_HEAVY), heavy);
+    let operating = run(threads.min(operations::THREADS), operations::trials());
     drop((setups, cluster));
-    let conclusions = [waiting, asking, changing, loading];
+    let conclusions = [waiting, asking, changing, loading, operating];
     let failed = conclusions.iter().find(|one| one.has_failed());
     failed.map_or(ExitCode::SUCCESS, Conclusion::exit_code)
 }

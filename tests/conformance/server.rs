@@ -194,17 +194,22 @@ impl Server {
     }
 
     /// Whether the process ended by itself within `timeout`, and well.
-    pub fn ends_within(mut self, timeout: Duration) -> bool {
-        let deadline = clock::now() + timeout;
-        let (_keep, never) = mpsc::channel::<()>();
-        while clock::now() < deadline {
-            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
-                return status.success();
-            }
-            // A child's end cannot be waited for with a timeout, so it is looked at ten times a second.
-            let _ = never.recv_timeout(Duration::from_millis(100));
-        }
-        false
+    pub fn ends_within(self, timeout: Duration) -> bool {
+        self.exit_code_within(timeout) == Some(0)
+    }
+
+    /// The code with which the process ended by itself within `timeout`.
+    pub fn exit_code_within(mut self, timeout: Duration) -> Option<i32> {
+        // A child's end cannot be waited for with a timeout, so it is looked at again and again.
+        let status = look_until(timeout, || {
+            self.child.try_wait().expect("a child can be asked")
+        });
+        status.and_then(|status| status.code())
+    }
+
+    /// Whether the server says this within `timeout`.
+    pub fn says_within(&self, words: &str, timeout: Duration) -> bool {
+        look_until(timeout, || self.log().contains(words).then_some(())).is_some()
     }
 
     /// A size of proc_pid_status(5): `VmRSS` is the memory that the process holds, `VmHWM` the most that it ever held.
@@ -264,6 +269,19 @@ pub struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.server.signal("CONT");
+    }
+}
+
+/// What `look` finds within `timeout`, looking ten times a second.
+fn look_until<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = clock::now() + timeout;
+    let (_keep, never) = mpsc::channel::<()>();
+    loop {
+        let found = look();
+        if found.is_some() || clock::now() >= deadline {
+            return found;
+        }
+        let _ = never.recv_timeout(Duration::from_millis(100));
     }
 }
 

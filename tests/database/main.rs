@@ -44,6 +44,7 @@ mod dice;
 mod faults;
 mod filters;
 mod harness;
+mod hub;
 mod janitor;
 mod policies;
 mod postgres;
@@ -94,6 +95,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("filters", filters::asked::TESTS),
     ("filters", filters::checks::TESTS),
     ("harness", harness::TESTS),
+    ("hub", hub::TESTS),
     ("janitor", janitor::TESTS),
     ("policies", policies::TESTS),
     ("replay", replay::TESTS),

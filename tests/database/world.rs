@@ -11,7 +11,7 @@ use realtime::control::session::Sessions;
 use realtime::control::store::{TenantRecord, apply};
 use realtime::control::tenants::{Common, Registry};
 use realtime::logging::Line;
-use realtime::mail::{Content, DatabaseState, TopicHasher};
+use realtime::mail::{ChangeBatch, Content, DatabaseState, Listening, TopicHasher};
 use realtime::tenant::{Tenant, TenantId};
 use serde_json::{Value, json};
 use std::cell::RefCell;
@@ -24,6 +24,15 @@ use tokio::time::timeout;
 
 /// How long anything may take in a test; far more than it does.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the shards are told of row changes.
+#[derive(Debug)]
+pub enum Letter {
+    /// Where a listener stands, or what its client reads.
+    Listening(Listening),
+    /// Changes.
+    Changes(Arc<ChangeBatch>),
+}
 
 /// What sessions see of a server.
 pub struct World {
@@ -135,6 +144,24 @@ impl World {
         let heard = timeout(PATIENCE, heard).await.is_ok();
         assert!(heard, "only {events:?} come; the log: {:#?}", self.log());
         events
+    }
+
+    /// The next letter for the shards that is about listeners or their changes.
+    pub async fn letter(&self) -> Letter {
+        let letter = async {
+            loop {
+                let next = poll_fn(|context| self.parcels.borrow_mut().poll_recv(context));
+                match next.await.expect("the sessions hold the other end") {
+                    Parcel::Listening(_, listening) => return Letter::Listening(*listening),
+                    Parcel::Changes(_, batch) => return Letter::Changes(batch),
+                    _ => {}
+                }
+            }
+        };
+        match timeout(PATIENCE, letter).await {
+            Ok(letter) => letter,
+            Err(_) => panic!("no letter comes; the log: {:#?}", self.log()),
+        }
     }
 
     /// Waits until the shards are told that the tenant's database is connected, or that it is not.

@@ -415,7 +415,6 @@ impl Drop for Buffers {
 mod tests {
     use super::*;
     use crate::bare::Running;
-    use crate::dialect::Dialect;
     use crate::link::Target;
     use crate::scenario::broadcast::{self, Plan};
     use crate::settings::Bench;
@@ -423,13 +422,7 @@ mod tests {
     #[test]
     fn members_get_everything_once_and_in_order() {
         let server = Running::start("bare-uring", 0, serve).unwrap();
-        let target = Target {
-            address: server.address(),
-            host: "bare".to_owned(),
-            path: String::new(),
-            tokens: vec![String::new()],
-            dialect: Dialect::Bare,
-        };
+        let target = Target::bare(server.address());
         let bench = Bench {
             cpus: vec![0],
             server: None,
@@ -445,10 +438,9 @@ mod tests {
                 senders,
                 outstanding,
                 rate,
-                payload: 100,
-                private: false,
                 seconds: 0.1,
                 warm_up_seconds: 0.0,
+                ..Plan::default()
             };
             let run = broadcast::run(&target, &plan, &bench).unwrap();
             assert_eq!(run.problems, [""; 0]);

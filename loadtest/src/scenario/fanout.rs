@@ -12,9 +12,12 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::probe::ProcessMemory;
-use crate::report::{self, Run};
+use crate::progress::Progress;
+use crate::report::Run;
 use crate::settings::Bench;
+use crate::timeline::{Start, Timeline};
 
+use super::memory;
 use super::threads::{Meter, Usage};
 
 /// Where a run is. Only ever moves forward; it begins, as 0, with the members connecting.
@@ -39,6 +42,10 @@ pub(super) struct Board {
     pub(super) receives: Vec<AtomicU64>,
     /// One for each sending thread: messages sent.
     pub(super) sent: Vec<AtomicU64>,
+    /// Members that do not read and were closed by the server.
+    pub(super) closed: AtomicUsize,
+    /// When the measurement began.
+    pub(super) start: Start,
 }
 
 impl Board {
@@ -95,9 +102,10 @@ fn sum(counters: &[AtomicU64]) -> u64 {
 }
 
 /// What one thread found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) latency_ns: Histogram<u64>,
+    /// Latency while the load was measured, if anything arrived then.
+    pub(super) timeline: Option<Timeline>,
     pub(super) duplicates: u64,
     pub(super) late: u64,
     pub(super) misdirected: u64,
@@ -105,16 +113,13 @@ pub(super) struct Findings {
     pub(super) problems: Vec<String>,
 }
 
-impl Default for Findings {
-    fn default() -> Self {
-        Self {
-            latency_ns: report::histogram(),
-            duplicates: 0,
-            late: 0,
-            misdirected: 0,
-            not_sent: 0,
-            problems: Vec::new(),
-        }
+impl Findings {
+    /// The histogram of the interval that `now_ns` is in, on the board's clock.
+    #[inline]
+    pub(super) fn slot(&mut self, board: &Board, now_ns: u64) -> &mut Histogram<u64> {
+        self.timeline
+            .get_or_insert_with(|| board.start.timeline())
+            .slot(now_ns)
     }
 }
 
@@ -131,6 +136,8 @@ struct Measured {
     receives: u64,
     sent: u64,
     usage: Usage,
+    /// Of the server, if it is watched.
+    memory: Vec<(f64, f64)>,
 }
 
 /// What the conductor of a run has to know of its plan.
@@ -174,7 +181,10 @@ pub(super) fn run(
         findings.push(found?);
     }
     match measured? {
-        Ok(measured) => describe(load.rate, bench, &measured, &mut run),
+        Ok(measured) => {
+            describe(load.rate, bench, &measured, &mut run);
+            run.memory = measured.memory;
+        }
         Err(problem) => run.problems.push(problem),
     }
     judge(load.copies, board, findings, &mut run);
@@ -208,21 +218,36 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
         )));
     }
     std::thread::sleep(Duration::from_secs_f64(load.warm_up_seconds));
+    board.start.begin(load.seconds);
     board.enter(Phase::Measure);
     let (received, receives, sent) = (board.received(), board.receives(), board.sent());
     let meter = Meter::start(bench)?;
-    std::thread::sleep(Duration::from_secs_f64(load.seconds));
+    let memory = watch(load, bench, board);
     let measured = Measured {
         received: board.received() - received,
         receives: board.receives() - receives,
         sent: board.sent() - sent,
         usage: meter.stop()?,
+        memory,
     };
     board.enter(Phase::Drain);
     wait_until(|| board.received(), board.sent() * load.copies, stall);
     // A message may have been on its way out when the first sum was taken.
     wait_until(|| board.received(), board.sent() * load.copies, stall);
     Ok(Ok(measured))
+}
+
+/// Lets the load run for its time, and looks at the server's memory and says how far it is meanwhile.
+fn watch(load: &Load, bench: &Bench, board: &Board) -> Vec<(f64, f64)> {
+    let mut progress = Progress::new();
+    let before = board.received();
+    let memory = memory::watch(bench, load.seconds, |seconds| {
+        let received = board.received() - before;
+        let per_second = received as f64 / seconds.max(1e-3);
+        progress.say(seconds / load.seconds, &format!("{per_second:.0} frames/s"));
+    });
+    progress.end();
+    memory
 }
 
 /// Waits until `value` reaches `goal`, or stands still for as long as `stall`.
@@ -268,10 +293,15 @@ fn describe(rate: Option<f64>, bench: &Bench, measured: &Measured, run: &mut Run
         for (name, ns) in usage.server.iter().take(8) {
             run.push(format!("  thread {name}"), "us", per_frame(*ns));
         }
+        usage.push_switches("delivered frame", measured.received, run);
         let share = usage.server_ns as f64 / usage.wall_ns as f64;
         run.push("server cpu", "%", share * 100.0);
         if let Ok(memory) = ProcessMemory::read(server.pid) {
             run.push("server resident", "MB", memory.resident as f64 / 1e6);
+        }
+        let most = measured.memory.iter().map(|(_, megabytes)| *megabytes);
+        if let Some(most) = most.reduce(f64::max) {
+            run.push("server resident at most", "MB", most);
         }
     }
     usage.push_harness(run);
@@ -289,36 +319,46 @@ pub const DELIVERED: &str = "delivered";
 
 /// Adds latency and everything that went wrong.
 fn judge(copies: u64, board: &Board, findings: Vec<Findings>, run: &mut Run) {
-    let mut latency_ns = report::histogram();
+    let mut timeline = board.start.timeline();
     let (mut duplicates, mut late, mut misdirected, mut not_sent) = (0, 0, 0, 0);
     for found in findings {
-        latency_ns
-            .add(&found.latency_ns)
-            .expect("both histograms have the same bounds");
+        if let Some(of_one) = &found.timeline {
+            timeline.add(of_one);
+        }
         duplicates += found.duplicates;
         late += found.late;
         misdirected += found.misdirected;
         not_sent += found.not_sent;
         run.problems.extend(found.problems);
     }
-    run.push_percentiles("latency", &latency_ns, "us", 1e3);
+    run.push_percentiles("latency", &timeline.total(), "us", 1e3);
+    run.timeline = Some(timeline);
     let expected = board.sent() * copies;
     let lost = expected.saturating_sub(board.received());
-    for (count, what) in [
-        (lost, "messages were lost"),
-        (duplicates, "messages came twice"),
-        (late, "messages came out of order"),
-        (misdirected, "messages came to a member of another topic"),
+    for (name, count, what) in [
+        (LOSS, lost, "messages were lost"),
+        ("duplicates", duplicates, "messages came twice"),
+        ("disorder", late, "messages came out of order"),
         (
+            "misdirected",
+            misdirected,
+            "messages came to a member of another topic",
+        ),
+        (
+            "not sent",
             not_sent,
             "messages could not be sent in time: less is taken than is offered",
         ),
     ] {
+        run.push(name, "", count as f64);
         if count > 0 {
             run.problems.push(format!("{count} {what}"));
         }
     }
 }
+
+/// Messages that a member did not get, counted at each.
+pub(super) const LOSS: &str = "loss";
 
 #[cfg(test)]
 mod tests {

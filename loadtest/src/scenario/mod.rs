@@ -5,10 +5,16 @@
 //! with the others but atomics.
 
 pub mod threads;
+pub mod memory;
 mod fanout;
 pub mod broadcast;
 pub mod connections;
 pub mod joins;
-mod rows;
+pub mod rows;
 pub mod database_broadcast;
 pub mod changes;
+pub mod slow_readers;
+pub mod replay;
+pub mod presence;
+pub mod reconnect;
+pub mod soak;

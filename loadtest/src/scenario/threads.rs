@@ -14,6 +14,7 @@ use monoio::{FusionDriver, RuntimeBuilder};
 use crate::probe::{self, ProcessCpu, ThreadCpu};
 use crate::report::Run;
 use crate::settings::{Bench, Server};
+use crate::syscalls::Syscalls;
 
 /// What the names of harness threads start with.
 const THREAD_PREFIX: &str = "load-";
@@ -86,6 +87,7 @@ pub fn block_on<T: 'static, F: Future<Output = T> + 'static>(
 pub struct Meter {
     server: Option<Server>,
     server_cpu: ProcessCpu,
+    syscalls: Option<Result<Syscalls, String>>,
     harness_cpu: ProcessCpu,
     ksoftirqd_ns: u64,
     at_ns: u64,
@@ -105,6 +107,10 @@ pub struct Usage {
     pub server_waited_ns: u64,
     /// Of `server_ns` in the kernel, by the coarse counter.
     pub server_system_ns: u64,
+    /// Context switches of the server's threads.
+    pub server_switches: u64,
+    /// Its system calls, or why they were not counted.
+    pub server_syscalls: Option<Result<u64, String>>,
     /// All `ksoftirqd`, nanoseconds.
     pub ksoftirqd_ns: u64,
     /// Share of its core for each harness thread, 0 to 1, by index.
@@ -117,6 +123,34 @@ pub struct Usage {
 const WAITED_MAX: f64 = 0.05;
 
 impl Usage {
+    /// Adds what the server spent on `count` things of this kind, when it is watched.
+    pub fn push_server(&self, bench: &Bench, what: &str, count: u64, run: &mut Run) {
+        if bench.server.is_none() {
+            return;
+        }
+        let busy_ns = (self.server_ns + self.ksoftirqd_ns) as f64;
+        let each_ms = busy_ns / 1e6 / count.max(1) as f64;
+        run.push(format!("server cpu per {what}"), "ms", each_ms);
+        let share = busy_ns / self.wall_ns.max(1) as f64;
+        run.push("server cpu", "%", share * 100.0);
+        self.push_switches(what, count, run);
+    }
+
+    /// Adds the server's context switches and system calls for each of `count` things of this kind, or why
+    /// they are not known.
+    pub fn push_switches(&self, what: &str, count: u64, run: &mut Run) {
+        let each = |number: u64| number as f64 / count.max(1) as f64;
+        let name = format!("context switches per {what}");
+        run.push(name, "", each(self.server_switches));
+        match &self.server_syscalls {
+            Some(Ok(calls)) => run.push(format!("system calls per {what}"), "", each(*calls)),
+            Some(Err(why)) => run
+                .notes
+                .push(format!("system calls were not counted: {why}")),
+            None => {}
+        }
+    }
+
     /// Adds the harness's own CPU, and says when something else had the cores.
     pub fn push_harness(&self, run: &mut Run) {
         run.push_harness(&self.harness);
@@ -146,6 +180,10 @@ impl Meter {
         Ok(Self {
             server: bench.server.clone(),
             server_cpu,
+            syscalls: bench
+                .server
+                .as_ref()
+                .map(|server| Syscalls::of(server.pid, &server.thread_prefix)),
             harness_cpu: ProcessCpu::read(std::process::id())?,
             ksoftirqd_ns: probe::ksoftirqd_ns(),
             at_ns: crate::clock::now_ns(),
@@ -162,6 +200,10 @@ impl Meter {
         let mut usage = Usage {
             wall_ns,
             ksoftirqd_ns: probe::ksoftirqd_ns() - self.ksoftirqd_ns,
+            server_syscalls: self.syscalls.as_ref().map(|syscalls| match syscalls {
+                Ok(syscalls) => syscalls.count().map_err(|error| error.to_string()),
+                Err(why) => Err(why.clone()),
+            }),
             ..Usage::default()
         };
         if let Some(server) = &self.server {
@@ -171,6 +213,7 @@ impl Meter {
                     continue;
                 }
                 usage.server_ns += thread.total_ns;
+                usage.server_switches += thread.switches;
                 busiest_waited_ns.get_or_insert((thread.waited_ns, thread.total_ns));
                 usage.server_system_ns += thread.system_ns;
                 usage.server.push((thread.name, thread.total_ns));
@@ -219,6 +262,7 @@ mod tests {
             total_ns,
             waited_ns,
             system_ns: 0,
+            switches: 0,
         };
         let threads = [
             thread("load-0", 50, 40),

@@ -4,7 +4,8 @@
 //! `DASHBOARD_USER` and `DASHBOARD_PASSWORD` nobody gets in (`nobody_gets_in_without_name_and_password`). Deliberately absent: changing
 //! anything; the management API does that.
 
-use super::{Api, respond};
+use super::Api;
+use super::respond::{self, Refused};
 use crate::config::DashboardAuth;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -18,7 +19,7 @@ pub async fn dashboard(State(api): State<Api>, request: Request) -> Response<Bod
     match api.dashboard.check(request.headers()) {
         Ok(()) if request.uri().path() == "/admin/dashboard" => page(&api),
         Ok(()) => super::not_found(request).await,
-        Err(answer) => answer,
+        Err(answer) => *answer,
     }
 }
 
@@ -49,7 +50,7 @@ impl Door {
     }
 
     /// Lets in who knows name and password.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Response<Body>> {
+    fn check(&self, headers: &HeaderMap) -> Result<(), Refused> {
         let value = headers.get(AUTHORIZATION).and_then(|it| it.to_str().ok());
         let credentials = value.and_then(|value| {
             let (scheme, credentials) = value.split_once(' ')?;
@@ -64,7 +65,7 @@ impl Door {
         headers.remove(hyper::header::CONTENT_TYPE);
         let realm = HeaderValue::from_static("Basic realm=\"Application\"");
         headers.insert(WWW_AUTHENTICATE, realm);
-        Err(response)
+        Err(response.into())
     }
 }
 

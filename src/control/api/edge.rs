@@ -10,6 +10,7 @@ use super::request_id::request_id;
 use super::{Api, respond, upgrade};
 use crate::control::clock;
 use crate::control::supervise::{caught, panic_text};
+use crate::control::traces;
 use crate::error::Level;
 use crate::limits;
 use crate::logging::Line;
@@ -48,11 +49,12 @@ impl App {
     /// Answers a request.
     pub async fn answer(&self, api: &Api, mut request: Request<Body>) -> Response<Body> {
         let started = clock::now();
+        let mut span = traces::request(request.method().as_str(), request.headers());
         let exchange = Exchange::new(request_id(
             request.headers(),
             &api.settings.request_id_baggage_key,
         ));
-        let path = normal_path(request.uri().path());
+        let (method, path) = (request.method().clone(), normal_path(request.uri().path()));
         let is_logged = api.log.is_enabled(Level::Info)
             && !(api.settings.healthcheck_is_silent && is_about_health(&path));
         if is_logged {
@@ -69,6 +71,7 @@ impl App {
             exchange.failure(accept.as_deref())
         });
         complete(&exchange, &mut response);
+        exchange.trace(&mut span, &method, response.status());
         if is_logged || response.status().as_u16() >= 400 {
             log_outcome(
                 api,
@@ -96,6 +99,7 @@ impl App {
             return response;
         }
         if upgrade::is_upgrade_path(path) {
+            exchange.take_route(path);
             let mut response = upgrade::answer(api, exchange, request).await;
             response.extensions_mut().insert(WithoutRequestId);
             return response;

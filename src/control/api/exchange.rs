@@ -5,6 +5,7 @@ use super::respond::{self, Refused};
 use crate::auth::Claims;
 use crate::control::clock;
 use crate::control::rates::Notice;
+use crate::control::traces::Span;
 use crate::logging::Line;
 use crate::tenant::Tenant;
 use axum::body::Body;
@@ -12,7 +13,7 @@ use hyper::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN,
 };
 use hyper::http::request::Parts;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use std::sync::{Arc, OnceLock};
 
 /// One request and the answer to come.
@@ -26,6 +27,8 @@ pub struct Exchange {
     allows_any_origin: OnceLock<()>,
     rate: OnceLock<Rate>,
     tenant: OnceLock<Arc<str>>,
+    /// The route that was found, as it was declared.
+    route: OnceLock<Box<str>>,
 }
 
 /// What the rate headers say.
@@ -55,6 +58,7 @@ impl Exchange {
             allows_any_origin: OnceLock::new(),
             rate: OnceLock::new(),
             tenant: OnceLock::new(),
+            route: OnceLock::new(),
         })
     }
 
@@ -70,6 +74,23 @@ impl Exchange {
                 .get::<Arc<Self>>()
                 .expect("the edge puts one into every request"),
         )
+    }
+
+    /// The request has found this route.
+    pub fn take_route(&self, route: &str) {
+        let _ = self.route.set(route.into());
+    }
+
+    /// Says in a span whose request it was and what it was answered.
+    pub fn trace(&self, span: &mut Span, method: &Method, status: StatusCode) {
+        if let Ok(id) = self.request_id.to_str() {
+            span.set("request_id", id);
+        }
+        if let Some(tenant) = self.tenant.get() {
+            span.set("tenant", tenant);
+        }
+        let route = self.route.get().map(AsRef::as_ref);
+        span.answered(method.as_str(), route, status.as_u16());
     }
 
     /// Answers of a broadcast route may be read by pages of any origin (spec: http-api 1.5).

@@ -44,12 +44,14 @@ use super::outgoing::Outgoing;
 use super::rates::Notice;
 use super::registrar::Registrar;
 use super::tenants::Live;
+use crate::config::Config;
 use crate::mail::TopicHasher;
 use admin::Door;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::handler::Handler;
+use axum::middleware::map_request;
 use axum::routing::{MethodFilter, on};
 use body::Budget;
 use exchange::{Exchange, text_of};
@@ -100,9 +102,9 @@ pub struct Context {
     /// To the tenants.
     pub registrar: Registrar,
     /// Of the metrics.
-    pub metrics_gate: Gate,
+    pub metrics_gate: watch::Sender<Gate>,
     /// Of the management API.
-    pub api_gate: Gate,
+    pub api_gate: watch::Sender<Gate>,
     /// Of the operators' page.
     pub dashboard: Door,
     /// `REGION`.
@@ -154,13 +156,19 @@ impl Api {
             desk,
             metrics,
             registrar,
-            metrics_gate: Gate::of_metrics(&config),
-            api_gate: Gate::of_api(&config),
+            metrics_gate: watch::Sender::new(Gate::of_metrics(&config)),
+            api_gate: watch::Sender::new(Gate::of_api(&config)),
             dashboard: Door::new(&config.dashboard),
             region: config.region.clone(),
             node: format!("{}@127.0.0.1", config.app_name),
             budget: Budget::default(),
         }))
+    }
+
+    /// Takes other secrets and blocklists.
+    pub fn reload(&self, config: &Config) {
+        self.metrics_gate.send_replace(Gate::of_metrics(config));
+        self.api_gate.send_replace(Gate::of_api(config));
     }
 
     /// All tenants now.
@@ -180,6 +188,7 @@ pub fn app(api: &Api) -> App {
     let router = routes().router;
     App::new(
         router
+            .route_layer(map_request(note_route))
             .fallback(not_found)
             .method_not_allowed_fallback(not_found)
             .with_state(api.clone()),
@@ -244,6 +253,18 @@ fn routes() -> Routes {
             "/api/tenants/{tenant_id}/health",
             tenants::health,
         )
+}
+
+/// Traces know requests by their route, which only the router does.
+async fn note_route(request: Request) -> Request {
+    let extensions = request.extensions();
+    let found = extensions
+        .get::<MatchedPath>()
+        .zip(extensions.get::<Arc<Exchange>>());
+    if let Some((route, exchange)) = found {
+        exchange.take_route(route.as_str());
+    }
+    request
 }
 
 /// Asked by balancers: no tenant, no database (spec: http-api 2).

@@ -26,7 +26,11 @@ pub async fn of_region(
 }
 
 async fn answer(api: &Api, headers: &HeaderMap, is_asked: bool) -> Response<Body> {
-    if !api.metrics_gate.lets_pass(headers, clock::unix_seconds()) {
+    if !api
+        .metrics_gate
+        .borrow()
+        .lets_pass(headers, clock::unix_seconds())
+    {
         return respond::empty(StatusCode::FORBIDDEN);
     }
     if !is_asked {

@@ -7,6 +7,7 @@
 //! stream says of a table, which is how it was then.
 
 use super::snapshot::Snapshot;
+use crate::control::replication::Lsn;
 use crate::limits;
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
@@ -92,6 +93,8 @@ pub struct Published {
     pub deletes: bool,
     /// Its tables, sorted by schema and name.
     pub tables: Vec<PublishedTable>,
+    /// Where the log ended: what was committed before that was seen.
+    pub position: Lsn,
 }
 
 /// A table of a publication.
@@ -242,6 +245,7 @@ pub async fn publication(client: &Client, name: &str) -> Result<Published, Error
         published.inserts = row.try_get(0)?;
         published.updates = row.try_get(1)?;
         published.deletes = row.try_get(2)?;
+        published.position = end_of_record(row.try_get::<_, &str>(6)?.parse().unwrap_or_default());
         if let Some(oid) = row.try_get(3)? {
             published.tables.push(PublishedTable {
                 oid,
@@ -252,6 +256,23 @@ pub async fn publication(client: &Client, name: &str) -> Result<Published, Error
     }
     Ok(published)
 }
+
+/// Where the last record ends when the next one would begin here: behind the header of a page, if the last one has filled the page before.
+/// Nothing that is flushed or sent reaches that far until there is another record.
+fn end_of_record(next: Lsn) -> Lsn {
+    let within_page = next.0 % WAL_PAGE_BYTES;
+    if WAL_HEADERS_BYTES.contains(&within_page) {
+        Lsn(next.0 - within_page)
+    } else {
+        next
+    }
+}
+
+/// PostgreSQL's `XLOG_BLCKSZ`. Where it is another one, a position is now and then some bytes too far, and is waited for a little longer.
+const WAL_PAGE_BYTES: u64 = 8192;
+
+/// Its headers of pages: of the first one of a segment, and of all others.
+const WAL_HEADERS_BYTES: [u64; 2] = [40, 24];
 
 /// One row for each table. Whether policies count is decided as PostgreSQL's `check_enable_rls` does: not where they are off, not for
 /// BYPASSRLS, not for the owner and those with its privileges unless they are forced.
@@ -288,7 +309,8 @@ const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
     where c.oid = any($1) and c.relkind in ('r', 'p')";
 
 /// One row for each table; one without a table where there are none; no row without a publication.
-const PUBLICATION: &str = "select p.pubinsert, p.pubupdate, p.pubdelete, t.oid, t.schemaname::pg_catalog.text, t.tablename::pg_catalog.text \
+const PUBLICATION: &str = "select p.pubinsert, p.pubupdate, p.pubdelete, t.oid, t.schemaname::pg_catalog.text, t.tablename::pg_catalog.text, \
+        (case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_insert_lsn() end)::pg_catalog.text \
     from pg_catalog.pg_publication p left join ( \
         select c.oid, l.pubname, l.schemaname, l.tablename from pg_catalog.pg_publication_tables l \
         join pg_catalog.pg_namespace n on n.nspname = l.schemaname \
@@ -361,5 +383,20 @@ impl Said<'_> {
                 })
                 .collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_ends_before_the_header_of_the_next_page() {
+        let check = |next, expected| assert_eq!(end_of_record(Lsn(next)), Lsn(expected));
+        check(0, 0);
+        check(3 * 8192 + 24, 3 * 8192);
+        check(16 * 1024 * 1024 + 40, 16 * 1024 * 1024);
+        check(3 * 8192 + 48, 3 * 8192 + 48);
+        check(3 * 8192 - 8, 3 * 8192 - 8);
     }
 }

@@ -5,7 +5,7 @@
 //! slot that an earlier life of this process has left is dropped, at the start of the process or before the tenant's engine starts;
 //! engines of different tenants share nothing but this thread. Deliberately absent: what an engine does.
 
-use super::engine::{Context, End, Engine, Order, Patience, Roster};
+use super::engine::{Context, End, Engine, Grounds, Order, Patience, Roster};
 use super::measures::Measures;
 use super::registry::{Ids, ListenerKey};
 use super::settings::ChangesSettings;
@@ -163,7 +163,8 @@ impl Hub {
                             (End::Changed, "the server had to start reading anew")
                         }
                     };
-                    missed = engine.is_up().then_some(why);
+                    // Whoever is there behind an idle one came while it ended.
+                    missed = (end != End::Idle && engine.is_up()).then_some(why);
                     end
                 }
                 None => self.wait_for_settings(id, &roster, &mut orders).await,
@@ -239,7 +240,7 @@ impl Hub {
         orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> End {
         let mut tenants = self.0.environment.tenants.clone();
-        let before = tenants.borrow_and_update().database(id).cloned();
+        let before = Grounds::of(&tenants.borrow_and_update(), id);
         // What was ordered before is in the roster: nobody is told twice.
         while let Ok(order) = orders.try_recv() {
             if let Order::Stop = order {
@@ -263,7 +264,7 @@ impl Hub {
                     Some(Order::Unlisten(_)) => {}
                 },
                 Ok(()) = tenants.changed() => {
-                    if tenants.borrow_and_update().database(id) != before.as_ref() {
+                    if Grounds::of(&tenants.borrow_and_update(), id) != before {
                         return End::Changed;
                     }
                 }

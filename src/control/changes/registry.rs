@@ -256,6 +256,12 @@ impl Registry {
         self.listeners.keys().copied()
     }
 
+    /// Whether this one has.
+    #[must_use]
+    pub fn is_seated(&self, key: ListenerKey) -> bool {
+        self.listeners.contains_key(&key)
+    }
+
     /// Whether nobody has one.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -137,6 +137,8 @@ impl Clerk {
         let news = StoreNews::Changed(external_id.to_owned());
         self.announce(news).await;
         drop(turn);
+        // Whoever reads the answer finds the tenant as it is now, at whichever shard.
+        self.environment.outgoing.heeded().await;
         if is_new {
             self.make_ready(&record, id).await?;
         }
@@ -241,6 +243,7 @@ impl Clerk {
                 .await;
         }
         self.remove(external_id, true).await;
+        self.environment.outgoing.heeded().await;
         Ok(())
     }
 
@@ -249,6 +252,7 @@ impl Clerk {
         if is_there {
             self.announce(StoreNews::Reload(external_id.to_owned()))
                 .await;
+            self.environment.outgoing.heeded().await;
         }
         Ok(is_there)
     }

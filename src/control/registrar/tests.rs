@@ -219,7 +219,17 @@ impl Office {
 
     /// What the shards are told next.
     async fn told(&mut self) -> String {
-        match self.parcels.recv().await.unwrap() {
+        loop {
+            // There are no shards: nobody waits for them in vain.
+            match self.parcels.recv().await.unwrap() {
+                Parcel::Mark(heeded) => drop(heeded),
+                parcel => return Self::name_of(parcel),
+            }
+        }
+    }
+
+    fn name_of(parcel: Parcel) -> String {
+        match parcel {
             Parcel::All(News::Tenant(tenant)) => format!("tenant {}", tenant.external_id),
             Parcel::All(News::TenantGone(_)) => "gone".to_owned(),
             Parcel::All(News::Disconnect(_)) => "disconnect".to_owned(),
@@ -231,8 +241,10 @@ impl Office {
     /// What they were told so far.
     async fn all_told(&mut self) -> Vec<String> {
         let mut told = Vec::new();
-        while !self.parcels.is_empty() {
-            told.push(self.told().await);
+        while let Ok(parcel) = self.parcels.try_recv() {
+            if !matches!(parcel, Parcel::Mark(_)) {
+                told.push(Self::name_of(parcel));
+            }
         }
         told
     }

@@ -29,6 +29,8 @@ pub enum Fault {
     },
     /// The publication is not there at the position that is decoded (42704): only a new slot gets past it.
     PublicationMissing(String),
+    /// The slot is not there any more (42704 as well): another one has to be made.
+    SlotMissing(String),
     /// The publication cannot be made.
     PublicationRefused(String),
     /// There is nothing to publish: the table is not there.
@@ -48,6 +50,7 @@ impl fmt::Display for Fault {
         match self {
             Self::TooMany(text)
             | Self::PublicationMissing(text)
+            | Self::SlotMissing(text)
             | Self::Garbled(text)
             | Self::Broken(text) => f.write_str(text),
             Self::TimedOut => f.write_str("Replication connection timed out during initialization"),
@@ -95,6 +98,7 @@ impl Fault {
     pub fn start_text(&self) -> String {
         match self {
             Self::PublicationMissing(_)
+            | Self::SlotMissing(_)
             | Self::Refused(_)
             | Self::MessageTooLarge(_)
             | Self::Garbled(_)
@@ -124,11 +128,22 @@ impl Fault {
 }
 
 impl Fault {
+    /// The same of whoever reads or drops this slot: PostgreSQL says of a slot that is not there what it says of a publication, in the
+    /// language that it is set to, and names the one or the other.
+    #[must_use]
+    pub fn of_slot(self, slot: &str) -> Self {
+        match self {
+            Self::PublicationMissing(text) if text.contains(slot) => Self::SlotMissing(text),
+            other => other,
+        }
+    }
+
     /// The SQLSTATE that the database gave with it, where its text has one: `… (SQLSTATE 57P01)` or `… (57P01)`.
     #[must_use]
     pub fn sqlstate(&self) -> Option<&str> {
         let (Self::TooMany(text)
         | Self::PublicationMissing(text)
+        | Self::SlotMissing(text)
         | Self::Refused(text)
         | Self::Broken(text)) = self
         else {
@@ -278,6 +293,28 @@ mod tests {
         check("terminating connection (SQLSTATE 57P01)", Fault::Broken);
         check("no state at all", Fault::Broken);
         check("SQLSTATE 42", Fault::Broken);
+    }
+
+    #[test]
+    fn a_slot_that_is_gone_is_told_apart_from_a_publication() {
+        let check = |text: &str, expected: fn(String) -> Fault| {
+            let fault = Fault::of_server("42704", text.to_owned());
+            assert_eq!(fault.of_slot("changes_slot_1"), expected(text.to_owned()));
+        };
+        check(
+            "ERROR: replication slot \"changes_slot_1\" does not exist (SQLSTATE 42704)",
+            Fault::SlotMissing,
+        );
+        check(
+            "FEHLER: Replikations-Slot »changes_slot_1« existiert nicht (SQLSTATE 42704)",
+            Fault::SlotMissing,
+        );
+        check(
+            "ERROR: publication \"changes\" does not exist (SQLSTATE 42704)",
+            Fault::PublicationMissing,
+        );
+        let other = Fault::Broken("changes_slot_1 (SQLSTATE 57P01)".to_owned());
+        assert_eq!(other.clone().of_slot("changes_slot_1"), other);
     }
 
     #[test]

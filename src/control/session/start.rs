@@ -9,6 +9,7 @@ use crate::control::clock;
 use crate::control::database::partitions::ensure_partitions;
 use crate::control::database::{Pool, Settings, connect, migrate};
 use crate::control::messages::{Identity, Snapshot};
+use crate::control::traces;
 use crate::error::ErrorCode;
 use crate::limits;
 use crate::mail::AskError;
@@ -74,6 +75,8 @@ pub(super) async fn start(
 /// Brings the schema up to date and makes the partitions of the coming days. Leads to nothing where nothing is missing.
 pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, Failure> {
     let mut connection = connect(settings, "realtime_migrations").await?;
+    let mut span = traces::work("migrate", None);
+    span.set("server.address", &settings.host);
     let migrated = async {
         let outcome = migrate::migrate(&mut connection.client).await;
         outcome.map_err(|error| Failure {
@@ -83,7 +86,12 @@ pub(super) async fn prepare(settings: &Settings) -> Result<Prepared, Failure> {
         })
     };
     let bound = limits::DATABASE_MIGRATION_TIMEOUT;
-    let migrated = within(bound, "be migrated", migrated).await?;
+    let migrated = within(bound, "be migrated", migrated).await;
+    if let Err(failure) = &migrated {
+        span.fail(&failure.text);
+    }
+    drop(span);
+    let migrated = migrated?;
     let prepared = partitions(&connection.client).await;
     Ok(Prepared {
         notes: migrated.notes,

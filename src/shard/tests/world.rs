@@ -240,7 +240,7 @@ impl World {
                 .zip(mask.iter().cycle())
                 .map(|(byte, mask)| byte ^ mask),
         );
-        self.sim.peer(self.sockets[client.0].peer).write(&out);
+        self.write(client, &out);
     }
 
     /// Says that nothing more will be sent.
@@ -455,7 +455,7 @@ fn shard(
         queued_bytes_max: 50_000_000,
         idle_timeout_seconds: 60,
         open_sockets,
-        log_level: Level::Info,
+        log_level: Level::Info.into(),
     };
     let upgrades = UpgradeSettings {
         connect_error_backoff: Duration::from_secs(2),

@@ -35,13 +35,14 @@ pub fn play(place: &Place<'_>, vector: &Vector) {
     }
     {
         let _held = place.server.hold();
-        for transaction in &vector.transactions {
-            sql.run(&transaction.join(";\n"));
+        let transactions = vector.transactions.iter().map(|list| list.join(";\n"));
+        let mut all: Vec<String> = transactions.chain(vector.before_poll.clone()).collect();
+        // Whoever sees what the last one has done sees the probe as well: a table that is gone is not noticed before the end of delivery.
+        let last = all.last_mut().expect("something happens");
+        *last = format!("{last};\n{PROBE}");
+        for transaction in all {
+            sql.run(&transaction);
         }
-        for statement in &vector.before_poll {
-            sql.run(statement);
-        }
-        sql.run(PROBE);
     }
     for group in &mut groups {
         group.check_single(&vector.expect);

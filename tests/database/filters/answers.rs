@@ -352,7 +352,7 @@ async fn answers_are_those_of_postgresql(cluster: Arc<Cluster>) {
 /// A sample in a database: a table `t` with a column `v`, and what goes into it.
 struct Stage<'a> {
     sample: &'a Sample,
-    table: TableNow,
+    table: Rc<TableNow>,
     /// The type without its length.
     plain: String,
     /// Values as clients spell them.

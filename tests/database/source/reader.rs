@@ -5,6 +5,7 @@ use crate::world::World;
 pub use crate::world::{PATIENCE, until};
 use realtime::control::changes::ChangesSettings;
 use realtime::control::changes::source::{Measures, Place, Source, Word, slot_name};
+use realtime::control::clock;
 use realtime::control::replication::pgoutput::{Message, Value as Field, decode};
 use realtime::tenant::Tenant;
 use serde_json::{Value, json};
@@ -98,27 +99,33 @@ impl Reader {
 
     /// Waits for the next `Up`, and tells whether its slot is new. What was taken and is not done is forgotten.
     pub async fn up(&mut self) -> bool {
-        loop {
-            match self.word().await {
-                Word::Up { is_new } => {
-                    self.forget();
-                    return is_new;
-                }
-                word => self.take(word),
-            }
-        }
+        let up = |word: &Word| match word {
+            Word::Up { is_new } => Some(*is_new),
+            _ => None,
+        };
+        self.news(up).await
     }
 
     /// Waits for the next gap.
     pub async fn gap(&mut self) -> String {
+        let gap = |word: &Word| match word {
+            Word::Gap(text) => Some(text.clone()),
+            _ => None,
+        };
+        self.news(gap).await
+    }
+
+    /// What the next word of this kind says, which comes however much is said beside it. What was taken before is forgotten.
+    async fn news<T>(&mut self, find: impl Fn(&Word) -> Option<T>) -> T {
+        let deadline = clock::now() + PATIENCE;
         loop {
-            match self.word().await {
-                Word::Gap(text) => {
-                    self.forget();
-                    return text;
-                }
-                word => self.take(word),
+            let word = self.word().await;
+            if let Some(found) = find(&word) {
+                self.forget();
+                return found;
             }
+            assert!(clock::now() < deadline, "the log: {:#?}", self.world.log());
+            self.take(word);
         }
     }
 

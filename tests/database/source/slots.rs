@@ -163,6 +163,8 @@ async fn publication_that_is_made_again_is_a_gap(cluster: Arc<Cluster>) {
         reader.insert(2..=2).await;
         let text = reader.gap().await;
         assert!(text.contains("does not exist"), "{text}");
+        // Only another slot gets past it: this one is not tried again.
+        assert_eq!(reader.world.logged("PoolingReplicationError: "), 1);
         until("the slot is dropped", || async {
             reader.slot_says("1").is_empty()
         })

@@ -252,7 +252,6 @@ async fn simple_values_are_what_to_jsonb_makes_of_them(cluster: Arc<Cluster>) {
         let query = format!("select row(1, x::{of}, null)::holder as v from unnest($1::text[]) x");
         world.compare(&query, &texts).await;
         world.run("drop table holder").await;
-        world.types.clear();
     }
 }
 

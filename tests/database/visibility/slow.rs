@@ -6,8 +6,9 @@ use std::time::Duration;
 use realtime::control::changes::visibility::Check;
 use realtime::control::clock;
 use realtime::limits;
+use tokio::time::Instant;
 
-use super::{ORDERS, WAITING, World, check, keys, letters, reason, user};
+use super::{ORDERS, WAITING, World, all_letters, check, keys, letters, reason, user};
 use crate::postgres::{Cluster, Database};
 use crate::world::until;
 
@@ -38,8 +39,8 @@ async fn a_slow_policy_loses_what_it_is_slow_on(cluster: Arc<Cluster>) {
     let checks: Vec<Check> = (0..4)
         .map(|number| check(&table, "authenticated", &user(number), &keys(1..=8)))
         .collect();
-    let verdicts = world.checkers.visible(checks).await;
-    let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
+    let verdicts = world.visible(checks).await;
+    let seen = all_letters(&verdicts);
     assert_eq!(seen, ["nnnnnnnn", "ynyn-nyn", "nynynyny", "nnnnnnnn"]);
     assert!(reason(&verdicts[1][4]).contains("57014"), "{verdicts:?}");
 }
@@ -62,7 +63,7 @@ async fn a_batch_that_takes_long_is_answered_whole(cluster: Arc<Cluster>) {
         })
         .collect();
     let began = clock::now();
-    let verdicts = world.checkers.visible(checks).await;
+    let verdicts = world.visible(checks).await;
     let took = clock::now().duration_since(began);
     assert!(took > limits::VISIBILITY_TIMEOUT, "{took:?}");
     assert!(
@@ -82,7 +83,7 @@ async fn a_policy_that_never_ends_holds_up_one_batch(cluster: Arc<Cluster>) {
             .map(|number| check(&table, "authenticated", &user(number), &keys(1..=4)))
             .collect();
         let began = clock::now();
-        let verdicts = world.checkers.visible(checks).await;
+        let verdicts = world.visible(checks).await;
         let took = clock::now().duration_since(began);
         for (number, verdicts) in verdicts.iter().enumerate() {
             match number {
@@ -121,14 +122,16 @@ async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
             .collect();
         checks.push(check(&orders, "authenticated", &user(2), &keys([1, 2])));
         let began = clock::now();
-        let verdicts = world.checkers.visible(checks).await;
-        let seen: Vec<String> = verdicts.iter().map(|verdicts| letters(verdicts)).collect();
+        let verdicts = world.visible(checks).await;
+        let seen = all_letters(&verdicts);
         (seen, clock::now().duration_since(began))
     };
     let (seen, took) = ask().await;
     assert!(took >= limits::VISIBILITY_TIMEOUT, "{took:?}");
     // Those that were not reached are asked again with their batch.
     assert_eq!((&*seen[0], &*seen[99], &*seen[100]), ("-", "?", "??"));
+    // Whoever was being asked then is as late as the one before.
+    assert_eq!(seen[1], "-");
     for _ in 0..2 {
         let (seen, took) = ask().await;
         assert!(seen[..100].iter().all(|seen| seen == "-"), "{seen:?}");
@@ -140,31 +143,15 @@ async fn a_stall_of_one_table_is_not_repeated(cluster: Arc<Cluster>) {
 async fn a_slow_connection_holds_up_nobody_else(cluster: Arc<Cluster>) {
     let world = World::new(&cluster, 2, &format!("{ORDERS} {WAITING}")).await;
     let table = world.table("orders").await;
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
-    let slow = world
-        .checkers
-        .visible(vec![check(&table, "authenticated", &user(1), &keys([1]))]);
+    world.lock().await;
+    let slow = world.visible(vec![check(&table, "authenticated", &user(1), &keys([1]))]);
     let quick = async {
-        until("a check waits for the lock", async || {
-            world.backends("and wait_event = 'advisory'") == "1"
-        })
-        .await;
+        world.check_waits().await;
         for _ in 0..3 {
             assert_eq!(world.ask(&table, &user(2), &keys([1, 2])).await, "ny");
         }
         assert_eq!(world.backends("and wait_event = 'advisory'"), "1");
-        world
-            .admin
-            .execute(
-                "select pg_advisory_unlock(hashtext(current_database()))",
-                &[],
-            )
-            .await
-            .expect("it is held");
+        world.unlock().await;
     };
     let (slow, ()) = tokio::join!(slow, quick);
     assert_eq!(letters(&slow[0]), "y");
@@ -173,37 +160,34 @@ async fn a_slow_connection_holds_up_nobody_else(cluster: Arc<Cluster>) {
 async fn what_is_given_up_is_cancelled(cluster: Arc<Cluster>) {
     let world = World::new(&cluster, 1, &format!("{ORDERS} {WAITING}")).await;
     let table = world.table("orders").await;
-    world
-        .admin
-        .execute("select pg_advisory_lock(hashtext(current_database()))", &[])
-        .await
-        .expect("it is free");
+    world.lock().await;
     let slow = || {
         vec![
             check(&table, "authenticated", &user(2), &keys([2])),
             check(&table, "authenticated", &user(1), &keys([1])),
         ]
     };
-    let deadline = clock::now() + Duration::from_millis(500);
+    let gone = async |since: Instant| {
+        until("the backend is gone", async || world.backends("") == "0").await;
+        // Not because its own time was up.
+        let after = clock::now().duration_since(since);
+        assert!(after < limits::VISIBILITY_STATEMENT_TIMEOUT, "{after:?}");
+    };
+    let began = clock::now();
+    let deadline = began + Duration::from_millis(500);
     let verdicts = world.checkers.visible_until(slow(), deadline).await;
     assert_eq!(reason(&verdicts[1][0]), "there was no answer in time");
     assert!(clock::now().duration_since(deadline) < Duration::from_secs(1));
-    until("the backend is gone", async || world.backends("") == "0").await;
+    gone(began).await;
     // The same when nobody waits for the answer any more.
-    let call = world.checkers.visible(slow());
+    let began = clock::now();
+    let call = world.visible(slow());
     tokio::select! {
         _ = call => panic!("it was answered"),
-        () = until("a check waits for the lock", async || world.backends("and wait_event = 'advisory'") == "1") => {}
+        () = world.check_waits() => {}
     }
-    until("the backend is gone", async || world.backends("") == "0").await;
+    gone(began).await;
     assert_eq!(world.checkers.measures().given_up.get(), 2);
-    world
-        .admin
-        .execute(
-            "select pg_advisory_unlock(hashtext(current_database()))",
-            &[],
-        )
-        .await
-        .expect("it is held");
-    assert_eq!(letters(&world.checkers.visible(slow()).await[1]), "y");
+    world.unlock().await;
+    assert_eq!(letters(&world.visible(slow()).await[1]), "y");
 }

@@ -11,14 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
-use super::Plan;
+use super::rest::{self, Door};
+use super::{Plan, Via, slow};
 use crate::clock::now_ns;
-use crate::dialect::{Answer, Dialect, Join};
+use crate::dialect::{self, Answer, Join};
 use crate::link::{self, Link, Target};
 use crate::member::{Arrival, Reader, Record, Sink};
-use crate::report;
 use crate::scenario::fanout::{Board, Findings, Phase};
 use crate::signal::{self, Alarm, Signal};
 use crate::stamp::Stamp;
@@ -44,17 +42,16 @@ struct Desk {
     /// By sender number; those of other threads are absent.
     senders: Vec<Option<Rc<Sender>>>,
     links: RefCell<Vec<Rc<Link>>>,
+    /// Connections for requests.
+    doors: RefCell<Vec<Rc<Link>>>,
+    /// Those of members that do not read.
+    slow: RefCell<Vec<Rc<Link>>>,
     tasks: Cell<usize>,
     buffer: RefCell<Vec<u8>>,
-    latency_ns: RefCell<Histogram<u64>>,
+    findings: RefCell<Findings>,
     received: Cell<u64>,
     receives: Cell<u64>,
     sent: Cell<u64>,
-    duplicates: Cell<u64>,
-    late: Cell<u64>,
-    misdirected: Cell<u64>,
-    not_sent: Cell<u64>,
-    problems: RefCell<Vec<String>>,
 }
 
 /// A member that sends.
@@ -111,28 +108,34 @@ pub(super) async fn work(
         .filter(|(topic, member)| thread_of(*topic, *member, &plan, threads) == index)
         .collect();
     let desk = Rc::new(Desk {
-        senders: senders(target.dialect, &plan, &mine),
+        senders: senders(&target, &plan, &mine),
         target,
         plan,
         board,
         index,
         links: RefCell::new(Vec::new()),
+        doors: RefCell::new(Vec::new()),
+        slow: RefCell::new(Vec::new()),
         tasks: Cell::new(0),
         buffer: RefCell::new(vec![0; RECEIVE_BYTES]),
-        latency_ns: RefCell::new(report::histogram()),
+        findings: RefCell::default(),
         received: Cell::new(0),
         receives: Cell::new(0),
         sent: Cell::new(0),
-        duplicates: Cell::new(0),
-        late: Cell::new(0),
-        misdirected: Cell::new(0),
-        not_sent: Cell::new(0),
-        problems: RefCell::new(Vec::new()),
     });
     let todo = Rc::new(RefCell::new(VecDeque::from(mine)));
     for _ in 0..CONNECTING_MAX {
         monoio::spawn(connect_some(Rc::clone(&desk), Rc::clone(&todo)));
     }
+    let alive = monoio::spawn({
+        let (one, all, over) = (Rc::clone(&desk), Rc::clone(&desk), Rc::clone(&desk));
+        link::keep_alive(
+            desk.target.dialect,
+            move |index| one.links.borrow().get(index).cloned(),
+            move || all.links.borrow().len(),
+            move || over.board.is_at_least(Phase::Done),
+        )
+    });
     desk.until(Phase::WarmUp).await;
     let pacer = desk
         .plan
@@ -143,21 +146,16 @@ pub(super) async fn work(
         pacer.await;
     }
     desk.until(Phase::Done).await;
+    slow::count_closed(&desk.slow.take(), &desk.board).await;
     desk.close().await;
-    Findings {
-        latency_ns: desk.latency_ns.replace(report::histogram()),
-        duplicates: desk.duplicates.get(),
-        late: desk.late.get(),
-        misdirected: desk.misdirected.get(),
-        not_sent: desk.not_sent.get(),
-        problems: desk.problems.take(),
-    }
+    alive.await;
+    desk.findings.take()
 }
 
 /// The senders among `mine`, by sender number. The first members of a topic are its senders.
-fn senders(dialect: Dialect, plan: &Plan, mine: &[(usize, usize)]) -> Vec<Option<Rc<Sender>>> {
+fn senders(target: &Target, plan: &Plan, mine: &[(usize, usize)]) -> Vec<Option<Rc<Sender>>> {
     let mut members_here = vec![0; plan.topics];
-    for (topic, _) in mine {
+    for (topic, _) in mine.iter().filter(|(_, member)| plan.reads(*member)) {
         members_here[*topic] += 1;
     }
     let outstanding = plan.outstanding.div_ceil(plan.senders.max(1)).max(1);
@@ -166,7 +164,7 @@ fn senders(dialect: Dialect, plan: &Plan, mine: &[(usize, usize)]) -> Vec<Option
         let id = topic * plan.senders + member;
         senders[id] = Some(Rc::new(Sender {
             id: id as u32,
-            topic: dialect.topic(topic),
+            topic: target.topic(topic),
             members_here: members_here[topic],
             next: Cell::new(0),
             credits: Cell::new(if plan.rate.is_none() { outstanding } else { 0 }),
@@ -184,7 +182,7 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<(usize, usize)>>
         let Some((topic, member)) = todo.borrow_mut().pop_front() else {
             return;
         };
-        let name = desk.target.dialect.topic(topic);
+        let name = desk.target.topic(topic);
         let number = topic * desk.plan.members + member;
         let sends = member < desk.plan.senders;
         let join = Join {
@@ -203,8 +201,14 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<(usize, usize)>>
                     monoio::spawn(send(Rc::clone(&desk), sender, Rc::clone(&link)));
                 }
                 desk.board.joined.fetch_add(1, Ordering::Release);
-                desk.tasks.set(desk.tasks.get() + 1);
-                monoio::spawn(receive(Rc::clone(&desk), topic, link, rest));
+                if desk.plan.reads(member) {
+                    desk.tasks.set(desk.tasks.get() + 1);
+                    monoio::spawn(receive(Rc::clone(&desk), topic, link, rest));
+                } else if let Err(error) = link.keep_little() {
+                    desk.problem(format!("a slow reader: {error}"));
+                } else {
+                    desk.slow.borrow_mut().push(link);
+                }
             }
             Err(problem) => {
                 desk.problem(problem);
@@ -240,8 +244,16 @@ async fn receive(desk: Rc<Desk>, topic: usize, link: Rc<Link>, rest: Vec<u8>) {
 /// Sends what a sender may or must until the load ends.
 async fn send(desk: Rc<Desk>, sender: Rc<Sender>, link: Rc<Link>) {
     desk.until(Phase::WarmUp).await;
-    if let Err(error) = send_all(&desk, &sender, &link).await {
-        desk.problem(format!("send: {error}"));
+    let sent = match desk.plan.via {
+        Via::Socket => send_all(&desk, &sender, &link)
+            .await
+            .map_err(|error| format!("send: {error}")),
+        Via::Rest => post_all(&desk, &sender).await,
+    };
+    if let Err(problem) = sent
+        && !desk.board.is_at_least(Phase::Done)
+    {
+        desk.problem(problem);
     }
     desk.tasks.set(desk.tasks.get() - 1);
 }
@@ -262,6 +274,34 @@ async fn send_all(desk: &Desk, sender: &Sender, link: &Link) -> std::io::Result<
             desk.sent.set(desk.sent.get() + count);
             desk.board.sent[desk.index].store(desk.sent.get(), Ordering::Relaxed);
             link.send(&out).await?;
+        }
+        if desk.board.is_at_least(Phase::Drain) {
+            return Ok(());
+        }
+    }
+}
+
+/// The same by requests, each with as many messages as are due.
+async fn post_all(desk: &Desk, sender: &Sender) -> Result<(), String> {
+    let mut door = Door::open(&desk.target, sender.id as usize).await?;
+    desk.doors.borrow_mut().push(door.link());
+    let topic = dialect::topic_in_database(&sender.topic);
+    if sender.credits.get() > 0 {
+        sender.signal.raise();
+    }
+    loop {
+        sender.signal.raised().await;
+        while !desk.board.is_at_least(Phase::Drain) {
+            let now = now_ns();
+            let stamps = std::iter::from_fn(|| desk.next_stamp(sender, now));
+            let stamps: Vec<Stamp> = stamps.take(rest::MESSAGES_MAX).collect();
+            if stamps.is_empty() {
+                break;
+            }
+            desk.sent.set(desk.sent.get() + stamps.len() as u64);
+            desk.board.sent[desk.index].store(desk.sent.get(), Ordering::Relaxed);
+            let body = rest::body(topic, &stamps, desk.plan.payload, desk.plan.private);
+            door.post(&body).await?;
         }
         if desk.board.is_at_least(Phase::Drain) {
             return Ok(());
@@ -301,7 +341,7 @@ async fn pace(desk: Rc<Desk>, rate: f64) {
             if due.len() < DUE_MAX {
                 due.push_back(at_ns);
             } else {
-                desk.not_sent.set(desk.not_sent.get() + 1);
+                desk.findings.borrow_mut().not_sent += 1;
             }
             sender.signal.raise();
             turn += 1;
@@ -313,7 +353,7 @@ async fn pace(desk: Rc<Desk>, rate: f64) {
 
 impl Desk {
     fn problem(&self, problem: String) {
-        self.problems.borrow_mut().push(problem);
+        self.findings.borrow_mut().problems.push(problem);
     }
 
     async fn until(&self, phase: Phase) {
@@ -324,7 +364,7 @@ impl Desk {
 
     /// Ends every connection and waits until the tasks on them are gone.
     async fn close(&self) {
-        for link in self.links.borrow().iter() {
+        for link in self.links.borrow().iter().chain(self.doors.borrow().iter()) {
             link.shut_down();
         }
         for sender in self.senders.iter().flatten() {
@@ -368,30 +408,42 @@ impl Desk {
         records: &mut [Record],
         bytes: &[u8],
     ) -> Result<(), String> {
+        let mut findings = self.findings.borrow_mut();
         let mut turn = Turn {
             desk: self,
             topic,
             records,
-            histogram: self.measures().then(|| self.latency_ns.borrow_mut()),
+            findings: &mut findings,
+            measures: self.board.is(Phase::Measure),
             now_ns: now_ns(),
             received: 0,
-            pinged: false,
         };
         let outcome = reader.read(bytes, &mut turn);
-        let (received, pinged) = (turn.received, turn.pinged);
+        let received = turn.received;
+        drop(findings);
         self.received.set(self.received.get() + received);
         self.receives
             .set(self.receives.get() + u64::from(received > 0));
         self.board.receives[self.index].store(self.receives.get(), Ordering::Relaxed);
         self.board.received[self.index].store(self.received.get(), Ordering::Relaxed);
-        if pinged {
-            self.problem("the server sent a ping, which it is not expected to".to_owned());
-        }
         outcome
     }
 
-    fn measures(&self) -> bool {
-        self.board.is(Phase::Measure)
+    /// The next message that `sender` may or must send now.
+    fn next_stamp(&self, sender: &Sender, now_ns: u64) -> Option<Stamp> {
+        let at_ns = if self.plan.rate.is_some() {
+            sender.due.borrow_mut().pop_front()?
+        } else {
+            sender.credits.set(sender.credits.get().checked_sub(1)?);
+            now_ns
+        };
+        let sequence = sender.next.get();
+        sender.next.set(sequence + 1);
+        Some(Stamp {
+            sender: sender.id,
+            sequence,
+            at_ns,
+        })
     }
 
     /// Writes the messages that `sender` may send now, up to a bound; says how many.
@@ -399,23 +451,9 @@ impl Desk {
         let mut count = 0;
         let now = now_ns();
         while out.len() < WRITE_BYTES_MAX {
-            let at_ns = if self.plan.rate.is_some() {
-                match sender.due.borrow_mut().pop_front() {
-                    Some(at_ns) => at_ns,
-                    None => break,
-                }
-            } else if sender.credits.get() > 0 {
-                sender.credits.set(sender.credits.get() - 1);
-                now
-            } else {
+            let Some(stamp) = self.next_stamp(sender, now) else {
                 break;
             };
-            let stamp = Stamp {
-                sender: sender.id,
-                sequence: sender.next.get(),
-                at_ns,
-            };
-            sender.next.set(stamp.sequence + 1);
             let (dialect, bytes) = (self.target.dialect, self.plan.payload);
             dialect.push_message(&sender.topic, &stamp, bytes, scratch, out);
             count += 1;
@@ -429,10 +467,10 @@ struct Turn<'a> {
     desk: &'a Desk,
     topic: usize,
     records: &'a mut [Record],
-    histogram: Option<std::cell::RefMut<'a, Histogram<u64>>>,
+    findings: &'a mut Findings,
+    measures: bool,
     now_ns: u64,
     received: u64,
-    pinged: bool,
 }
 
 impl Sink for Turn<'_> {
@@ -444,16 +482,22 @@ impl Sink for Turn<'_> {
             .checked_sub(first)
             .and_then(|index| self.records.get_mut(index))
         else {
-            return bump(&desk.misdirected);
+            self.findings.misdirected += 1;
+            return;
         };
         match record.note(stamp.sequence) {
             Arrival::InOrder => {}
-            Arrival::Late => bump(&desk.late),
-            Arrival::Duplicate => return bump(&desk.duplicates),
+            Arrival::Late => self.findings.late += 1,
+            Arrival::Duplicate => {
+                self.findings.duplicates += 1;
+                return;
+            }
         }
         self.received += 1;
-        if let Some(histogram) = &mut self.histogram {
-            histogram.saturating_record(self.now_ns.saturating_sub(stamp.at_ns).max(1));
+        if self.measures {
+            self.findings
+                .slot(&desk.board, self.now_ns)
+                .saturating_record(self.now_ns.saturating_sub(stamp.at_ns).max(1));
         }
         if desk.plan.rate.is_none()
             && let Some(sender) = &desk.senders[stamp.sender as usize]
@@ -465,15 +509,13 @@ impl Sink for Turn<'_> {
     fn on_text(&mut self, text: &[u8]) {
         if self.desk.target.dialect.answer(text) == Answer::Refused {
             let text = String::from_utf8_lossy(text).into_owned();
-            self.desk.problem(format!("the server said: {text}"));
+            let problem = format!("the server said: {text}");
+            self.findings.problems.push(problem);
         }
     }
 
     fn on_ping(&mut self, _: &[u8]) {
-        self.pinged = true;
+        let problem = "the server sent a ping, which it is not expected to".to_owned();
+        self.findings.problems.push(problem);
     }
-}
-
-fn bump(counter: &Cell<u64>) {
-    counter.set(counter.get() + 1);
 }

@@ -9,8 +9,11 @@
 //! of the server (or of the harness) is in the figures and not left out of them.
 
 mod desk;
+mod rest;
+mod slow;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::link::Target;
@@ -43,6 +46,12 @@ pub struct Plan {
     /// Bytes of each message's JSON payload.
     #[arg(long, default_value_t = 100)]
     pub payload: usize,
+    /// How messages are sent.
+    #[arg(long, value_enum, default_value = "socket")]
+    pub via: Via,
+    /// Members of each topic that never read, its last ones: `slow-readers` sets it.
+    #[arg(skip)]
+    pub slow: usize,
     /// Private channels, which the tenant's database has to allow (`loadtest/database.sql`).
     #[arg(long)]
     pub private: bool,
@@ -53,6 +62,48 @@ pub struct Plan {
     #[arg(long, default_value_t = 1.0)]
     pub warm_up_seconds: f64,
 }
+
+/// How messages are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Via {
+    /// On the sockets of the members that send.
+    Socket,
+    /// By `POST /api/broadcast`, a connection for each member that sends.
+    Rest,
+}
+
+impl Default for Plan {
+    /// What the command line has when nothing is said.
+    fn default() -> Self {
+        Self {
+            members: 1000,
+            topics: 1,
+            senders: 1,
+            outstanding: 1,
+            rate: None,
+            payload: 100,
+            via: Via::Socket,
+            slow: 0,
+            private: false,
+            seconds: 5.0,
+            warm_up_seconds: 1.0,
+        }
+    }
+}
+
+impl Plan {
+    /// Whether a member of a topic reads what it gets.
+    const fn reads(&self, member: usize) -> bool {
+        member < self.readers()
+    }
+
+    const fn readers(&self) -> usize {
+        self.members.saturating_sub(self.slow)
+    }
+}
+
+/// What is told of members that never read.
+pub(super) const CLOSED: &str = "slow readers closed by the server";
 
 /// Runs the plan once.
 ///
@@ -69,14 +120,20 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     })?;
     let load = Load {
         members: plan.members * plan.topics,
-        copies: plan.members as u64,
+        copies: plan.readers() as u64,
         first: 0,
         rate: plan.rate,
         warm_up_seconds: plan.warm_up_seconds,
         seconds: plan.seconds,
         patience: Duration::ZERO,
     };
-    fanout::run(&load, bench, &board, threads)
+    let mut run = fanout::run(&load, bench, &board, threads)?;
+    if plan.slow > 0 {
+        run.push("slow readers", "", (plan.slow * plan.topics) as f64);
+        let closed = board.closed.load(Ordering::Relaxed);
+        run.push(CLOSED, "", closed as f64);
+    }
+    Ok(run)
 }
 
 #[cfg(test)]
@@ -101,10 +158,9 @@ mod tests {
             senders,
             outstanding: 4,
             rate,
-            payload: 100,
-            private: false,
             seconds: 0.1,
             warm_up_seconds: 0.0,
+            ..Plan::default()
         }
     }
 
@@ -118,6 +174,26 @@ mod tests {
                 assert!(run.value("latency p99.9").unwrap() > 0.0);
             }
         }
+    }
+
+    #[test]
+    fn messages_are_sent_by_requests_as_well() {
+        for (dialect, rate) in [(Dialect::V2, None), (Dialect::V1, Some(500.0))] {
+            let plan = Plan {
+                via: Via::Rest,
+                ..plan(2, 1, rate)
+            };
+            let run = run_against(dialect, Fault::None, &plan);
+            assert_eq!(run.problems, [""; 0], "{dialect:?}");
+            assert!(run.value("delivered").unwrap() > 0.0);
+        }
+        let plan = Plan {
+            via: Via::Rest,
+            ..plan(2, 1, Some(500.0))
+        };
+        let run = run_against(Dialect::V2, Fault::Loses, &plan);
+        assert_eq!(run.problems, ["1 messages were lost"]);
+        assert_eq!(run.value("loss"), Some(1.0));
     }
 
     #[test]

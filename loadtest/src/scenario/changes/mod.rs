@@ -19,7 +19,7 @@ use crate::settings::Bench;
 
 use self::table::Changes;
 use self::watch::Watch;
-use super::rows::{self, Ask, Pace, Table};
+use super::rows::{self, Ask, Pace, Table, Writing};
 use super::threads;
 
 /// What is to be done.
@@ -52,21 +52,12 @@ pub struct Plan {
     /// Rows of each transaction, which is one statement.
     #[arg(long, default_value_t = 1)]
     pub transaction: usize,
-    /// Connections that write.
-    #[arg(long, default_value_t = 1)]
-    pub writers: usize,
-    /// Bytes of each row's text.
-    #[arg(long, default_value_t = 100)]
-    pub payload: usize,
     /// The tenant's publication.
     #[arg(long, default_value = "supabase_realtime")]
     pub publication: String,
-    /// How long is measured.
-    #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
-    /// How long the load runs before that.
-    #[arg(long, default_value_t = 1.0)]
-    pub warm_up_seconds: f64,
+    /// By whom rows are written, and for how long.
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 /// Who may see the rows.
@@ -126,13 +117,10 @@ impl Plan {
                 Rls::Own => 1,
                 Rls::None | Rls::One | Rls::All => self.subscribers,
             },
-            writers: self.writers,
             outstanding: self.outstanding,
             rate: self.rate.0,
             rows_per_transaction: self.transaction,
-            payload: self.payload,
-            seconds: self.seconds,
-            warm_up_seconds: self.warm_up_seconds,
+            writing: self.writing.clone(),
         }
     }
 
@@ -171,7 +159,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
         ));
     }
     table::set_up(plan).map_err(io::Error::other)?;
-    let tables = (0..plan.writers).map(|_| {
+    let tables = (0..plan.writing.writers).map(|_| {
         let changes = Changes::connect(plan)?;
         Ok(Box::new(changes) as Box<dyn Table>)
     });
@@ -190,7 +178,7 @@ fn run_on(
     watch: Watch,
 ) -> io::Result<Run> {
     let pace = plan.pace();
-    let board = rows::board(bench, plan.writers);
+    let board = rows::board(bench, plan.writing.writers);
     let watched = {
         let board = Arc::clone(&board);
         threads::start_beside(&bench.cpus, 0, "watch", move || watch.work(&board))?
@@ -247,11 +235,8 @@ mod tests {
             rate: Rate(rate),
             outstanding: 30,
             transaction: 3,
-            writers: 1,
-            payload: 100,
             publication: "supabase_realtime".to_owned(),
-            seconds: 0.2,
-            warm_up_seconds: 0.0,
+            writing: Writing::briefly(1),
         }
     }
 
@@ -265,7 +250,7 @@ mod tests {
                 owns,
             }) as Box<dyn Table>
         };
-        let tables = (0..plan.writers).map(|_| table()).collect();
+        let tables = (0..plan.writing.writers).map(|_| table()).collect();
         let bench = Bench {
             cpus: vec![0],
             server: None,

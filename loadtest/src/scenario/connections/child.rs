@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ns;
 use crate::dialect::{Dialect, Join};
-use crate::link::{self, Link, Target};
+use crate::link::{self, Link, Pace, Target};
 use crate::member::{Reader, Sink};
 use crate::probe;
 use crate::scenario::threads;
@@ -43,6 +44,8 @@ pub struct Order {
     pub secret: String,
     /// See [`settings::Settings`].
     pub tokens: usize,
+    /// This child's part of it.
+    pub opens_per_second: Option<f64>,
     /// See [`settings::Settings`].
     pub vsn: Vsn,
     /// The number of the first connection.
@@ -109,6 +112,8 @@ pub fn run() -> io::Result<()> {
         dialect,
     )
     .map_err(io::Error::other)?;
+    let opens = order.opens_per_second.map(Pace::per_second).map(Arc::new);
+    let target = Target { opens, ..target };
     let (sender, words) = mpsc::channel();
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines() {
@@ -205,7 +210,7 @@ async fn receive(desk: Rc<Desk>, link: Rc<Link>, rest: Vec<u8>) {
 impl Desk {
     fn topic(&self, number: usize) -> String {
         let index = if self.order.shared_topic { 0 } else { number };
-        self.target.dialect.topic(index)
+        self.target.topic(index)
     }
 
     fn answered(&self) -> usize {

@@ -98,6 +98,7 @@ pub fn run(settings: &Settings, plan: &Plan, bench: &Bench) -> io::Result<Run> {
         "connections/s",
         joined as f64 / took.as_secs_f64(),
     );
+    run.push("refused", "", refused as f64);
     if refused > 0 {
         run.problems
             .push(format!("{refused} connections were refused"));
@@ -135,6 +136,7 @@ pub fn run(settings: &Settings, plan: &Plan, bench: &Bench) -> io::Result<Run> {
         run.problems.extend(said.problems);
         worker.process.wait()?;
     }
+    run.push("ended by themselves", "", lost as f64);
     if lost > 0 {
         run.problems
             .push(format!("{lost} connections ended by themselves"));
@@ -159,6 +161,9 @@ fn spawn(settings: &Settings, plan: &Plan) -> io::Result<Vec<Worker>> {
                 token: settings.token.clone(),
                 secret: settings.secret.clone(),
                 tokens: settings.tokens,
+                opens_per_second: settings.opens_per_second.map(|all| {
+                    all * per_process.min(plan.count - first) as f64 / plan.count as f64
+                }),
                 vsn: settings.vsn,
                 first,
                 count: per_process.min(plan.count - first),
@@ -223,6 +228,8 @@ fn deliver(workers: &mut [Worker], joined: usize, run: &mut Run) -> io::Result<(
         }
     }
     run.push("received the message", "", received as f64);
+    let missed = joined.saturating_sub(received);
+    run.push("loss", "", missed as f64);
     run.push(
         "the last one had it after",
         "ms",

@@ -15,7 +15,7 @@ use crate::link::Target;
 use crate::report::Run;
 use crate::settings::Bench;
 
-use super::rows::{self, Ask, Database, Pace, Table};
+use super::rows::{self, Ask, Database, Pace, Table, Writing};
 
 /// What is to be done.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,24 +36,15 @@ pub struct Plan {
     /// Rows of each transaction, which is one statement.
     #[arg(long, default_value_t = 1)]
     pub rows_per_transaction: usize,
-    /// Connections that write.
-    #[arg(long, default_value_t = 1)]
-    pub writers: usize,
     /// Closed loop: rows that may be written and not yet received by everybody.
     #[arg(long, default_value_t = 5000)]
     pub outstanding: usize,
     /// Open loop: rows per second over all writers, instead of --outstanding.
     #[arg(long)]
     pub rate: Option<f64>,
-    /// Bytes of each row's JSON payload.
-    #[arg(long, default_value_t = 100)]
-    pub payload: usize,
-    /// How long is measured.
-    #[arg(long, default_value_t = 5.0)]
-    pub seconds: f64,
-    /// How long the load runs before that.
-    #[arg(long, default_value_t = 1.0)]
-    pub warm_up_seconds: f64,
+    /// By whom, and for how long.
+    #[command(flatten)]
+    pub writing: Writing,
 }
 
 /// How rows are written.
@@ -71,8 +62,13 @@ pub enum By {
 ///
 /// When the harness itself cannot run: no such core, no such process, no such database.
 pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
-    let tables = (0..plan.writers).map(|_| {
+<<<<<<< HEAD
+    let tables = (0..plan.writing.writers).map(|_| {
         let topic = target.dialect.topic(0);
+=======
+    let tables = (0..plan.writers).map(|_| {
+        let topic = target.topic(0);
+>>>>>>> h/load
         let topic = dialect::topic_in_database(&topic);
         let messages = Messages::connect(&plan.database, plan.by, topic, !plan.public)?;
         Ok(Box::new(messages) as Box<dyn Table>)
@@ -86,13 +82,10 @@ impl Plan {
         Pace {
             members: self.members,
             copies: self.members,
-            writers: self.writers,
             outstanding: self.outstanding,
             rate: self.rate,
             rows_per_transaction: self.rows_per_transaction,
-            payload: self.payload,
-            seconds: self.seconds,
-            warm_up_seconds: self.warm_up_seconds,
+            writing: self.writing.clone(),
         }
     }
 }
@@ -107,7 +100,7 @@ fn run_on(
     let ask = Ask::Broadcasts {
         private: !plan.public,
     };
-    let board = rows::board(bench, plan.writers);
+    let board = rows::board(bench, plan.writing.writers);
     rows::run(target, &plan.pace(), &ask, bench, &board, tables)
 }
 
@@ -191,12 +184,9 @@ mod tests {
             public: false,
             by: By::Send,
             rows_per_transaction: 3,
-            writers,
             outstanding: 30,
             rate,
-            payload: 100,
-            seconds: 0.2,
-            warm_up_seconds: 0.0,
+            writing: Writing::briefly(writers),
         }
     }
 
@@ -210,7 +200,7 @@ mod tests {
     fn run_against(dialect: Dialect, fault: Fault, plan: &Plan) -> Run {
         let (target, rows) = fake::start_with_rows(dialect, fault);
         let table = || Box::new(rows.clone()) as Box<dyn Table>;
-        let tables = (0..plan.writers).map(|_| table()).collect();
+        let tables = (0..plan.writing.writers).map(|_| table()).collect();
         run_on(&target, plan, &bench(), tables).unwrap()
     }
 

@@ -16,15 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use crate::clock::now_ns;
 use crate::codec::{self, Opcode};
 use crate::dialect::Join;
 use crate::link::{self, Link, Target};
-use crate::report::{self, Run};
+use crate::report::Run;
 use crate::settings::Bench;
 use crate::signal::{self, Alarm};
+use crate::timeline::{Start, Timeline};
 
 use super::threads::{self, Meter};
 
@@ -64,6 +63,9 @@ pub struct Plan {
     pub bare: bool,
 }
 
+/// What a replay is told of.
+pub(super) const REPLAYED: &str = "replayed for each join";
+
 /// Problems that a thread keeps; all refusals are counted.
 const PROBLEMS_MAX: usize = 100;
 
@@ -79,11 +81,12 @@ struct Board {
     replayed: AtomicU64,
     measures: AtomicBool,
     over: AtomicBool,
+    start: Start,
 }
 
 #[derive(Debug)]
 struct Findings {
-    latency_ns: Histogram<u64>,
+    timeline: Option<Timeline>,
     not_tried: u64,
     problems: Vec<String>,
 }
@@ -95,9 +98,9 @@ struct Desk {
     /// Numbers of this thread's connections: `next`, then every `step`-th.
     next: Cell<usize>,
     step: usize,
-    held: RefCell<VecDeque<Link>>,
+    held: RefCell<VecDeque<Rc<Link>>>,
     under_way: Cell<usize>,
-    latency_ns: RefCell<Histogram<u64>>,
+    timeline: RefCell<Option<Timeline>>,
     not_tried: Cell<u64>,
     problems: RefCell<Vec<String>>,
 }
@@ -110,7 +113,11 @@ struct Desk {
 pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> {
     let board = Arc::new(Board::default());
     let shared = (
-        target.clone(),
+        // The storm has a rate of its own.
+        Target {
+            opens: None,
+            ..target.clone()
+        },
         plan.clone(),
         Arc::clone(&board),
         bench.cpus.len(),
@@ -121,6 +128,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     })?;
     let mut run = Run::default();
     std::thread::sleep(Duration::from_secs_f64(plan.warm_up_seconds));
+    board.start.begin(plan.seconds);
     board.measures.store(true, Ordering::Release);
     let joined = board.joined.load(Ordering::Relaxed);
     let replayed = board.replayed.load(Ordering::Relaxed);
@@ -130,15 +138,15 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     let replayed = board.replayed.load(Ordering::Relaxed) - replayed;
     let usage = meter.stop();
     board.over.store(true, Ordering::Release);
-    let mut latency_ns = report::histogram();
+    let mut timeline = board.start.timeline();
     let mut not_tried = 0;
     for thread in threads {
         let found = thread
             .join()
             .map_err(|_| std::io::Error::other("a harness thread panicked"))??;
-        latency_ns
-            .add(&found.latency_ns)
-            .expect("both histograms have the same bounds");
+        if let Some(of_one) = &found.timeline {
+            timeline.add(of_one);
+        }
         not_tried += found.not_tried;
         run.problems.extend(found.problems);
     }
@@ -152,7 +160,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     run.push("joined", unit, joined as f64 / seconds);
     if plan.replay.is_some() {
         let each = replayed as f64 / joined.max(1) as f64;
-        run.push("replayed for each join", "messages", each);
+        run.push(REPLAYED, "messages", each);
     }
     if bench.server.is_some() {
         let busy_ns = (usage.server_ns + usage.ksoftirqd_ns) as f64;
@@ -180,13 +188,15 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     } else {
         "connect to joined"
     };
-    run.push_percentiles(name, &latency_ns, "ms", 1e6);
+    run.push_percentiles(name, &timeline.total(), "ms", 1e6);
+    run.timeline = Some(timeline);
     usage.push_harness(&mut run);
     let refused = board.refused.load(Ordering::Relaxed);
-    for (count, what) in [
-        (refused, "joins were refused"),
-        (not_tried, "were not tried in time"),
+    for (name, count, what) in [
+        ("refused", refused, "joins were refused"),
+        ("not tried", not_tried, "were not tried in time"),
     ] {
+        run.push(name, "", count as f64);
         if count > 0 {
             run.problems.push(format!("{count} {what}"));
         }
@@ -208,10 +218,19 @@ async fn work(
         step: threads,
         held: RefCell::new(VecDeque::with_capacity(plan.hold + 1)),
         under_way: Cell::new(0),
-        latency_ns: RefCell::new(report::histogram()),
+        timeline: RefCell::default(),
         not_tried: Cell::new(0),
         problems: RefCell::new(Vec::new()),
         plan,
+    });
+    let alive = monoio::spawn({
+        let (one, count, over) = (Rc::clone(&desk), Rc::clone(&desk), Rc::clone(&desk));
+        link::keep_alive(
+            desk.target.dialect,
+            move |index| one.held.borrow().get(index).cloned(),
+            move || count.held.borrow().len(),
+            move || over.is_over(),
+        )
     });
     match desk.plan.rate {
         Some(rate) => at_rate(&desk, rate / threads as f64).await,
@@ -229,10 +248,11 @@ async fn work(
     while desk.under_way.get() > 0 || !desk.is_over() {
         monoio::time::sleep(Duration::from_millis(10)).await;
     }
+    alive.await;
     desk.held.borrow_mut().clear();
     monoio::time::sleep(Duration::from_millis(20)).await;
     Findings {
-        latency_ns: desk.latency_ns.replace(report::histogram()),
+        timeline: desk.timeline.take(),
         not_tried: desk.not_tried.get(),
         problems: desk.problems.take(),
     }
@@ -288,7 +308,7 @@ impl Desk {
         match link::open(&self.target, number, &topic, &join).await {
             Ok((link, _)) => {
                 self.joined(since_ns);
-                self.hold(link).await;
+                self.hold(Rc::new(link)).await;
             }
             Err(problem) => self.refused(problem),
         }
@@ -299,14 +319,19 @@ impl Desk {
         let number = self.next.get();
         self.next.set(number + self.step);
         let topic = number % self.plan.topics.max(1);
-        (number, self.target.dialect.topic(topic))
+        (number, self.target.topic(topic))
     }
 
     fn joined(&self, since_ns: u64) {
         self.board.joined.fetch_add(1, Ordering::Relaxed);
         if self.board.measures.load(Ordering::Relaxed) {
-            let took_ns = now_ns().saturating_sub(since_ns).max(1);
-            self.latency_ns.borrow_mut().saturating_record(took_ns);
+            let now = now_ns();
+            let took_ns = now.saturating_sub(since_ns).max(1);
+            let mut timeline = self.timeline.borrow_mut();
+            timeline
+                .get_or_insert_with(|| self.board.start.timeline())
+                .slot(now)
+                .saturating_record(took_ns);
         }
     }
 
@@ -319,7 +344,7 @@ impl Desk {
     }
 
     /// Keeps a connection; the oldest one says goodbye when there are too many.
-    async fn hold(&self, link: Link) {
+    async fn hold(&self, link: Rc<Link>) {
         let oldest = {
             let mut held = self.held.borrow_mut();
             held.push_back(link);

@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use crate::clock::now_ns;
 use crate::dialect::{self, Answer};
 use crate::link::{self, Link, Target};
@@ -93,6 +91,15 @@ pub(super) async fn work(
     for _ in 0..CONNECTING_MAX {
         monoio::spawn(connect_some(Rc::clone(&desk)));
     }
+    let alive = monoio::spawn({
+        let (one, all, board) = (Rc::clone(&desk), Rc::clone(&desk), Rc::clone(&desk));
+        link::keep_alive(
+            desk.target.dialect,
+            move |index| one.links.borrow().get(index).cloned(),
+            move || all.links.borrow().len(),
+            move || board.board.is_at_least(Phase::Done),
+        )
+    });
     while !desk.board.is_at_least(Phase::Done) {
         monoio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -103,6 +110,7 @@ pub(super) async fn work(
         monoio::time::sleep(Duration::from_millis(1)).await;
     }
     desk.links.borrow_mut().clear();
+    alive.await;
     // Descriptors are closed by operations of their own; this lets them be done.
     monoio::time::sleep(Duration::from_millis(20)).await;
     desk.findings.take()
@@ -163,7 +171,7 @@ impl Desk {
     /// Connects and joins member `number`, and waits until rows will come.
     async fn connect(&self, number: usize) -> Result<(Link, Vec<u8>), String> {
         let dialect = self.target.dialect;
-        let topic = dialect.topic(self.crowd.ask.topic_of(number));
+        let topic = self.target.topic(self.crowd.ask.topic_of(number));
         let join = self.crowd.ask.join_of(number);
         let (link, mut rest) = link::open(&self.target, number, &topic, &join).await?;
         let ready = async {
@@ -243,8 +251,9 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn record(&mut self, since_ns: u64) {
-        let histogram: &mut Histogram<u64> = &mut self.findings.latency_ns;
-        histogram.saturating_record(self.now_ns.saturating_sub(since_ns).max(1));
+        self.findings
+            .slot(&self.desk.board, self.now_ns)
+            .saturating_record(self.now_ns.saturating_sub(since_ns).max(1));
     }
 }
 

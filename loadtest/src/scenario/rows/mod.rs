@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use crate::dialect::Join;
 use crate::link::Target;
-use crate::report::{self, Run};
+use crate::report::Run;
 use crate::settings::Bench;
+use crate::timeline;
 
 pub(super) use self::database::Database;
 use self::members::Crowd;
@@ -30,6 +31,36 @@ use self::writer::{Gate, Writer, Written};
 use super::fanout::{self, Board, DELIVERED, Load};
 use super::threads;
 
+/// Who writes what for how long, as the command line of every such load says it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Writing {
+    /// Connections that write.
+    #[arg(long, default_value_t = 1)]
+    pub writers: usize,
+    /// Bytes of each row's payload.
+    #[arg(long, default_value_t = 100)]
+    pub payload: usize,
+    /// How long is measured.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// How long the load runs before that.
+    #[arg(long, default_value_t = 1.0)]
+    pub warm_up_seconds: f64,
+}
+
+#[cfg(test)]
+impl Writing {
+    /// For a test of the harness itself.
+    pub(super) const fn briefly(writers: usize) -> Self {
+        Self {
+            writers,
+            payload: 100,
+            seconds: 0.2,
+            warm_up_seconds: 0.0,
+        }
+    }
+}
+
 /// How many rows are written, how fast, and for how many.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
@@ -37,20 +68,14 @@ pub(super) struct Pace {
     pub(super) members: usize,
     /// Members that get each row.
     pub(super) copies: usize,
-    /// Connections that write.
-    pub(super) writers: usize,
     /// Closed loop: rows that may be written and not yet received by everybody.
     pub(super) outstanding: usize,
     /// Open loop: rows per second over all writers.
     pub(super) rate: Option<f64>,
     /// Rows of each transaction, which is one statement.
     pub(super) rows_per_transaction: usize,
-    /// Bytes of each row's JSON payload.
-    pub(super) payload: usize,
-    /// How long is measured.
-    pub(super) seconds: f64,
-    /// How long the load runs before that.
-    pub(super) warm_up_seconds: f64,
+    /// By whom, and for how long.
+    pub(super) writing: Writing,
 }
 
 /// What members ask for when they join.
@@ -139,7 +164,7 @@ pub(super) fn run(
         index: 0,
         threads: receivers,
         members: pace.members,
-        writers: pace.writers,
+        writers: pace.writing.writers,
         ask: ask.clone(),
     };
     let shared = (target.clone(), crowd, Arc::clone(board), Arc::clone(&gate));
@@ -150,10 +175,10 @@ pub(super) fn run(
     let load = Load {
         members: pace.members,
         copies: pace.copies as u64,
-        first: (pace.writers * pace.copies) as u64,
+        first: (pace.writing.writers * pace.copies) as u64,
         rate: pace.rate,
-        warm_up_seconds: pace.warm_up_seconds,
-        seconds: pace.seconds,
+        warm_up_seconds: pace.writing.warm_up_seconds,
+        seconds: pace.writing.seconds,
         patience: PER_ROW_OF_TRANSACTION
             * u32::try_from(pace.rows_per_transaction).unwrap_or(u32::MAX),
     };
@@ -176,7 +201,7 @@ fn describe(pace: &Pace, written: Vec<Written>, run: &mut Run) {
         let rows = delivered / pace.copies.max(1) as f64;
         run.push(ROWS, "rows/s", rows);
     }
-    let mut statement_ns = report::histogram();
+    let mut statement_ns = timeline::histogram();
     let (mut busy_ns, mut behind) = (0, 0);
     for of_one in written {
         statement_ns
@@ -187,7 +212,7 @@ fn describe(pace: &Pace, written: Vec<Written>, run: &mut Run) {
         run.problems.extend(of_one.problems);
     }
     run.push_percentiles("statement", &statement_ns, "us", 1e3);
-    let share = busy_ns as f64 / 1e9 / pace.seconds / pace.writers.max(1) as f64;
+    let share = busy_ns as f64 / 1e9 / pace.writing.seconds / pace.writing.writers.max(1) as f64;
     run.push("writers waiting for PostgreSQL", "%", share * 100.0);
     if behind > 0 {
         run.problems.push(format!(

@@ -12,9 +12,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::clock::now_ns;
-use crate::report;
 use crate::scenario::fanout::{Board, Phase};
 use crate::stamp::Stamp;
+use crate::timeline;
 
 use super::Pace;
 
@@ -123,7 +123,7 @@ impl Writer {
             table,
             next: 0,
             written: Written {
-                statement_ns: report::histogram(),
+                statement_ns: timeline::histogram(),
                 busy_ns: 0,
                 behind: 0,
                 problems: Vec::new(),
@@ -149,10 +149,10 @@ impl Writer {
             return Ok(());
         }
         self.insert(1, now_ns())?;
-        let first = self.pace.writers * self.pace.copies;
+        let first = self.pace.writing.writers * self.pace.copies;
         self.gate.wait(self.index, first as u64, &self.board);
         match self.pace.rate {
-            Some(rate) => self.at_rate(rate / self.pace.writers as f64),
+            Some(rate) => self.at_rate(rate / self.pace.writing.writers as f64),
             None => self.ahead(),
         }
     }
@@ -162,7 +162,8 @@ impl Writer {
         let rows = self.pace.rows_per_transaction;
         let gap_ns = rows as f64 / rate * 1e9;
         // The writers take turns.
-        let start_ns = now_ns() + (gap_ns * self.index as f64 / self.pace.writers as f64) as u64;
+        let start_ns =
+            now_ns() + (gap_ns * self.index as f64 / self.pace.writing.writers as f64) as u64;
         let mut turn: u64 = 0;
         let mut at_ns = start_ns;
         while !self.board.is_at_least(Phase::Drain) {
@@ -226,8 +227,8 @@ impl Writer {
             at_ns,
         };
         self.next += 1;
-        let mut payload = Vec::with_capacity(self.pace.payload);
-        stamp.encode(self.pace.payload, &mut payload);
+        let mut payload = Vec::with_capacity(self.pace.writing.payload);
+        stamp.encode(self.pace.writing.payload, &mut payload);
         payload
     }
 }

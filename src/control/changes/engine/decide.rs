@@ -6,29 +6,26 @@
 //! - What the database says of tables, privileges and roles is asked once per batch, when its rows are known; nothing is kept from the
 //!   batch before (spec: cdc-performance-notes 3.3).
 //! - It is asked once every transaction of the batch is seen by others: before, answers would be those of the time before it.
-//! - A verdict for some claims counts for these claims, this role and this table alone; without one nothing is delivered.
-//! - When the database cannot be asked, nothing of the batch is decided: it is tried again. Only where connections for row level
-//!   security are not to be had for long, what they would have been asked about is dropped: the others wait no longer.
+//! - When the database cannot be asked, nothing of the batch is decided, and nothing of it is counted: it is tried again.
 //!
-//! Deliberately absent: how rows come and where they go.
+//! Deliberately absent: how rows come and where they go, and what row level security says of them, which is
+//! [`verdicts`](super::verdicts)'s.
 
 use super::Context;
 use super::dispatch::{Dispatch, Outbound};
 use super::manager::Manager;
+use super::verdicts::Verdicts;
 use crate::control::changes::catalog::{RoleNow, TableNow};
 use crate::control::changes::change::{Action, Cell, Change, Content, Row};
 use crate::control::changes::filter::{Filter, Truth};
 use crate::control::changes::measures::{Dropped, add};
 use crate::control::changes::payload::{Lack, Shape, View};
-use crate::control::changes::registry::{Candidate, ClaimsId, Class, Registry, TableIndex};
-use crate::control::changes::visibility::{Check, Key, Verdict};
+use crate::control::changes::registry::{Candidate, Registry, TableIndex};
 use crate::control::clock;
-use crate::limits;
-use crate::mail::{GroupId, Listeners, RowChange};
+use crate::mail::{Listeners, RowChange};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// The database could not be asked.
 #[derive(Debug)]
@@ -57,42 +54,24 @@ impl From<Unanswered> for Undecided {
     }
 }
 
-/// How long nobody could be asked about row level security.
-#[derive(Debug, Default)]
-pub(in crate::control::changes) struct Patience(std::cell::Cell<Option<Instant>>);
-
-impl Patience {
-    /// Once more nobody could. Whether it is worth another try.
-    fn is_left(&self, now: Instant) -> bool {
-        let since = self.0.get().unwrap_or(now);
-        self.0.set(Some(since));
-        now < since + limits::CHANGES_UNANSWERED_MAX
-    }
-
-    /// There was an answer to everything.
-    fn restore(&self) {
-        self.0.set(None);
-    }
-}
-
 /// A change on its way through the steps.
-struct Item<'a> {
-    change: &'a Change,
-    row: Row<'a>,
-    index: Rc<TableIndex>,
-    shape: Rc<Shape>,
+pub(super) struct Item<'a> {
+    pub(super) change: &'a Change,
+    pub(super) row: Row<'a>,
+    pub(super) index: Rc<TableIndex>,
+    pub(super) shape: Rc<Shape>,
     /// Candidates whose filters let it pass, or may do so.
-    passing: Vec<Passing>,
+    pub(super) passing: Vec<Passing>,
     /// Its key among those of its table and role.
-    keys: Vec<(Rc<str>, usize)>,
+    pub(super) keys: Vec<(Rc<str>, usize)>,
     /// Values that only PostgreSQL can convert.
     asked: Vec<(bool, usize, Box<str>)>,
 }
 
 /// A candidate that is still one.
-struct Passing {
+pub(super) struct Passing {
     /// Its place in the index.
-    candidate: usize,
+    pub(super) candidate: usize,
     /// Filters that PostgreSQL has to answer: their places among the questions, and in those.
     open: Vec<(usize, usize)>,
 }
@@ -104,17 +83,33 @@ struct Questions {
     by_filter: FxHashMap<Rc<Filter>, usize>,
 }
 
-/// What is asked about a table for a role.
-#[derive(Default)]
-struct Block {
-    keys: Vec<Key>,
-    /// Which of the keys each set of claims is interested in.
-    claims: FxHashMap<ClaimsId, (Rc<str>, Vec<usize>)>,
-    /// What came of it: by key, whether it may be seen.
-    visible: FxHashMap<ClaimsId, Vec<bool>>,
+/// What is counted of a batch when it is decided: one that is tried again counts once.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    table_gone: u64,
+    garbled: u64,
+    /// Values of which nobody knows whether a filter lets them pass.
+    unknown: u64,
+    /// Sets of claims that were asked about, by table and role, and keys for them.
+    pub(super) checks: u64,
+    pub(super) keys: u64,
+    /// Verdicts that could not be had: of which table, how many, and why.
+    pub(super) lost: Vec<(Rc<TableNow>, u64, Rc<str>)>,
 }
 
-type Blocks = FxHashMap<(u32, Rc<str>), Block>;
+impl Tally {
+    fn count(self, context: &Context) {
+        let measures = &context.measures;
+        measures.count_dropped(Dropped::TableGone, self.table_gone);
+        measures.count_dropped(Dropped::Garbled, self.garbled);
+        measures.count_dropped(Dropped::NoVerdict, self.unknown);
+        add(&measures.visibility.checks, self.checks);
+        add(&measures.visibility.keys, self.keys);
+        for (table, count, reason) in &self.lost {
+            context.note_lost(table, *count, reason);
+        }
+    }
+}
 
 /// Decides a batch and sends what came of it. When it cannot be decided, nothing of it is sent.
 pub(super) async fn decide(
@@ -134,29 +129,30 @@ pub(super) async fn decide(
         .collect();
     let registry = &*registry;
     let tables = manager.look(batch, &indexes).await?;
-    let mut items = items(context, manager, batch, indexes, &tables).await?;
+    let mut tally = Tally::default();
+    let mut items = items(manager, batch, indexes, &tables, &mut tally).await?;
     let questions = filter_natively(&mut items);
-    let unknown = questions.ask(manager, &mut items).await?;
-    context.measures.count_dropped(Dropped::NoVerdict, unknown);
-    let blocks = visibility(context, manager, registry, &mut items).await?;
+    tally.unknown = questions.ask(manager, &mut items).await?;
+    let verdicts = Verdicts::ask(context, manager, registry, &mut items, &mut tally).await?;
     convert(manager, &mut items).await?;
+    tally.count(context);
     add(&context.measures.batches, 1);
     let us = clock::now().duration_since(began).as_micros();
     add(
         &context.measures.deciding_us,
         u64::try_from(us).unwrap_or(u64::MAX),
     );
-    deliver(context, registry, dispatch, &items, &blocks).await;
+    deliver(context, registry, dispatch, &items, &verdicts).await;
     Ok(())
 }
 
 /// The rows, with what is known of their tables.
 async fn items<'a>(
-    context: &Context,
     manager: &Manager,
     batch: &'a [Change],
     indexes: Vec<Rc<TableIndex>>,
     tables: &FxHashMap<u32, Rc<TableNow>>,
+    tally: &mut Tally,
 ) -> Result<Vec<Item<'a>>, Unanswered> {
     let oids = batch.iter().flat_map(|change| &change.relation.columns);
     let oids: FxHashSet<u32> = oids.map(|column| column.type_oid).collect();
@@ -165,11 +161,11 @@ async fn items<'a>(
     let mut items = Vec::with_capacity(batch.len());
     for (change, index) in batch.iter().zip(indexes) {
         let Some(table) = tables.get(&change.relation.id) else {
-            context.measures.count_dropped(Dropped::TableGone, 1);
+            tally.table_gone += 1;
             continue;
         };
         let Some(row) = change.row() else {
-            context.measures.count_dropped(Dropped::Garbled, 1);
+            tally.garbled += 1;
             continue;
         };
         let shape = shapes
@@ -206,13 +202,13 @@ impl<'a> Item<'a> {
         cells.get(place).copied().flatten()
     }
 
-    fn role(&self, candidate: &Candidate) -> Option<&RoleNow> {
+    pub(super) fn role(&self, candidate: &Candidate) -> Option<&RoleNow> {
         let role = self.shape.table.roles.get(&candidate.role);
         role.filter(|role| role.exists)
     }
 
     /// What a role lacks to be shown this.
-    fn lack_of(&self, role: &RoleNow) -> Option<Lack> {
+    pub(super) fn lack_of(&self, role: &RoleNow) -> Option<Lack> {
         match self.change.action {
             Action::Delete => None,
             Action::Insert | Action::Update => self.shape.lack_of(role),
@@ -220,7 +216,7 @@ impl<'a> Item<'a> {
     }
 
     /// Whether policies have to be asked.
-    fn is_checked(&self, role: &RoleNow) -> bool {
+    pub(super) fn is_checked(&self, role: &RoleNow) -> bool {
         let table = &self.shape.table;
         table.is_rls_enabled && self.change.action != Action::Delete && !role.sees_all_rows
     }
@@ -322,138 +318,6 @@ impl Questions {
     }
 }
 
-/// Asks what row level security says, where it has to be asked.
-async fn visibility(
-    context: &Context,
-    manager: &Manager,
-    registry: &Registry,
-    items: &mut [Item<'_>],
-) -> Result<Blocks, Undecided> {
-    let mut blocks = Blocks::default();
-    for item in items.iter_mut() {
-        collect_keys(registry, item, &mut blocks);
-    }
-    let mut asked = Vec::new();
-    let mut checks = Vec::new();
-    for ((oid, role), block) in &blocks {
-        let table = items.iter().find(|item| item.change.relation.id == *oid);
-        let Some(table) = table.map(|item| &item.shape.table) else {
-            continue;
-        };
-        let all: Rc<[Key]> = block.keys.clone().into();
-        for (id, (claims, places)) in &block.claims {
-            let keys = if places.len() == all.len() {
-                Rc::clone(&all)
-            } else {
-                places.iter().map(|place| all[*place].clone()).collect()
-            };
-            checks.push(Check {
-                table: Rc::clone(table),
-                role: Rc::clone(role),
-                claims: Rc::clone(claims),
-                keys,
-            });
-            asked.push((*oid, Rc::clone(role), *id));
-        }
-    }
-    if checks.is_empty() {
-        return Ok(blocks);
-    }
-    let began = clock::now();
-    let verdicts = context.checkers.visible(checks).await;
-    if clock::now().duration_since(began) >= limits::VISIBILITY_TIMEOUT {
-        // Either a policy is slow, or nobody is there.
-        manager.is_there().await?;
-    }
-    is_answered(context, &verdicts)?;
-    let mut lost: FxHashMap<u32, (u64, Rc<str>)> = FxHashMap::default();
-    for ((oid, role, claims), answers) in asked.into_iter().zip(verdicts) {
-        let Some(block) = blocks.get_mut(&(oid, role)) else {
-            continue;
-        };
-        let places = block.claims.get(&claims).map(|(_, places)| places);
-        let mut visible = vec![false; block.keys.len()];
-        for (place, verdict) in places.into_iter().flatten().zip(answers) {
-            match verdict {
-                Verdict::Yes => visible[*place] = true,
-                Verdict::No => {}
-                Verdict::Lost(reason) | Verdict::Unanswered(reason) => {
-                    let (count, _) = lost.entry(oid).or_insert((0, reason));
-                    *count += 1;
-                }
-            }
-        }
-        block.visible.insert(claims, visible);
-    }
-    for (oid, (count, reason)) in lost {
-        let table = items.iter().find(|item| item.change.relation.id == oid);
-        if let Some(item) = table {
-            context.note_lost(&item.shape.table, count, &reason);
-        }
-    }
-    Ok(blocks)
-}
-
-/// Whether the verdicts may be used: not while some could not be asked about and may be soon.
-fn is_answered(context: &Context, verdicts: &[Vec<Verdict>]) -> Result<(), Undecided> {
-    let mut verdicts = verdicts.iter().flatten();
-    let unanswered = verdicts.find_map(|verdict| match verdict {
-        Verdict::Unanswered(reason) => Some(reason),
-        _ => None,
-    });
-    match unanswered {
-        Some(reason) if context.patience.is_left(clock::now()) => {
-            Err(Undecided::Unchecked(reason.to_string()))
-        }
-        Some(_) => Ok(()),
-        None => {
-            context.patience.restore();
-            Ok(())
-        }
-    }
-}
-
-/// Notes an item's key for everybody who may see it or not.
-fn collect_keys(registry: &Registry, item: &mut Item<'_>, blocks: &mut Blocks) {
-    let mut keys: Vec<(Rc<str>, usize)> = Vec::new();
-    for passing in &item.passing {
-        let candidate = &item.index.candidates[passing.candidate];
-        let Some(role) = item.role(candidate) else {
-            continue;
-        };
-        if !item.is_checked(role) || item.lack_of(role).is_some() {
-            continue;
-        }
-        let name = (item.change.relation.id, Rc::clone(&candidate.role));
-        let block = blocks.entry(name).or_default();
-        let place = match keys.iter().find(|(name, _)| *name == candidate.role) {
-            Some((_, place)) => *place,
-            None => {
-                let Some(key) = item.shape.key(&item.row) else {
-                    continue;
-                };
-                block.keys.push(key.into_iter().map(Into::into).collect());
-                let place = block.keys.len() - 1;
-                keys.push((Rc::clone(&candidate.role), place));
-                place
-            }
-        };
-        let Some(class) = registry.class(candidate.class) else {
-            continue;
-        };
-        for (id, group) in class.groups() {
-            let (_, places) = block
-                .claims
-                .entry(id)
-                .or_insert_with(|| (Rc::clone(&group.claims), Vec::new()));
-            if places.last() != Some(&place) {
-                places.push(place);
-            }
-        }
-    }
-    item.keys = keys;
-}
-
 /// Has the values converted that only PostgreSQL can convert.
 async fn convert(manager: &Manager, items: &mut [Item<'_>]) -> Result<(), Unanswered> {
     let mut wanted = Vec::new();
@@ -507,13 +371,13 @@ async fn deliver(
     registry: &Registry,
     dispatch: &Dispatch,
     items: &[Item<'_>],
-    blocks: &Blocks,
+    verdicts: &Verdicts,
 ) {
     let mut outbound = Outbound::default();
     let mut views = Views::default();
     for item in items {
         let mut values = None;
-        let audiences = audiences(registry, item, blocks);
+        let audiences = audiences(registry, item, verdicts);
         add(
             &context.measures.delivered,
             u64::from(!audiences.is_empty()),
@@ -556,7 +420,11 @@ async fn deliver(
 type ReadAs<'a> = (&'a Rc<str>, Option<&'a Rc<[Box<str>]>>);
 
 /// Those who get an item, by role and list of columns.
-fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Vec<Audience<'a>> {
+fn audiences<'a>(
+    registry: &Registry,
+    item: &'a Item<'_>,
+    verdicts: &Verdicts,
+) -> Vec<Audience<'a>> {
     let mut found: Vec<Audience<'_>> = Vec::new();
     let mut places: FxHashMap<ReadAs<'_>, usize> = FxHashMap::default();
     for passing in &item.passing {
@@ -566,7 +434,7 @@ fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Ve
         };
         let lack = item.lack_of(role);
         let (groups, size) = if item.is_checked(role) && lack.is_none() {
-            let Some((groups, size)) = visible_groups(class, candidate, item, blocks) else {
+            let Some((groups, size)) = verdicts.visible_groups(class, candidate, item) else {
                 continue;
             };
             let is_all = groups.len() == class.groups().len();
@@ -606,26 +474,6 @@ fn audiences<'a>(registry: &Registry, item: &'a Item<'_>, blocks: &Blocks) -> Ve
     found
 }
 
-/// The groups of a class that may see an item, and how many subscriptions they have; none when nobody may.
-fn visible_groups(
-    class: &Class,
-    candidate: &Candidate,
-    item: &Item<'_>,
-    blocks: &Blocks,
-) -> Option<(Vec<GroupId>, u64)> {
-    let block = blocks.get(&(item.change.relation.id, Rc::clone(&candidate.role)))?;
-    let (_, place) = item.keys.iter().find(|(role, _)| *role == candidate.role)?;
-    let (mut groups, mut size) = (Vec::new(), 0);
-    for (claims, group) in class.groups() {
-        let visible = block.visible.get(&claims);
-        if visible.and_then(|visible| visible.get(*place)) == Some(&true) {
-            groups.push(group.id);
-            size += u64::from(group.size);
-        }
-    }
-    (!groups.is_empty()).then_some((groups, size))
-}
-
 /// Views of this batch.
 #[derive(Default)]
 struct Views(FxHashMap<ViewName, Rc<View>>);
@@ -645,25 +493,5 @@ impl Views {
             .entry(name)
             .or_insert_with(|| Rc::new(item.shape.view(role, candidate.select.as_deref())));
         Rc::clone(view)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patience_ends_and_comes_back_with_an_answer() {
-        let patience = Patience::default();
-        let start = clock::now();
-        assert!(patience.is_left(start));
-        let last = start + limits::CHANGES_UNANSWERED_MAX;
-        assert!(patience.is_left(last - std::time::Duration::from_millis(1)));
-        assert!(!patience.is_left(last));
-        // Those who come later do not wait once more.
-        assert!(!patience.is_left(last + limits::CHANGES_UNANSWERED_MAX));
-        patience.restore();
-        assert!(patience.is_left(last));
-        assert!(patience.is_left(last + limits::CHANGES_BATCH_RETRY_PAUSE));
     }
 }

@@ -7,7 +7,9 @@
 //! - Old claims count until the new ones have been checked, and no longer; the message about it comes 1 to 3 s later, as from the original.
 //!   Who sits stays seated while nobody can say whether it may.
 //! - An answer holds for the publication as it was when it was given: when another answer or look has found that tables have come or gone
-//!   since, those who ask for them are asked about anew.
+//!   since, those who ask for them are asked about anew. Who sits is so when everything that was committed before has been handed out:
+//!   a table that is gone costs nobody a row of another one
+//!   (`rows_from_before_a_table_was_dropped_come_before_its_subscribers_are_told`).
 //! - Whoever waits for a slot that cannot be had reads so, whenever it came. No text to a client names hosts, users or slots.
 //! - What the database refuses is not tried again before its publication changes; what it could not be asked is, after 5 to 10 s.
 
@@ -19,6 +21,7 @@ use crate::control::changes::wish::Wish;
 use crate::control::clock;
 use crate::control::database::connect::jittered;
 use crate::control::outgoing::Parcel;
+use crate::control::replication::Lsn;
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::mail::{self, Listen, ListenerNews};
@@ -38,6 +41,17 @@ pub(super) struct Listening {
     is_looking: bool,
     /// From when on those who wait for the slot read that it cannot be had; none while it is made, or is there.
     down_from: Option<Instant>,
+    /// Those who sit and are to be subscribed anew when the stream is far enough.
+    behind: Vec<Behind>,
+}
+
+/// Those whose tables have come or gone, as they listened when that was seen.
+struct Behind {
+    /// The stream is far enough here.
+    position: Lsn,
+    /// Nobody waits for it longer.
+    until: Instant,
+    listeners: Vec<(ListenerKey, Rc<Listen>)>,
 }
 
 /// What is due later.
@@ -93,7 +107,8 @@ const GAP: &str = "the log of the database could not be read without a break";
 
 impl Listening {
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.next()
+        let behind = self.behind.iter().map(|behind| behind.until);
+        behind.chain(self.due.next()).min()
     }
 
     pub(super) fn is_anybody_waiting(&self) -> bool {
@@ -188,14 +203,15 @@ impl Engine {
     }
 
     pub(super) async fn on_checked(&mut self, question: Question, answer: Answer) {
-        let news = match answer.look {
-            Some(look) => self.listening.seen.note(look),
-            None => News::None,
-        };
-        match news {
-            News::Outdated(tables) if tables.matter_to(&question.0) => return self.ask(question),
-            News::Changed(tables) => self.listen_anew_to(&tables).await,
-            News::None | News::Outdated(_) => {}
+        if let Some(look) = answer.look {
+            let position = look.published.position;
+            match self.listening.seen.note(look) {
+                News::Outdated(tables) if tables.matter_to(&question.0) => {
+                    return self.ask(question);
+                }
+                News::Changed(tables) => self.listen_anew_to(&tables, position).await,
+                News::None | News::Outdated(_) => {}
+            }
         }
         let questions = &mut self.listening.questions;
         for key in questions.answer(question, answer.outcome, clock::now()) {
@@ -289,15 +305,11 @@ impl Engine {
     }
 
     pub(super) async fn do_what_is_due(&mut self, now: Instant) {
+        self.listen_anew_behind(now).await;
         for due in self.listening.due.take(now) {
             let (Due::News(key, listen, _) | Due::Again(key, listen) | Due::Down(key, listen)) =
                 &due;
-            let is_current = self
-                .roster
-                .borrow()
-                .get(key)
-                .is_some_and(|current| Rc::ptr_eq(current, listen));
-            if !is_current {
+            if !self.is_current(*key, listen) {
                 continue;
             }
             match due {
@@ -306,6 +318,13 @@ impl Engine {
                 Due::Down(key, listen) => self.tell_down(key, &listen).await,
             }
         }
+    }
+
+    /// Whether somebody still listens as it did then.
+    fn is_current(&self, key: ListenerKey, listen: &Rc<Listen>) -> bool {
+        let roster = self.roster.borrow();
+        let current = roster.get(&key);
+        current.is_some_and(|current| Rc::ptr_eq(current, listen))
     }
 
     /// A client reads something; where it stands stays as it is.
@@ -337,6 +356,7 @@ impl Engine {
         self.relations.clear();
         self.is_up = true;
         if is_new {
+            self.read_to = Lsn(0);
             // It may be read because its publication is there again.
             self.publication_due = clock::now();
         }
@@ -358,6 +378,8 @@ impl Engine {
         self.is_up = false;
         // Another slot is a matter of a moment: who comes in between need not read of it.
         self.listening.down_from = Some(clock::now() + limits::CHANGES_GAP_PAUSE);
+        // All who sit are subscribed anew now.
+        self.listening.behind.clear();
         let gaps = &self.context.measures.gaps;
         gaps.set(gaps.get() + 1);
         self.context.log(ErrorCode::PoolingReplicationError, text);
@@ -452,8 +474,9 @@ impl Engine {
         self.listening.is_looking = false;
         match look {
             Ok(look) => {
+                let position = look.published.position;
                 if let News::Changed(tables) = self.listening.seen.note(look) {
-                    self.listen_anew_to(&tables).await;
+                    self.listen_anew_to(&tables, position).await;
                 }
             }
             Err(Unanswered(text)) => {
@@ -473,20 +496,45 @@ impl Engine {
         }
     }
 
-    /// These tables have come or gone: those who ask for any of them are subscribed anew.
-    async fn listen_anew_to(&mut self, tables: &Tables) {
+    /// These tables have come or gone, as was seen when the log ended at `position`: those who ask for any of them are subscribed anew.
+    async fn listen_anew_to(&mut self, tables: &Tables, position: Lsn) {
         self.listening.questions.forget(tables);
         let asks = |entry: &str| Wish::parse(entry).is_ok_and(|wish| tables.matter_to(&wish));
         let affected = |listen: &Listen| listen.entries.iter().any(|entry| asks(entry));
-        let keys: Vec<ListenerKey> = {
+        let listeners: Vec<(ListenerKey, Rc<Listen>)> = {
             let roster = self.roster.borrow();
             let listeners = roster.iter().filter(|(_, listen)| affected(listen));
-            listeners.map(|(key, _)| *key).collect()
+            let own = listeners.map(|(key, listen)| (*key, Rc::clone(listen)));
+            own.collect()
         };
-        let text = format!("Found new oids: {} are subscribed anew", keys.len());
+        let text = format!("Found new oids: {} are subscribed anew", listeners.len());
         self.context.say(Level::Warning, &text);
-        for key in keys {
+        let (seated, others): (Vec<_>, Vec<_>) = listeners
+            .into_iter()
+            .partition(|(key, _)| self.is_up && self.registry.is_seated(*key));
+        for (key, _) in others {
             self.listen_anew(key).await;
+        }
+        let now = clock::now();
+        if !seated.is_empty() {
+            self.listening.behind.push(Behind {
+                position,
+                until: now + limits::CHANGES_BEHIND_MAX,
+                listeners: seated,
+            });
+        }
+        self.listen_anew_behind(now).await;
+    }
+
+    /// Subscribes those anew for whom the stream is far enough, or who have waited for it long enough.
+    pub(super) async fn listen_anew_behind(&mut self, now: Instant) {
+        let read_to = self.read_to;
+        let is_due = |behind: &mut Behind| behind.position <= read_to || behind.until <= now;
+        let due: Vec<Behind> = self.listening.behind.extract_if(.., is_due).collect();
+        for (key, listen) in due.into_iter().flat_map(|behind| behind.listeners) {
+            if self.is_current(key, &listen) {
+                self.listen_anew(key).await;
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::control::changes::catalog::{Catalog, Look, Published, TableNow, publi
 use crate::control::changes::change::Change;
 use crate::control::changes::filter::{Asker, Filter, Passed};
 use crate::control::changes::registry::TableIndex;
-use crate::control::changes::types::{Type, Types, ask_json};
+use crate::control::changes::types::{Converter, Type, Types};
 use crate::control::database::Connection;
 use crate::limits;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -26,6 +26,8 @@ pub(super) struct Manager {
     pub(super) types: Rc<Types>,
     /// Asks about values that only the database can compare.
     filters: Asker,
+    /// Asks for the JSON of values that only the database can write.
+    converter: Converter,
 }
 
 impl Manager {
@@ -36,6 +38,7 @@ impl Manager {
             catalog: Rc::default(),
             types: Rc::default(),
             filters: Asker::default(),
+            converter: Converter::default(),
         }
     }
 
@@ -149,7 +152,7 @@ impl Manager {
             texts.push(text);
             places.push((question, texts.len() - 1));
         }
-        let mut answers = within(ask_json(self.client(), &by_type)).await?;
+        let mut answers = within(self.converter.ask(self.client(), &by_type)).await?;
         let take = |(question, place): (usize, usize)| {
             let answers = answers.get_mut(question)?;
             answers.get_mut(place)?.take()

@@ -18,6 +18,7 @@ mod dispatch;
 mod listening;
 mod manager;
 mod questions;
+mod verdicts;
 
 use super::catalog::TableNow;
 use super::change::{Change, peek};
@@ -29,22 +30,23 @@ use super::visibility::Checkers;
 use crate::control::clock;
 use crate::control::database::connect::jittered;
 use crate::control::database::{Connection, Environment, Settings, connect};
-use crate::control::replication::POSTGRES_EPOCH_US;
 use crate::control::replication::pgoutput::{Message, Relation, decode};
+use crate::control::replication::{Lsn, POSTGRES_EPOCH_US};
 use crate::control::session::Sessions;
+use crate::control::tenants::Live;
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::logging::Line;
 use crate::mail::Listen;
-use crate::tenant::{Counter, Tenant};
+use crate::tenant::{Counter, Tenant, TenantId};
 use checks::{Answer, Checks};
-pub(super) use decide::Patience;
 use decide::{Unanswered, Undecided, decide};
 use dispatch::Dispatch;
 use listening::Listening;
 use manager::Manager;
 use questions::{Look, Question};
 use rustc_hash::FxHashMap;
+use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,6 +54,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+pub(super) use verdicts::Patience;
 
 /// How the connection that asks shows in the database.
 const APPLICATION_NAME: &str = "realtime_subscription_manager";
@@ -79,10 +82,28 @@ pub(super) enum End {
     Idle,
     /// The tenant has another database or other settings: another engine is needed.
     Changed,
-    /// The tenant is gone, or has no database any more, or it was told to make room for another one.
+    /// The tenant is gone or suspended, or has no database any more, or it was told to make room for another one.
     Unwanted,
     /// It was told to.
     Stopped,
+}
+
+/// What decides whether there can be an engine for a tenant, and which: none of it is known of a tenant that is gone.
+#[derive(Eq, PartialEq)]
+pub(super) struct Grounds {
+    is_served: bool,
+    /// As it is stored.
+    database: Option<Arc<Map<String, Value>>>,
+}
+
+impl Grounds {
+    pub(super) fn of(live: &Live, tenant: TenantId) -> Self {
+        let known = live.directory.get(tenant);
+        Self {
+            is_served: known.is_some_and(|tenant| !tenant.suspended),
+            database: live.database(tenant).cloned(),
+        }
+    }
 }
 
 /// What all parts of an engine know.
@@ -127,6 +148,8 @@ pub(super) struct Engine {
     is_up: bool,
     /// What the stream has said of its tables.
     relations: FxHashMap<u32, Rc<Relation>>,
+    /// Everything that was committed before has been handed to the shards.
+    read_to: Lsn,
     /// The current transaction.
     xid: u32,
     /// When it was committed.
@@ -176,6 +199,7 @@ impl Engine {
             source: None,
             is_up: false,
             relations: FxHashMap::default(),
+            read_to: Lsn(0),
             xid: 0,
             committed_at_us: 0,
             batch: Batch::default(),
@@ -228,10 +252,7 @@ impl Engine {
 
     async fn work(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
         let mut tenants = self.context.environment.tenants.clone();
-        let mut known = tenants
-            .borrow_and_update()
-            .database(self.context.tenant.id)
-            .cloned();
+        let mut known = Grounds::of(&tenants.borrow_and_update(), self.context.tenant.id);
         loop {
             let can_work = self
                 .manager
@@ -265,7 +286,7 @@ impl Engine {
                     self.connect_later();
                 }
                 Ok(()) = tenants.changed() => {
-                    let now = tenants.borrow_and_update().database(self.context.tenant.id).cloned();
+                    let now = Grounds::of(&tenants.borrow_and_update(), self.context.tenant.id);
                     if now != known {
                         match self.is_still_right() {
                             Ok(true) => known = now,
@@ -288,10 +309,13 @@ impl Engine {
         }
     }
 
-    /// Whether the tenant still has the settings that this engine works with; nothing when it has no database any more.
+    /// Whether the tenant still has the settings that this engine works with; nothing when it has no database any more, or is suspended.
     fn is_still_right(&self) -> Result<bool, ()> {
         let live = self.context.environment.tenants.borrow();
         let id = self.context.tenant.id;
+        if !Grounds::of(&live, id).is_served {
+            return Err(());
+        }
         let settings = Settings::in_live(&live, id).ok_or(())?;
         let changes = ChangesSettings::in_live(&live, id).ok_or(())?;
         Ok(settings.as_ref() == Ok(&*self.context.settings)
@@ -518,6 +542,8 @@ impl Engine {
         let batch = std::mem::take(&mut self.batch);
         if let (Some(place), Some(source)) = (batch.place, &self.source) {
             source.done(place);
+            self.read_to = self.read_to.max(place.confirms());
+            self.listen_anew_behind(clock::now()).await;
         }
         match self.next_word.take() {
             Some(Word::Up { is_new }) => self.on_up(is_new).await,

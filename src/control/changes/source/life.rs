@@ -4,7 +4,7 @@
 //! restored on it; a slot that is ours no longer is told as a gap, if anything was promised of it. Deliberately absent: what the
 //! database is asked (`scout`), whose a slot is (`claim`), when one is given up (`watch`).
 
-use super::place::Place;
+use super::place::{Place, is_counted};
 use super::queue::Queue;
 use super::scout::Scout;
 use super::{Measures, Word, slot_name};
@@ -129,7 +129,7 @@ impl Life {
             let started = clock::now();
             self.came_up(changes.way());
             let ending = tokio::select! {
-                fault = self.pump(changes) => Ending::Broken(fault),
+                fault = self.pump(changes) => Ending::Broken(self.of_slot(fault)),
                 ending = self.watch() => ending,
             };
             self.phase.set(Phase::Idle);
@@ -169,7 +169,7 @@ impl Life {
             tokio::time::sleep(pause).await;
             let fault = match self.attempt().await {
                 Ok(changes) => return changes,
-                Err(fault) => fault,
+                Err(fault) => self.of_slot(fault),
             };
             self.phase.set(Phase::Idle);
             self.failed(&fault);
@@ -308,7 +308,8 @@ impl Life {
             Event::Message(bytes) => {
                 place.message(&bytes);
                 let measures = &self.measures;
-                measures.messages.set(measures.messages.get() + 1);
+                let count = u64::from(is_counted(&bytes));
+                measures.messages.set(measures.messages.get() + count);
                 let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 measures
                     .bytes
@@ -347,7 +348,7 @@ impl Life {
                 self.step_over.set(Some(Lsn(commit.0.saturating_add(1))));
                 self.tell_gap(&text);
             }
-            Fault::PublicationMissing(_) => self.lose(&text),
+            Fault::PublicationMissing(_) | Fault::SlotMissing(_) => self.lose(&text),
             _ if self.changes.is_slot_temporary => self.lose(&text),
             // Its log is not there any more.
             _ if matches!(state, "55000" | "58P01") => self.lose(&text),
@@ -384,6 +385,14 @@ impl Life {
             self.measures.gaps.set(self.measures.gaps.get() + 1);
             self.is_down.set(true);
             self.queue.tell(Word::Gap(text.to_owned()));
+        }
+    }
+
+    /// See [`Fault::of_slot`].
+    fn of_slot(&self, fault: Fault) -> Fault {
+        match &*self.name.borrow() {
+            Some(name) => fault.of_slot(name),
+            None => fault,
         }
     }
 

@@ -67,9 +67,10 @@ impl Scout {
     pub(super) async fn drop_slot(&self, name: &str) -> Result<(), Fault> {
         const SQL: &str = "select pg_catalog.pg_drop_replication_slot(slot_name) from pg_catalog.pg_replication_slots \
              where slot_name = $1";
-        match self.query(SQL, &[(&name, Type::TEXT)]).await {
+        let dropped = self.query(SQL, &[(&name, Type::TEXT)]).await;
+        match dropped.map_err(|fault| fault.of_slot(name)) {
             // Somebody else has dropped it in between.
-            Err(Fault::PublicationMissing(_)) => Ok(()),
+            Err(Fault::SlotMissing(_)) => Ok(()),
             outcome => outcome.map(drop),
         }
     }

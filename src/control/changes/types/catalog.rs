@@ -85,11 +85,6 @@ impl Types {
             .borrow_mut()
             .retain(|_, known| !known.contains(oid));
     }
-
-    /// Forgets all types.
-    pub fn clear(&self) {
-        self.known.borrow_mut().clear();
-    }
 }
 
 /// A type that every PostgreSQL has, under the same number.

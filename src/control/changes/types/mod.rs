@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | `boolean`, integers, `numeric`, floats, `timestamp`, `timestamptz`, `bytea`, `json`, `jsonb` | written here, by its kind |
 //! | arrays, rows, domains of what can be written here | written here, from the parts of the text |
-//! | types with a cast to `json` that is a function (hstore, geometry), and whatever holds one | asked of the database: [`ask_json`] |
+//! | types with a cast to `json` that is a function (hstore, geometry), and whatever holds one | asked of the database: [`Converter`] |
 //! | all others, enums, ranges and dates among them | the text as a string |
 
 mod number;
@@ -22,7 +22,7 @@ mod value;
 mod ask;
 mod catalog;
 
-pub use ask::ask_json;
+pub use ask::Converter;
 pub use catalog::Types;
 pub use value::{Fields, Kind, Type};
 

@@ -132,7 +132,7 @@ impl Type {
         }
     }
 
-    /// Whether [`Self::write_json`] cannot write its values, so that the database has to be asked: [`super::ask_json`].
+    /// Whether [`Self::write_json`] cannot write its values, so that the database has to be asked: [`super::Converter`].
     #[must_use]
     pub fn needs_asking(&self) -> bool {
         self.needs_asking

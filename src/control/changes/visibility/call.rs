@@ -82,14 +82,6 @@ impl Call {
         self.answered_at.get()
     }
 
-    /// How long all of it may take, however steadily answers come.
-    pub(super) fn time_max(&self) -> Duration {
-        let weight = |check: &Check| check.keys.len() + limits::VISIBILITY_QUERY_WEIGHT;
-        let weight: usize = self.checks.iter().map(weight).sum();
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        limits::VISIBILITY_TIME_MAX + limits::VISIBILITY_KEY_TIME * weight
-    }
-
     /// Another worker's number.
     pub(super) fn worker(&self) -> usize {
         let mut under_way = self.under_way.borrow_mut();
@@ -252,6 +244,14 @@ impl Call {
         };
         verdicts.map(check).collect()
     }
+}
+
+/// How long so many checks with so many keys may take, all together, however steadily answers come.
+#[must_use]
+pub fn time_max(checks: usize, keys: usize) -> Duration {
+    let weight = checks * limits::VISIBILITY_QUERY_WEIGHT + keys;
+    let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+    limits::VISIBILITY_TIME_MAX + limits::VISIBILITY_KEY_TIME * weight
 }
 
 /// Table and role.

@@ -66,24 +66,15 @@ impl Checkers {
         &self.measures
     }
 
-    /// A verdict for each key of each check, in their order, [`limits::VISIBILITY_TIMEOUT`] after the last answer at the latest.
-    pub async fn visible(&self, checks: Vec<Check>) -> Vec<Vec<Verdict>> {
-        self.ask(checks, None).await
-    }
-
-    /// The same, at `deadline` at the latest.
+    /// A verdict for each key of each check, in their order: [`limits::VISIBILITY_TIMEOUT`] after the last answer at the latest, and at
+    /// `deadline`. What may be expected of so many checks is [`time_max`](super::time_max).
     pub async fn visible_until(&self, checks: Vec<Check>, deadline: Instant) -> Vec<Vec<Verdict>> {
-        self.ask(checks, Some(deadline)).await
-    }
-
-    async fn ask(&self, checks: Vec<Check>, deadline: Option<Instant>) -> Vec<Vec<Verdict>> {
         let begun = clock::now();
         let budgets = checks
             .iter()
             .map(|check| self.slow.budget(check, begun))
             .collect();
         let call = Rc::new(Call::new(checks, budgets, begun));
-        let deadline = deadline.unwrap_or_else(|| begun + call.time_max());
         let mut workers = JoinSet::new();
         for _ in 0..call.unfinished().min(self.connections.max()) {
             let (call, connections) = (Rc::clone(&call), Rc::clone(&self.connections));
@@ -106,7 +97,9 @@ impl Checkers {
             End::Asked(Some(reason)) => Verdict::Lost(reason.as_str().into()),
             End::Asked(None) => Verdict::Lost("it has taken too long before".into()),
         });
-        self.count(&call.checks, &verdicts, begun);
+        Measures::add(&self.measures.calls, 1);
+        let time = usize::try_from(begun.elapsed().as_micros()).unwrap_or(usize::MAX);
+        Measures::add(&self.measures.time_us, time);
         verdicts
     }
 
@@ -131,20 +124,6 @@ impl Checkers {
                 self.slow.held_up(check, now);
             }
         }
-    }
-
-    fn count(&self, checks: &[Check], verdicts: &[Vec<Verdict>], begun: Instant) {
-        let measures = &self.measures;
-        let all = verdicts.iter().flatten();
-        let is_lost =
-            |verdict: &Verdict| matches!(verdict, Verdict::Lost(_) | Verdict::Unanswered(_));
-        let lost = all.filter(|verdict| is_lost(verdict));
-        Measures::add(&measures.calls, 1);
-        Measures::add(&measures.checks, checks.len());
-        Measures::add(&measures.keys, verdicts.iter().map(Vec::len).sum());
-        Measures::add(&measures.lost, lost.count());
-        let time = usize::try_from(begun.elapsed().as_micros()).unwrap_or(usize::MAX);
-        Measures::add(&measures.time_us, time);
     }
 }
 

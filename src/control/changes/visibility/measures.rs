@@ -5,14 +5,12 @@ use std::cell::Cell;
 /// Counters of one tenant, over all of its checkers since the process began.
 #[derive(Debug, Default)]
 pub struct Measures {
-    /// Batches that were asked about.
+    /// Times that something was asked: once for a batch as a rule, more often for large ones and for those that are tried again.
     pub calls: Cell<u64>,
-    /// Questions: a table, a role and claims.
+    /// Questions of batches that were decided: a table, a role and claims. Whoever decides counts them, and their keys.
     pub checks: Cell<u64>,
-    /// Keys of all questions.
+    /// Keys of all these questions.
     pub keys: Cell<u64>,
-    /// Keys without a verdict.
-    pub lost: Cell<u64>,
     /// Transactions that were sent, those of bisections among them.
     pub transactions: Cell<u64>,
     /// Transactions that looked for the keys on which another one had failed.

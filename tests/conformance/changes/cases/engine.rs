@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::ears::Ears;
 use super::super::sql::Sql;
 use super::super::world::{PROBE, Place};
-use super::{Case, OWN_ROWS, anon, entry, none, prepared, user, values_of};
+use super::{Case, OWN_ROWS, ROOM, anon, entry, in_room, none, prepared, user, values_of};
 use crate::cases::V2;
 
 pub const CASES: &[Case] = &[
@@ -102,24 +102,19 @@ pub const CASES: &[Case] = &[
         settings: || json!({"publication": "my publication"}),
         limits: none,
         run: |place| {
-            let sql = prepared(
+            let (sql, mut ears, _) = in_room(
                 place,
                 "create table public.t (id int primary key);
                  create table public.u (id int primary key);
                  grant select on public.t, public.u to anon;
                  create publication supabase_realtime for all tables;
                  create publication \"my publication\" for table public.t, probe.mark",
-            );
-            let mut ears = place.ears(V2);
-            ears.subscribe(
-                "realtime:room",
                 &[json!({"event": "*", "schema": "*"})],
-                &anon(),
             );
             sql.run("insert into public.u values (1)");
             sql.run("insert into public.t values (2)");
             sql.run(PROBE);
-            assert_eq!(values_of(&ears.changes("realtime:room"), "id"), [json!(2)]);
+            assert_eq!(values_of(&ears.changes(ROOM), "id"), [json!(2)]);
         },
     },
 ];

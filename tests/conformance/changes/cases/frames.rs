@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::super::world::PROBE;
-use super::{Case, TABLE, anon, entry, filtered, none, prepared};
+use super::{Case, ROOM, TABLE, anon, entry, filtered, in_room, none, prepared};
 use crate::cases::{V1, V2};
 
 pub const CASES: &[Case] = &[
@@ -85,9 +85,6 @@ pub const CASES: &[Case] = &[
         settings: none,
         limits: none,
         run: |place| {
-            let sql = prepared(place, TABLE);
-            let mut ears = place.ears(V2);
-            let topic = "realtime:room";
             let entries = [
                 entry(),
                 filtered("v=eq.x"),
@@ -96,13 +93,13 @@ pub const CASES: &[Case] = &[
                 json!({"event": "UPDATE", "schema": "public", "table": "t"}),
                 entry(),
             ];
-            let ids = ears.subscribe(topic, &entries, &anon());
+            let (sql, mut ears, ids) = in_room(place, TABLE, &entries);
             assert_eq!(ids[0], ids[5], "equal entries have equal ids");
             assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 5, "{ids:?}");
             sql.run("insert into public.t values (1, 'a', 'x')");
             sql.run("update public.t set owner = 'b'");
             sql.run(PROBE);
-            let changes = ears.changes(topic);
+            let changes = ears.changes(ROOM);
             assert_eq!(changes.len(), 2);
             let of = |indexes: &[usize]| Some(indexes.iter().map(|index| ids[*index]).collect());
             assert_eq!(changes[0].ids, of(&[0, 1, 2]));
@@ -114,9 +111,6 @@ pub const CASES: &[Case] = &[
         settings: none,
         limits: none,
         run: |place| {
-            let sql = prepared(place, TABLE);
-            let mut ears = place.ears(V2);
-            let topic = "realtime:room";
             let select = |names: &[&str]| json!({"event": "*", "schema": "public", "table": "t", "select": names});
             let entries = [
                 select(&["v"]),
@@ -124,11 +118,11 @@ pub const CASES: &[Case] = &[
                 select(&["v", "owner"]),
                 select(&["owner", "v"]),
             ];
-            let ids = ears.subscribe(topic, &entries, &anon());
+            let (sql, mut ears, ids) = in_room(place, TABLE, &entries);
             sql.run("insert into public.t values (1, 'a', 'x')");
             sql.run(PROBE);
             let mut seen: Vec<(BTreeSet<u64>, Value)> = ears
-                .changes(topic)
+                .changes(ROOM)
                 .into_iter()
                 .map(|change| {
                     (
@@ -206,16 +200,13 @@ pub const CASES: &[Case] = &[
         settings: none,
         limits: none,
         run: |place| {
-            let sql = prepared(place, TABLE);
-            let mut ears = place.ears(V2);
-            let topic = "realtime:room";
-            ears.subscribe(topic, &[entry()], &anon());
+            let (sql, mut ears, _) = in_room(place, TABLE, &[entry()]);
             let now = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')";
             let before = sql.value(now);
             sql.run("insert into public.t values (1, 'a', 'x'); insert into public.t values (2, 'a', 'x')");
             let after = sql.value(now);
             sql.run(PROBE);
-            let changes = ears.changes(topic);
+            let changes = ears.changes(ROOM);
             let times: Vec<&str> = changes
                 .iter()
                 .map(|change| {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::world::PROBE;
-use super::{Case, OWN_ROWS, TABLE, anon, entry, none, prepared, service, user, values_of};
+use super::{
+    Case, OWN_ROWS, ROOM, TABLE, anon, entry, in_room, none, prepared, service, user, values_of,
+};
 use crate::cases::{V1, V2};
 use crate::clock;
 
@@ -28,13 +30,7 @@ pub const CASES: &[Case] = &[
             ears.subscribe("realtime:all", &[all], &anon());
             let later = json!({"event": "*", "schema": "public", "table": "later"});
             ears.join("realtime:later", &[later], &anon(), &json!({}));
-            let missing = |table: &str| {
-                format!(
-                    "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given \
-                     connect parameters: [event: *, schema: public, table: {table}, filters: [], select: nil]"
-                )
-            };
-            ears.not_subscribed("realtime:later", &missing("later"));
+            ears.not_subscribed("realtime:later", &not_enabled("later"));
             sql.run("insert into public.later values (1)");
             sql.run("alter publication supabase_realtime set table public.later, probe.mark");
             let start = clock::now();
@@ -50,7 +46,7 @@ pub const CASES: &[Case] = &[
                 "after {:?}",
                 heard.at - start
             );
-            ears.not_subscribed("realtime:t", &missing("t"));
+            ears.not_subscribed("realtime:t", &not_enabled("t"));
             sql.run("insert into public.t values (2)");
             sql.run("insert into public.later values (2)");
             sql.run(PROBE);
@@ -58,6 +54,37 @@ pub const CASES: &[Case] = &[
             assert_eq!(changes.len(), 1, "{changes:?}");
             assert_eq!(changes[0].data["table"], "later");
             ears.nothing_on("realtime:t");
+        },
+    },
+    Case {
+        name: "rows_from_before_a_table_was_dropped_come_before_its_subscribers_are_told",
+        settings: none,
+        limits: none,
+        run: |place| {
+            // Each row of the other table takes its time: the publication is looked at long before the last one is told.
+            let other = json!({"event": "*", "schema": "public", "table": "u"});
+            let (sql, mut ears, _) = in_room(
+                place,
+                "create table public.t (id int primary key);
+                 create table public.u (id int primary key);
+                 grant select on public.t, public.u to anon;
+                 create function public.slowly() returns boolean language sql volatile as
+                   $$ select pg_sleep(0.002) is not null $$;
+                 alter table public.u enable row level security;
+                 create policy all_rows on public.u for select to anon using (public.slowly());
+                 create publication supabase_realtime for all tables",
+                &[entry(), other],
+            );
+            {
+                let _held = place.server.hold();
+                sql.run("insert into public.t values (1)");
+                sql.run("insert into public.u select generate_series(1, 2500)");
+                sql.run("drop table public.t");
+                sql.run(PROBE);
+            }
+            let ids: Vec<Value> = (1..=2500).map(Value::from).collect();
+            assert_eq!(values_of(&ears.changes(ROOM), "id"), ids);
+            ears.not_subscribed(ROOM, &not_enabled("t"));
         },
     },
     Case {
@@ -125,7 +152,8 @@ pub const CASES: &[Case] = &[
                 ears.push(topic, "access_token", &json!({"access_token": user("u2")}));
                 let heard = ears.subscribed(topic);
                 let after = heard.at - refreshed;
-                let range = Duration::from_millis(900)..Duration::from_millis(4000);
+                // 1 to 3 s, and what a busy machine adds.
+                let range = Duration::from_millis(900)..Duration::from_secs(10);
                 assert!(range.contains(&after), "told after {after:?}");
                 sql.run("truncate public.t");
                 sql.run(rows);
@@ -306,8 +334,9 @@ pub const CASES: &[Case] = &[
             for topic in ["realtime:before", "realtime:after"] {
                 assert_eq!(ears.change(topic).data["record"]["id"], 1);
             }
+            // Behind each other they would take 5 s each.
             let after = start.elapsed();
-            assert!(after < Duration::from_secs(4), "after {after:?}");
+            assert!(after < Duration::from_secs(12), "after {after:?}");
             for n in 0..3 {
                 let text = "{:error, \"Too many database timeouts\"}";
                 ears.not_subscribed(&format!("realtime:slow {n}"), text);
@@ -315,6 +344,14 @@ pub const CASES: &[Case] = &[
         },
     },
 ];
+
+/// What is read by whoever asks for everything about a table of `public` that is not published.
+fn not_enabled(table: &str) -> String {
+    format!(
+        "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given \
+         connect parameters: [event: *, schema: public, table: {table}, filters: [], select: nil]"
+    )
+}
 
 /// A column of `public.t` whose values take very long to cast for whoever checks filters, as long as `is_slow`. What is not logged
 /// is not published.

@@ -5,8 +5,10 @@
 
 use serde_json::{Value, json};
 
+use super::ears::Ears;
 use super::sql::Sql;
 use super::world::Place;
+use crate::cases::V2;
 use crate::clock;
 use crate::token;
 
@@ -82,6 +84,17 @@ fn service() -> String {
 /// A token of a user with this `sub`.
 fn user(sub: &str) -> String {
     token::sign(&json!({"role": "authenticated", "sub": sub, "exp": clock::unix_s() + 3600}))
+}
+
+/// The topic of a client that joins one only.
+const ROOM: &str = "realtime:room";
+
+/// A session that has run `setup`, and a client that is subscribed to these entries on [`ROOM`] as `anon`, with their ids.
+fn in_room(place: &Place<'_>, setup: &str, entries: &[Value]) -> (Sql, Ears, Vec<u64>) {
+    let sql = prepared(place, setup);
+    let mut ears = place.ears(V2);
+    let ids = ears.subscribe(ROOM, entries, &anon());
+    (sql, ears, ids)
 }
 
 /// Opens a session and runs `setup`.

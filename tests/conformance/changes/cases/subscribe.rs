@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::world::PROBE;
-use super::{Case, TABLE, anon, entry, filtered, none, prepared, user, values_of};
+use super::{Case, ROOM, TABLE, anon, entry, filtered, in_room, none, prepared, user, values_of};
 use crate::cases::{V1, V2};
 
 pub const CASES: &[Case] = &[
@@ -226,14 +226,12 @@ pub const CASES: &[Case] = &[
         settings: none,
         limits: none,
         run: |place| {
-            let sql = prepared(place, TABLE);
-            let mut ears = place.ears(V2);
             let entries: Vec<Value> = (0..50).map(|id| filtered(&format!("id=eq.{id}"))).collect();
-            ears.subscribe("realtime:room", &entries, &anon());
+            let (sql, mut ears, _) = in_room(place, TABLE, &entries);
             sql.run("insert into public.t select i, 'a', 'x' from generate_series(0, 99) i");
             sql.run(PROBE);
-            assert_eq!(ears.changes("realtime:room").len(), 50);
-            ears.nothing_on("realtime:room");
+            assert_eq!(ears.changes(ROOM).len(), 50);
+            ears.nothing_on(ROOM);
         },
     },
     Case {
@@ -241,10 +239,8 @@ pub const CASES: &[Case] = &[
         settings: none,
         limits: none,
         run: |place| {
-            let sql = prepared(place, TABLE);
-            let mut ears = place.ears(V2);
             // And the probe.
-            ears.subscribe("realtime:most", &vec![entry(); 999], &anon());
+            let (sql, mut ears, _) = in_room(place, TABLE, &vec![entry(); 999]);
             ears.join("realtime:more", &vec![entry(); 1000], &anon(), &json!({}));
             ears.not_subscribed(
                 "realtime:more",
@@ -252,7 +248,7 @@ pub const CASES: &[Case] = &[
             );
             sql.run("insert into public.t values (1, 'a', 'x')");
             sql.run(PROBE);
-            assert_eq!(ears.changes("realtime:most").len(), 1);
+            assert_eq!(ears.changes(ROOM).len(), 1);
             ears.nothing_on("realtime:more");
         },
     },

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::super::world::PROBE;
-use super::{Case, OWN_ROWS, TABLE, anon, entry, none, prepared, service, user, values_of};
+use super::{
+    Case, OWN_ROWS, ROOM, TABLE, anon, entry, in_room, none, prepared, service, user, values_of,
+};
 use crate::cases::V2;
 
 pub const CASES: &[Case] = &[
@@ -175,17 +177,14 @@ pub const CASES: &[Case] = &[
         settings: none,
         limits: none,
         run: |place| {
-            let sql = prepared(place, TABLE);
-            let mut ears = place.ears(V2);
-            let topic = "realtime:room";
-            ears.subscribe(topic, &[entry()], &anon());
+            let (sql, mut ears, _) = in_room(place, TABLE, &[entry()]);
             let mut id = 0;
             let mut record = |before: &str| {
                 sql.run(before);
                 id += 1;
                 sql.run(&format!("insert into public.t (id, v) values ({id}, 'x')"));
                 sql.run(PROBE);
-                let changes = ears.changes(topic);
+                let changes = ears.changes(ROOM);
                 changes.first().map(|change| change.data["record"].clone())
             };
             let all = |id: u32| Some(json!({"id": id, "owner": null, "v": "x"}));

@@ -4,8 +4,11 @@
 //! nothing is listened on before every tenant is known, and a panic on a shard ends the process, because a server with one dead core
 //! is worse than a restart.
 
+mod capacity;
+mod machine;
+
 use crate::channel::{Channels, Settings};
-use crate::config::{Config, Driver, IpVersion, Warning};
+use crate::config::{Config, Driver, IpVersion, Reading, Report};
 use crate::connection::OpenSockets;
 use crate::control::banner::{self, Facts};
 use crate::control::boot::{self, BootTenants};
@@ -14,9 +17,11 @@ use crate::error::Level;
 use crate::fanout::Fanout;
 use crate::http::HeadLimits;
 use crate::limits;
-use crate::logging::{Line, Writer};
+use crate::logging::{Line, Threshold, Writer};
 use crate::mail::{Mail, TopicHasher};
 use crate::shard::{Shard, UpgradeSettings};
+use capacity::Plan;
+use machine::Machine;
 use shards::{DriverChoice, DriverKind, Listen, Options, Placement, Runtime, ShardId};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
@@ -29,31 +34,35 @@ use std::time::Duration;
 /// # Errors
 ///
 /// A sentence for the operator: what could not be had, and what to do about it.
-pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
+pub fn run(reading: Reading) -> Result<(), String> {
     abort_when_a_shard_panics();
-    let config = Arc::new(config);
-    let writer = writer(&config);
-    for warning in warnings {
-        writer.write(&Line::new(
-            clock::unix_ms(),
-            Level::Warning,
-            &warning.to_string(),
-        ));
+    let config = Arc::new(reading.config);
+    let threshold = Threshold::new(config.log_level);
+    let writer = writer(&config, &threshold);
+    let warn = |text: &str| {
+        writer.write(&Line::new(clock::unix_ms(), Level::Warning, text));
+    };
+    for warning in &reading.warnings {
+        warn(&warning.to_string());
     }
     let shard_count = shard_count(&config)?;
     let tenants = boot::boot_tenants(&config, shard_count + 1, clock::unix_seconds())
         .map_err(|error| error.to_string())?;
     // Clients choose the names of topics: a seed that they do not know keeps them from choosing the owner as well.
     let hasher = TopicHasher::new(RandomState::new().hash_one(clock::unix_ms()));
-    let runtime = start_shards(&config, shard_count, &tenants, &hasher)?;
+    let runtime = start_shards(&config, &threshold, shard_count, (&tenants, &hasher))?;
     if let Some(reason) = runtime.fallback_reason() {
-        let text = format!("io_uring is not used, epoll is: {reason}");
-        writer.write(&Line::new(clock::unix_ms(), Level::Warning, &text));
+        warn(&format!("io_uring is not used, epoll is: {reason}"));
     }
+    check_capacity(&config, &runtime)
+        .iter()
+        .for_each(|text| warn(text));
     say_hello(&config, &runtime, shard_count, &tenants).map_err(|error| error.to_string())?;
     let (port, threads) = runtime.into_parts();
     control::run(Boot {
         config,
+        report: reading.report,
+        threshold,
         port,
         tenants,
         hasher,
@@ -63,10 +72,43 @@ pub fn run(config: Config, warnings: &[Warning]) -> Result<(), String> {
     threads.join().map_err(|error| error.to_string())
 }
 
-fn writer(config: &Config) -> Writer {
+/// Says in a report what unset variables come to on this machine.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn derive(config: &Config, report: &mut Report) -> Result<(), String> {
+    let shards = shard_count(config)?;
+    report.derive(
+        "SHARDS",
+        shards.to_string(),
+        "one for each core but the last",
+    );
+    if let Some((_, hard)) = Machine::read().open_files {
+        report.derive("RLIMIT_NOFILE", hard.to_string(), "the hard limit");
+    }
+    Ok(())
+}
+
+/// What of the machine stands against `MAX_CONNECTIONS`.
+fn check_capacity(config: &Config, runtime: &Runtime<Mail>) -> Vec<String> {
+    let tables = runtime.socket_tables();
+    let per_shard = sockets_per_shard(config.connections_max as usize, tables.len());
+    let plan = Plan {
+        connections_max: config.connections_max.into(),
+        sockets_per_shard: per_shard as u64,
+        socket_tables: tables,
+        open_files_max: config.open_files_max,
+        backlog: limits::LISTEN_BACKLOG.into(),
+        port: runtime.local_addr().port(),
+    };
+    capacity::warnings(&plan, &Machine::read())
+}
+
+fn writer(config: &Config, threshold: &Threshold) -> Writer {
     Writer::new(
         config.log_format,
-        config.log_level,
+        threshold.clone(),
         config.region.clone(),
         config.cluster.clone(),
     )
@@ -88,9 +130,9 @@ fn shard_count(config: &Config) -> Result<usize, String> {
 
 fn start_shards(
     config: &Config,
+    threshold: &Threshold,
     shard_count: usize,
-    tenants: &BootTenants,
-    hasher: &TopicHasher,
+    (tenants, hasher): (&BootTenants, &TopicHasher),
 ) -> Result<Runtime<Mail>, String> {
     let connections_max = config.connections_max as usize;
     let settings = Settings {
@@ -99,7 +141,7 @@ fn start_shards(
         idle_timeout_seconds: u32::try_from(config.idle_timeout_ms.div_ceil(1000))
             .unwrap_or(u32::MAX),
         open_sockets: OpenSockets::new(connections_max),
-        log_level: config.log_level,
+        log_level: threshold.clone(),
     };
     let upgrades = UpgradeSettings {
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
@@ -123,6 +165,8 @@ fn start_shards(
             Driver::Epoll => DriverChoice::Epoll,
         },
         connections_max: sockets_per_shard(connections_max, shard_count),
+        open_files_max: config.open_files_max,
+        backlog: i32::from(limits::LISTEN_BACKLOG),
         stall_after: limits::STALLED_READER_TIMEOUT,
         linger: limits::LINGER,
         send_buffer_bytes: limits::SOCKET_SEND_BUFFER_BYTES,

@@ -1,0 +1,177 @@
+//! SIGTERM, SIGINT and SIGHUP, and the exit code that follows.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::systemd::Manager;
+use super::{PATIENCE, SETUP, Test, wait_for_line};
+use crate::server::Server;
+use crate::socket::{self, Event, Headers};
+use crate::token;
+
+pub const TESTS: &[Test] = &[
+    (
+        "sigterm_and_sigint_end_with_0",
+        sigterm_and_sigint_end_with_0,
+    ),
+    ("a_second_signal_ends_at_once", a_second_signal_ends_at_once),
+    (
+        "sighup_applies_what_can_be_applied_and_names_the_rest",
+        sighup_applies_what_can_be_applied,
+    ),
+    ("a_wrong_file_changes_nothing", a_wrong_file_changes_nothing),
+];
+
+fn sigterm_and_sigint_end_with_0() {
+    for (signal, name) in [("TERM", "sigterm"), ("INT", "sigint")] {
+        let server = Server::start(SETUP, &[], &[]);
+        server.signal(signal);
+        wait_for_line(
+            &server,
+            &format!("[error] Elixir.Realtime.SignalHandler: :{name} received"),
+        );
+        assert_eq!(server.exit_code_within(PATIENCE), Some(0));
+    }
+}
+
+/// A request whose body does not come keeps the server from ending by itself for longer than this test takes.
+fn a_second_signal_ends_at_once() {
+    let server = Server::start(SETUP, &[], &[]);
+    let mut request = TcpStream::connect(server.address).expect("the server accepts");
+    let head = "POST /api/broadcast HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{";
+    request
+        .write_all(head.as_bytes())
+        .expect("the server reads");
+    wait_for_line(&server, "[info] POST /api/broadcast");
+    server.terminate();
+    wait_for_line(&server, ":sigterm received");
+    server.terminate();
+    wait_for_line(&server, "Second signal (sigterm), stopping at once");
+    assert_eq!(server.exit_code_within(PATIENCE), Some(0));
+}
+
+/// A file of variables that is removed with its handle.
+struct EnvFile(PathBuf);
+
+impl EnvFile {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("realtime-{}-{name}.env", std::process::id()));
+        let file = Self(path);
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.0, text).expect("a temporary file can be written");
+    }
+}
+
+impl Drop for EnvFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The status of a scrape.
+fn scrape(server: &Server, token: &str) -> u16 {
+    let headers = [
+        ("host", "localhost"),
+        ("authorization", &*format!("Bearer {token}")),
+    ];
+    let headers: Headers = headers
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+    match socket::request(server.address, "GET", "/metrics", &headers, b"") {
+        Ok(Event::Upgrade { status, .. }) => status,
+        other => panic!("{other:?} instead of an answer"),
+    }
+}
+
+fn metrics_token() -> String {
+    let header = json!({"alg": "HS256", "typ": "JWT"});
+    token::sign_with(
+        &header,
+        &json!({"of": "one who leaves"}),
+        token::METRICS_SECRET,
+    )
+}
+
+/// Sends SIGHUP and waits until it is done.
+fn reload(server: &Server, manager: &Manager) {
+    server.signal("HUP");
+    while !manager.next().starts_with("RELOADING=1") {}
+    assert_eq!(manager.next().trim_end(), "READY=1");
+}
+
+fn sighup_applies_what_can_be_applied() {
+    let (manager, token) = (Manager::new("reload"), metrics_token());
+    let file = EnvFile::new("reload", "LOG_LEVEL=warning\n");
+    let env = [
+        ("NOTIFY_SOCKET", &*manager.path()),
+        ("ENV_FILE", &*file.0.display().to_string()),
+    ];
+    let server = Server::start(SETUP, &[], &env);
+    assert_eq!(manager.next().trim_end(), "READY=1");
+    assert_eq!(scrape(&server, &token), 200);
+    assert!(
+        !server.log().contains("GET /metrics"),
+        "{}",
+        server.log_end()
+    );
+    // PORT stays as the environment has it, which goes before the file.
+    file.write(&format!(
+        "LOG_LEVEL=info\nMETRICS_TOKEN_BLOCKLIST={token}\nREGION=eu\nPORT=1\n"
+    ));
+    reload(&server, &manager);
+    wait_for_line(&server, "Reloaded: METRICS_TOKEN_BLOCKLIST, LOG_LEVEL\n");
+    wait_for_line(
+        &server,
+        "[warning] Changed, in effect after a restart: REGION\n",
+    );
+    assert_eq!(scrape(&server, &token), 403);
+    wait_for_line(&server, "[info] GET /metrics");
+    // What needs a restart is said until there is one; what was applied is no news.
+    reload(&server, &manager);
+    wait_for_line(
+        &server,
+        "Reloaded: nothing has changed that a reload can change\n",
+    );
+    assert_eq!(server.log().matches("after a restart: REGION\n").count(), 2);
+    assert!(
+        !server.log().contains(&token),
+        "values do not stand in lines"
+    );
+}
+
+fn a_wrong_file_changes_nothing() {
+    let (manager, token) = (Manager::new("wrong"), metrics_token());
+    let blocked = format!("METRICS_TOKEN_BLOCKLIST={token}\n");
+    let file = EnvFile::new("wrong", &blocked);
+    let env = [
+        ("NOTIFY_SOCKET", &*manager.path()),
+        ("ENV_FILE", &*file.0.display().to_string()),
+    ];
+    let server = Server::start(SETUP, &[], &env);
+    assert_eq!(manager.next().trim_end(), "READY=1");
+    assert_eq!(scrape(&server, &token), 403);
+    for wrong in ["LOG_LEVEL=loud\n", "not a variable\n"] {
+        file.write(wrong);
+        reload(&server, &manager);
+        assert_eq!(scrape(&server, &token), 403, "{wrong}");
+    }
+    wait_for_line(
+        &server,
+        "[error] Not reloaded: env LOG_LEVEL expected one of ",
+    );
+    wait_for_line(
+        &server,
+        "[error] Not reloaded: env ENV_FILE expected a file of lines NAME=value",
+    );
+    file.write("");
+    reload(&server, &manager);
+    assert_eq!(scrape(&server, &token), 200);
+}

@@ -62,13 +62,8 @@ pub enum By {
 ///
 /// When the harness itself cannot run: no such core, no such process, no such database.
 pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
-<<<<<<< HEAD
     let tables = (0..plan.writing.writers).map(|_| {
-        let topic = target.dialect.topic(0);
-=======
-    let tables = (0..plan.writers).map(|_| {
         let topic = target.topic(0);
->>>>>>> h/load
         let topic = dialect::topic_in_database(&topic);
         let messages = Messages::connect(&plan.database, plan.by, topic, !plan.public)?;
         Ok(Box::new(messages) as Box<dyn Table>)

@@ -32,7 +32,7 @@ const ONLY_TRACES: &str =
     "only traces are exported by OpenTelemetry; metrics are at /metrics, lines on standard output";
 const SCRIPT: &str = "there is no start script; crashes are reported on standard error";
 const BUFFERS: &str = "received bytes come in buffers that all connections of a shard share";
-const NO_ADMIN: &str = "there is no /admin";
+const NO_ADMIN: &str = "/admin knows basic authentication only";
 
 /// Each variable and the reason.
 pub(super) const UNUSED: &[(&str, &str)] = &[
@@ -72,8 +72,6 @@ pub(super) const UNUSED: &[(&str, &str)] = &[
         "SECRET_KEY_BASE",
         "nothing is signed with it: there is no cookie and no long poll",
     ),
-    ("DASHBOARD_USER", NO_ADMIN),
-    ("DASHBOARD_PASSWORD", NO_ADMIN),
     ("CF_TEAM_DOMAIN", NO_ADMIN),
     ("ERL_AFLAGS", ERLANG),
     ("CLUSTER_NATS_URL", DISCOVERY),
@@ -144,7 +142,7 @@ pub(super) const UNUSED: &[(&str, &str)] = &[
 /// The reasons of variables whose value decides. See `DASHBOARD_AUTH`.
 pub(super) const DASHBOARD_ZTA: Warning = Warning {
     variable: "DASHBOARD_AUTH",
-    reason: NO_ADMIN,
+    reason: "zta is not supported, /admin stays closed",
 };
 /// See `DB_MASTER_REGION`.
 pub(super) const MASTER_REGION: Warning = Warning {

@@ -80,6 +80,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("changes", changes::TESTS),
     ("connect", connect::TESTS),
     ("control_database", control_database::original::TESTS),
+    ("control_database", control_database::processes::TESTS),
     ("control_database", control_database::sharing::TESTS),
     ("control_database", control_database::start::TESTS),
     ("dev", dev::TESTS),

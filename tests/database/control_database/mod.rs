@@ -2,6 +2,7 @@
 
 pub mod contract;
 pub mod original;
+pub mod processes;
 pub mod sharing;
 pub mod start;
 

@@ -153,6 +153,18 @@ impl Peer {
         broadcast.map(|message| message.payload)
     }
 
+    /// The code with which the server closes the socket, whatever it says before. None when it does not in time.
+    pub fn closed(&mut self, timeout: Duration) -> Option<u16> {
+        let deadline = clock::now() + timeout;
+        loop {
+            match self.events.recv_timeout(clock::left(deadline)).ok()? {
+                Event::Close { code, .. } => return Some(code),
+                Event::End => return None,
+                _ => {}
+            }
+        }
+    }
+
     /// What comes next. A socket that ends is a failure of the test.
     fn receive(&mut self, deadline: Instant) -> Option<Message> {
         loop {

@@ -427,7 +427,10 @@ async fn old_secrets_are_encrypted_anew(cluster: Arc<Cluster>) {
     // Not without the flag.
     database.sql("update _realtime.feature_flags set enabled = false");
     let off = Working::start(&database, &GCM).await;
-    check_seeded(&off.get("realtime-dev").await);
+    // As many reads as an encryption takes round trips, several times over: it would have happened by then.
+    for _ in 0..50 {
+        check_seeded(&off.get("realtime-dev").await);
+    }
     assert!(
         !off.store
             .flag("gcm_encryption_backfill", &off.records[0])

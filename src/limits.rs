@@ -144,21 +144,14 @@ pub const HTTP_CONNECTIONS_MAX: usize = 4096;
 /// Scrapes that wait for the metrics to be written; those that wait get the same page. Above: the next ones wait in their connections.
 pub const METRICS_SCRAPES_MAX: usize = 16;
 
-/// Tenants whose series are on the page, by name. Each takes 2 to 20 KB, so that a page has 100 MB at most. Above: the others have none
-/// there, and a gauge says how many they are; sums count them all the same.
+/// Tenants whose series are on the page, by name, 2 to 20 KB each. Above: the others have none, and a gauge says how many they are.
 pub const METRICS_TENANTS_MAX: usize = 5000;
 
-/// Series (or tenants) that are read or written before others get their turn: a fraction of a millisecond.
+/// Series (or pieces of 128 bytes) that are written or compressed before others get their turn: less than a millisecond.
 pub const METRICS_STEPS_PER_SLICE: usize = 256;
-
-/// Bytes of the page that are compressed before others get their turn: less than a millisecond.
-pub const METRICS_BYTES_PER_SLICE: usize = 32 * 1024;
 
 /// How long a tenant has neither users nor a session with its database before the cleaner takes its series (spec: metrics 1).
 pub const METRICS_VACANT_AFTER: Duration = Duration::from_secs(600);
-
-/// Time between two looks at who is here, where there is a cleaner: how far off that time may be.
-pub const METRICS_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a connection may wait for its next request, that request's head included. Above: the connection is closed.
 pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

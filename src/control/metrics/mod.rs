@@ -246,6 +246,9 @@ impl Scribe {
     }
 }
 
+/// Time between two looks at who is here: how far off the time may be for which somebody is said to be away.
+const LOOK_INTERVAL: Duration = Duration::from_secs(limits::METRICS_VACANT_AFTER.as_secs() / 10);
+
 /// When to look who is away, and when to take the series of those who are (`METRICS_CLEANER_SCHEDULE_TIMER_IN_MS`).
 struct Cleaner {
     /// None without `RUN_JANITOR`.
@@ -259,7 +262,7 @@ impl Cleaner {
         let period = Duration::from_millis(config.metrics.cleaner_period_ms);
         Self {
             period: config.janitor.is_enabled.then_some(period),
-            look_at: start + limits::METRICS_LOOK_INTERVAL.min(period),
+            look_at: start + LOOK_INTERVAL.min(period),
             clean_at: start + period,
         }
     }
@@ -277,7 +280,7 @@ impl Cleaner {
         let Some(period) = self.period else {
             return false;
         };
-        self.look_at = now + limits::METRICS_LOOK_INTERVAL.min(period);
+        self.look_at = now + LOOK_INTERVAL.min(period);
         let is_due = now >= self.clean_at;
         if is_due {
             self.clean_at = now + period;

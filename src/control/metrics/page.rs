@@ -10,6 +10,9 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// What is compressed before others get their turn.
+pub const SLICE_BYTES: usize = 128 * limits::METRICS_STEPS_PER_SLICE;
+
 /// A page. Clones share its text.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -68,7 +71,7 @@ impl Body for Slices {
             return Poll::Pending;
         }
         self.is_turn_of_others = true;
-        let length = self.rest.len().min(limits::METRICS_BYTES_PER_SLICE);
+        let length = self.rest.len().min(SLICE_BYTES);
         let slice = self.rest.split_to(length);
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
@@ -96,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_body_comes_in_slices_with_turns_between() {
-        let length = limits::METRICS_BYTES_PER_SLICE * 2 + 1;
+        let length = SLICE_BYTES * 2 + 1;
         let mut body = pin!(Page::new("x".repeat(length), 0).into_body());
         assert_eq!(body.size_hint().exact(), Some(length as u64));
         let mut context = Context::from_waker(Waker::noop());
@@ -109,7 +112,7 @@ mod tests {
                 _ => 0,
             });
         }
-        let slice = limits::METRICS_BYTES_PER_SLICE;
+        let slice = SLICE_BYTES;
         assert_eq!(polled, [slice, 0, slice, 0, 1]);
         assert!(body.is_end_stream());
     }

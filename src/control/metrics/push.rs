@@ -6,6 +6,7 @@
 //! (`lines_name_the_host_and_no_secret`). Deliberately absent: trying again; the next push says all of it and more.
 
 use super::pace::Pace;
+use super::page::SLICE_BYTES;
 use super::{Metrics, Page};
 use crate::config::MetricsPusher;
 use crate::control::clock;
@@ -199,7 +200,7 @@ fn with_labels(url: &str, labels: &[(String, String)]) -> String {
 async fn gzip(text: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let mut pace = Pace::default();
-    for slice in text.chunks(limits::METRICS_BYTES_PER_SLICE) {
+    for slice in text.chunks(SLICE_BYTES) {
         encoder.write_all(slice).expect("memory takes everything");
         pace.steps(limits::METRICS_STEPS_PER_SLICE).await;
     }

@@ -12,6 +12,7 @@ use crate::mail::TopicHasher;
 use crate::metrics::{Refused, Relayed, Slow};
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, Tenant};
+use read::Read;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,8 +20,6 @@ use tokio::task::LocalSet;
 
 mod deploy;
 mod read;
-
-use read::Read;
 
 fn node() -> Node {
     let (config, _) = Config::from_env(|_| None).unwrap();

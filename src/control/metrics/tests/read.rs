@@ -1,4 +1,4 @@
-//! The text format, read strictly.
+//! A page, read strictly, as a scraper reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

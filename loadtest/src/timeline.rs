@@ -2,7 +2,7 @@
 //!
 //! In: latencies, with the time at which each message arrived. Out: all of them as one histogram, and
 //! percentiles and throughput over time.
-//! Always holds: a run has no more than [`SLOTS_MAX`] intervals; one that lasts longer than it said has the
+//! Always holds: a run has no more than `SLOTS_MAX` intervals; one that lasts longer than it said has the
 //! rest in the last. Every thread's intervals begin at the same moments, so that they can be added up.
 
 use std::sync::atomic::{AtomicU64, Ordering};

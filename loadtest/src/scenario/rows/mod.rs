@@ -1,7 +1,7 @@
 //! What the loads with a tenant's database have in common: rows that are written there and reach
 //! the members of channels.
 //!
-//! In: a [`Pace`], what members [`Ask`] for, a [`Table`] for each writer. Out: rows per second that
+//! In: a `Pace`, what members `Ask` for, a `Table` for each writer. Out: rows per second that
 //! everybody got who should, the time from when a row was due to when it was there, and every row
 //! that was lost, doubled or out of its writer's order.
 //!

@@ -98,6 +98,22 @@ fn the_example_of_settings_tells_the_defaults() {
     }
 }
 
+#[test]
+fn the_example_of_settings_sets_no_secret() {
+    let text = read("realtime.env.example");
+    let set: Vec<String> = assignments(&text)
+        .into_iter()
+        .filter(|(_, value, is_set)| *is_set && !value.is_empty())
+        .map(|(name, _, _)| name)
+        .collect();
+    for name in set {
+        let is_secret = ["SECRET", "PASSWORD", "KEY", "AUTH"]
+            .iter()
+            .any(|word| name.contains(word));
+        assert!(!is_secret, "everybody knows this {name}");
+    }
+}
+
 fn compose() -> Yaml {
     let mut documents = YamlLoader::load_from_str(&read("compose.yaml")).expect("it is YAML");
     assert_eq!(documents.len(), 1);
@@ -306,15 +322,10 @@ fn the_unit_fits_the_server() {
     for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
         assert!(calls.contains(call), "{call}");
     }
+    let start: u64 = all("TimeoutStartSec")[0].parse().expect("seconds");
+    assert!(start > 90, "systemd's own {start}");
     let files: u64 = all("LimitNOFILE")[0].parse().expect("a number");
-    let sysctl = read("sysctl.conf");
-    let bound = sysctl
-        .lines()
-        .find_map(|line| line.strip_prefix("fs.nr_open = "));
-    assert!(
-        files <= bound.and_then(|it| it.parse().ok()).expect("it is set"),
-        "{files}"
-    );
+    assert!(files <= 1_048_576, "the kernel's fs.nr_open: {files}");
 }
 
 #[test]
@@ -376,6 +387,28 @@ fn each_kernel_setting_has_a_reason_and_is_set_once() {
         }
     }
     assert!(seen.len() > 5, "{seen:?}");
+}
+
+#[test]
+fn the_readme_shows_options_that_the_harness_has() {
+    let settings =
+        fs::read_to_string(root().join("loadtest/src/settings.rs")).expect("it is there");
+    let readme = read("README.md");
+    let commands = readme.split('`').filter(|it| it.starts_with("cargo load "));
+    let mut found = 0;
+    for command in commands {
+        // Options of all scenarios stand before the scenario's name.
+        let words = command.split(' ').skip(2);
+        let mut words = words.take_while(|word| *word != "connections");
+        while let Some(option) = words.next().and_then(|word| word.strip_prefix("--")) {
+            let field = format!("    pub {}:", option.replace('-', "_"));
+            let is_known = option == "help" || settings.contains(&field);
+            assert!(is_known, "{command}: --{option}");
+            words.next();
+            found += 1;
+        }
+    }
+    assert!(found >= 3, "{found}");
 }
 
 #[test]

@@ -84,6 +84,18 @@ impl Rows {
     }
 }
 
+thread_local! {
+    /// Whether this test has started a server that does something wrong.
+    static IS_FAULTY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// How long nothing may happen in this test: where nothing is wrong, longer than a busy machine may take; where something is missing, this
+/// is waited for.
+pub(crate) fn stall() -> std::time::Duration {
+    let is_faulty = IS_FAULTY.with(std::cell::Cell::get);
+    std::time::Duration::from_millis(if is_faulty { 500 } else { 5000 })
+}
+
 /// Starts a server that lives as long as the test's process, and says how to reach it.
 pub(crate) fn start(dialect: Dialect, fault: Fault) -> Target {
     start_with_rows(dialect, fault).0
@@ -91,6 +103,7 @@ pub(crate) fn start(dialect: Dialect, fault: Fault) -> Target {
 
 /// The same with a database.
 pub(crate) fn start_with_rows(dialect: Dialect, fault: Fault) -> (Target, Rows) {
+    IS_FAULTY.with(|it| it.set(fault != Fault::None));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, events) = mpsc::channel();

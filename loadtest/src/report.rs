@@ -165,7 +165,7 @@ pub struct Summary {
 impl Report {
     /// A report without runs for the command line of this process.
     pub fn new(scenario: &'static str) -> Self {
-        let command: Vec<String> = std::env::args().skip(1).map(without_password).collect();
+        let command = without_secrets(std::env::args().skip(1));
         let setting = |path: &str| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
             text.trim().to_owned()
@@ -360,6 +360,28 @@ fn summary_of(runs: &[Run]) -> Vec<Summary> {
         .collect()
 }
 
+/// Options whose values nobody is to read in a report.
+const SECRETS: [&str; 3] = ["--token", "--secret", "--against-secret"];
+
+/// Arguments as they may be shown.
+fn without_secrets(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut is_value = false;
+    arguments
+        .map(|argument| {
+            if std::mem::take(&mut is_value) {
+                return "***".to_owned();
+            }
+            match argument.split_once('=') {
+                Some((option, _)) if SECRETS.contains(&option) => format!("{option}=***"),
+                _ => {
+                    is_value = SECRETS.contains(&argument.as_str());
+                    without_password(argument)
+                }
+            }
+        })
+        .collect()
+}
+
 /// The address of a database without who connects and with which password.
 fn without_password(argument: String) -> String {
     match (argument.split_once("://"), argument.rsplit_once('@')) {
@@ -403,6 +425,26 @@ mod tests {
             report.runs.push(run);
         }
         report
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_the_command() {
+        let check = |arguments: &str, expected: &str| {
+            let arguments = arguments.split(' ').map(str::to_owned);
+            assert_eq!(without_secrets(arguments).join(" "), expected);
+        };
+        check(
+            "--secret s1 --token=s2 --against-secret s3 --pid 7 joins",
+            "--secret *** --token=*** --against-secret *** --pid 7 joins",
+        );
+        check(
+            "--against-secret=s=3 --tokens 2",
+            "--against-secret=*** --tokens 2",
+        );
+        check(
+            "--database postgres://me:s@h/d",
+            "--database postgres://h/d",
+        );
     }
 
     #[test]

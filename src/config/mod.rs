@@ -100,10 +100,6 @@ pub struct Config {
     pub region: Option<String>,
     /// `CLUSTER`.
     pub cluster: Option<String>,
-    /// `CLUSTER_NATS_URL`, ours: the bus between nodes. It may hold credentials.
-    pub cluster_nats_url: Option<Secret>,
-    /// `SECRET_KEY_BASE`. Ours: not required.
-    pub secret_key_base: Option<Secret>,
     /// `API_JWT_SECRET`: none refuses every management call.
     pub api_jwt_secret: Option<Secret>,
     /// `API_JWT_SECRET_NEXT`: accepted as well, while the secret changes.
@@ -282,8 +278,6 @@ impl Config {
             app_name: env.string_or("APP_NAME", "realtime"),
             region: env.string("REGION"),
             cluster: env.string("CLUSTER"),
-            cluster_nats_url: env.url("CLUSTER_NATS_URL").map(Secret::new),
-            secret_key_base: env.secret("SECRET_KEY_BASE"),
             api_jwt_secret: env.secret("API_JWT_SECRET"),
             api_jwt_secret_next: env.secret("API_JWT_SECRET_NEXT"),
             api_token_blocklist: env.secrets("API_TOKEN_BLOCKLIST"),

@@ -62,6 +62,16 @@ impl<'a> Environment<'a> {
         self.report.into_inner()
     }
 
+    /// The text of a variable and where it stands, without a note of it.
+    pub(super) fn found(&self, name: &str) -> Option<(String, Origin)> {
+        (self.get)(name)
+    }
+
+    /// Takes over what was noted by somebody who reads a part of the same environment by other rules.
+    pub(super) fn adopt(&self, report: Report) {
+        self.report.borrow_mut().append(report);
+    }
+
     /// The text of a variable, without a note of it.
     pub(super) fn raw(&self, name: &str) -> Option<String> {
         (self.get)(name).map(|(text, _)| text)

@@ -55,24 +55,37 @@ pub enum Shown {
 }
 
 impl Shown {
-    /// A URL without what may be secret in it: user, password and query.
-    pub(super) fn url(url: &str) -> Self {
-        let (url, query) = url
+    /// A URL, or several with commas between them, without what may be secret in it: user, password and query. What is in doubt is hidden:
+    /// a password may hold a slash, a comma or an `@`.
+    pub(super) fn url(urls: &str) -> Self {
+        let (urls, query) = urls
             .split_once('?')
-            .map_or((url, ""), |(url, _)| (url, "?***"));
+            .map_or((urls, ""), |(urls, _)| (urls, "?***"));
+        let mut items: Vec<String> = Vec::new();
+        for part in urls.split(',') {
+            match items.last_mut() {
+                // No new URL begins here.
+                Some(last) if !part.contains("://") => last.extend([",", part]),
+                _ => items.push(part.to_owned()),
+            }
+        }
+        let items: Vec<String> = items.iter().map(|item| Self::one_url(item)).collect();
+        Self::Text(items.join(",") + query)
+    }
+
+    fn one_url(url: &str) -> String {
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-        let end = rest.find('/').unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
-        let (user, host) = match authority.rsplit_once('@') {
-            Some((_, host)) => ("***@", host),
-            None => ("", authority),
-        };
         let separator = if scheme.is_empty() { "" } else { "://" };
-        Self::Text(format!("{scheme}{separator}{user}{host}{path}{query}"))
+        match rest.rsplit_once('@') {
+            Some((_, host)) if !rest.starts_with('/') => {
+                format!("{scheme}{separator}***@{host}")
+            }
+            _ => url.to_owned(),
+        }
     }
 
     /// One line, whatever is in it.
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         match self {
             Self::None => "(none)".to_owned(),
             Self::Text(text) => {
@@ -140,6 +153,14 @@ impl Report {
         if self.find(&setting.name).is_none() {
             self.settings.push(setting);
         }
+    }
+
+    /// Adds all of another one, as [`Report::add`].
+    pub(super) fn append(&mut self, other: Self) {
+        other
+            .settings
+            .into_iter()
+            .for_each(|setting| self.add(setting));
     }
 
     /// Adds a variable that has no effect, or says of a setting that it has none.
@@ -293,6 +314,16 @@ mod tests {
             ("https://host/write?token=secret", "https://host/write?***"),
             ("me@host", "***@host"),
             ("/path@x", "/path@x"),
+            (
+                "nats://a:p1@h1,nats://b:p2@h2",
+                "nats://***@h1,nats://***@h2",
+            ),
+            ("nats://a:p1@h1,b:p2@h2/x", "nats://***@h2/x"),
+            ("nats://a:p1@h1, tls://p2@h2", "nats://***@h1, tls://***@h2"),
+            ("nats://h1:1,h2:2", "nats://h1:1,h2:2"),
+            ("https://me:se/cret@host/path", "https://***@host/path"),
+            ("https://h/a?k=1,2", "https://h/a?***"),
+            ("https://me:se,cret@host", "https://***@host"),
         ] {
             assert_eq!(Shown::url(url).text(), expected);
         }

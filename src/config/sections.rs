@@ -199,8 +199,6 @@ pub struct Metrics {
     pub gauges_period_ms: u64,
     /// `METRICS_CLEANER_SCHEDULE_TIMER_IN_MS`: period in which series of absent tenants are removed.
     pub cleaner_period_ms: u64,
-    /// `METRICS_RPC_TIMEOUT_IN_MS`: how long another node may take to answer.
-    pub node_timeout_ms: u64,
     /// Pushing, when `METRICS_PUSHER_ENABLED` and `METRICS_PUSHER_URL` are set.
     pub pusher: Option<MetricsPusher>,
 }
@@ -243,7 +241,6 @@ impl Metrics {
         Ok(Self {
             gauges_period_ms: env.positive("PROM_POLL_RATE", 5000)?,
             cleaner_period_ms: env.positive("METRICS_CLEANER_SCHEDULE_TIMER_IN_MS", 1_800_000)?,
-            node_timeout_ms: env.positive("METRICS_RPC_TIMEOUT_IN_MS", 15_000)?,
             pusher: MetricsPusher::from_env(env, warnings)?,
         })
     }
@@ -276,7 +273,9 @@ impl MetricsPusher {
 /// A URL that can be posted to. One with credentials would be shown wherever it is; they have variables of their own.
 fn check_pusher_url(url: &str) -> Result<(), ConfigError> {
     let name = "METRICS_PUSHER_URL";
-    if url.contains('@') {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
         return Err(ConfigError(format!(
             "env {name} must not hold a user or a password: set METRICS_PUSHER_USER and METRICS_PUSHER_AUTH"
         )));
@@ -289,7 +288,8 @@ fn check_pusher_url(url: &str) -> Result<(), ConfigError> {
     if is_good {
         return Ok(());
     }
-    let got = inspect_str(url);
+    // Its query may hold a token.
+    let got = inspect_str(&Shown::url(url).text());
     Err(ConfigError(format!(
         "env {name} expected a URL such as http://localhost:8428/api/v1/import/prometheus, got {got}"
     )))

@@ -272,6 +272,13 @@ fn a_push_needs_a_url_that_can_be_posted_to() {
     check("http://localhost:8428/api/v1/import/prometheus", Ok(()));
     check("https://metrics/import?extra_label=a=b", Ok(()));
     check("http://[::1]:1/", Ok(()));
+    check("https://metrics/import?mail=me@here", Ok(()));
+    check(
+        "ftp://metrics/import?token=hunter2",
+        Err(
+            "env METRICS_PUSHER_URL expected a URL such as http://localhost:8428/api/v1/import/prometheus, got \"ftp://metrics/import?***\"",
+        ),
+    );
     for url in [
         "metrics",
         "ftp://metrics/",
@@ -407,7 +414,7 @@ fn secrets_show_nowhere() {
         "DB_ENC_KEY_GCM  *** (32 bytes or more)  (environment)",
         "API_TOKEN_BLOCKLIST  *** (1 of them)  (environment)",
         "METRICS_PUSHER_URL  https://host/x?***  (environment)",
-        "CLUSTER_NATS_URL  nats://***@host  (environment; without effect: a node serves alone so far)",
+        "CLUSTER_NATS_URL  *** (16 to 31 bytes)  (environment; without effect: a node serves alone so far)",
         "LOGFLARE_API_KEY  *** (16 to 31 bytes)  (environment; without effect: lines go to standard output)",
     ] {
         assert!(text.lines().any(|it| normal(it) == line), "{line}\n{text}");

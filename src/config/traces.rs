@@ -1,13 +1,14 @@
 //! Where traces go: the standard variables of OpenTelemetry, as far as this server follows them.
 //!
-//! What comes in: the environment. What goes out: [`Traces`], if they are wanted. What always holds: a variable that would be followed by
-//! another program and is not followed here is warned about, but only while traces are exported at all. Deliberately absent: metrics and
+//! What comes in: the environment. What goes out: [`Traces`], if they are wanted. What always holds: an empty variable is as one that is not set
+//! (`empty_variables_are_as_unset_ones`); one that would be followed by another program and is not followed here is warned about, but only while traces are exported at all. Deliberately absent: metrics and
 //! logs by the same way.
 
 use super::parse::{ConfigError, Environment, Secret};
 use super::report::Shown;
 use super::unused::Warning;
 use crate::error::inspect_str;
+use hyper::header::{HeaderName, HeaderValue};
 
 /// Exporting traces by OTLP (HTTP, protobuf).
 #[derive(Clone, Debug)]
@@ -47,6 +48,18 @@ pub enum Sampler {
 
 impl Traces {
     pub(super) fn from_env(
+        env: &Environment<'_>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Option<Self>, ConfigError> {
+        // The standard: a variable that is empty is as one that is not set.
+        let get = |name: &str| env.found(name).filter(|(text, _)| !text.is_empty());
+        let standard = Environment::new(&get);
+        let traces = Self::from_standard(&standard, warnings);
+        env.adopt(standard.into_report());
+        traces
+    }
+
+    fn from_standard(
         env: &Environment<'_>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Option<Self>, ConfigError> {
@@ -167,16 +180,17 @@ fn endpoint(env: &Environment<'_>) -> Result<Secret, ConfigError> {
         }
     };
     env.note(own, Shown::url(&url));
-    let has_scheme = |scheme| {
-        url.strip_prefix(scheme)
-            .is_some_and(|host| !host.is_empty())
-    };
-    if has_scheme("http://") || has_scheme("https://") {
+    let uri = url.parse::<hyper::Uri>().ok();
+    let is_good = uri.is_some_and(|uri| {
+        let host = uri.host().filter(|host| !host.is_empty());
+        matches!(uri.scheme_str(), Some("http" | "https")) && host.is_some()
+    });
+    if is_good {
         Ok(Secret::new(url))
     } else {
         // The value is not repeated: credentials stand in some.
         Err(ConfigError(format!(
-            "env {name} expected a URL that begins with http:// or https://, got {} bytes that do not",
+            "env {name} expected a URL with a host that begins with http:// or https://, got {} bytes that do not",
             env.raw(name).map_or(0, |text| text.len())
         )))
     }
@@ -190,12 +204,16 @@ fn headers(env: &Environment<'_>) -> Result<Vec<(String, Secret)>, ConfigError> 
     let name = if env.raw(own).is_some() { own } else { common };
     let _ = (env.secret(own), env.secret(common));
     let text = env.raw(name).unwrap_or_default();
-    let header = |(key, value): (String, String)| (key, Secret::new(value));
+    let header = |(key, value): (String, String)| {
+        let is_good =
+            HeaderName::from_bytes(key.as_bytes()).is_ok() && HeaderValue::from_str(&value).is_ok();
+        is_good.then(|| (key, Secret::new(value)))
+    };
     split(&text)
-        .map(|pairs| pairs.into_iter().map(header).collect())
+        .and_then(|pairs| pairs.into_iter().map(header).collect())
         .ok_or_else(|| {
             ConfigError(format!(
-                "env {name} expected pairs such as a=b,c=d, got {} bytes that are none",
+                "env {name} expected headers such as a=b,c=d, got {} bytes that are none",
                 text.len()
             ))
         })
@@ -378,6 +396,33 @@ mod tests {
     }
 
     #[test]
+    fn empty_variables_are_as_unset_ones() {
+        let names = [
+            "OTEL_SDK_DISABLED",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+            "OTEL_TRACES_SAMPLER",
+            "OTEL_TRACES_SAMPLER_ARG",
+            "OTEL_SERVICE_NAME",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_BSP_MAX_QUEUE_SIZE",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+            "OTEL_PROPAGATORS",
+        ];
+        let empty: Vec<_> = names.iter().map(|name| (*name, "")).collect();
+        assert_eq!(format!("{:?}", on(&empty)), format!("{:?}", on(&[])));
+        // The empty variable of traces does not hide the common one.
+        let mut both = empty.clone();
+        both.push(("OTEL_EXPORTER_OTLP_HEADERS", "k=v"));
+        assert_eq!(on(&both).0.headers.len(), 1);
+        assert!(read(&[("OTEL_TRACES_EXPORTER", "")]).unwrap().0.is_none());
+    }
+
+    #[test]
     fn the_service_has_one_name() {
         let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=a,zone=x%20y");
         let (traces, _) = on(&[attributes]);
@@ -449,6 +494,26 @@ mod tests {
             "OTEL_EXPORTER_OTLP_HEADERS",
             "secret",
             "got 6 bytes that are none",
+        );
+        check(
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "a b=secret",
+            "got 10 bytes that are none",
+        );
+        check(
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+            "a=sec%0Aret",
+            "got 11 bytes that are none",
+        );
+        check(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://a b/",
+            "got 11 bytes that do not",
+        );
+        check(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://me:pw@/",
+            "got 14 bytes that do not",
         );
         check("OTEL_RESOURCE_ATTRIBUTES", "=x", "got \"=x\"");
         check("OTEL_TRACES_SAMPLER", "some", "got \"some\"");

@@ -127,7 +127,15 @@ impl Carrier {
     pub async fn carry(mut self, end: impl Future<Output = ()>) {
         let mut end = pin!(end);
         loop {
-            if self.turn() {
+            let is_busy = self.turn();
+            // Also when there is no end of letters: that is when somebody wants to know.
+            let unsent = self.port.unsent() as u64;
+            self.metrics
+                .instruments()
+                .control
+                .letters_unsent
+                .set(unsent);
+            if is_busy {
                 // Tasks, `end` among them, get their turn between two of ours.
                 tokio::select! {
                     biased;
@@ -135,12 +143,6 @@ impl Carrier {
                     () = tokio::task::yield_now() => continue,
                 }
             }
-            let unsent = self.port.unsent() as u64;
-            self.metrics
-                .instruments()
-                .control
-                .letters_unsent
-                .set(unsent);
             let may_sleep = self.port.arm();
             let is_over = may_sleep && self.sleep(end.as_mut()).await;
             self.port.disarm();

@@ -135,7 +135,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
     if let Some(engine) = tenants.engine {
         engine.start(log.clone());
     }
-    let flush = traces::start(config.traces.as_ref(), &log).map_err(io::Error::other)?;
+    let flush = traces::start(config.traces.as_ref(), &log);
     let (outgoing, parcels) = Outgoing::new();
     let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
     let environment = Rc::new(Environment {
@@ -303,10 +303,16 @@ mod tests {
         signals: mpsc::Sender<&'static str>,
         control: JoinHandle<io::Result<()>>,
         threads: shards::Threads,
+        board: Board,
     }
 
     impl Server {
         fn start(name: &str) -> Self {
+            Self::start_with_room(name, 100)
+        }
+
+        /// With room for so many sockets on each shard.
+        fn start_with_room(name: &str, sockets_max: usize) -> Self {
             let directory = std::env::temp_dir()
                 .join(format!("realtime-control-{}-{name}", std::process::id()));
             let _ = std::fs::remove_dir_all(&directory);
@@ -331,7 +337,7 @@ mod tests {
                     channel_error_backoff: Duration::ZERO,
                     queued_bytes_max: 1_000_000,
                     idle_timeout_seconds: 60,
-                    open_sockets: OpenSockets::new(100),
+                    open_sockets: OpenSockets::new(sockets_max),
                     log_level: crate::error::Level::Emergency.into(),
                     board: of_shards.clone(),
                 };
@@ -350,7 +356,7 @@ mod tests {
             .unwrap();
             let address = runtime.local_addr();
             let instruments = Instruments {
-                board,
+                board: board.clone(),
                 control: Arc::default(),
                 runtime: runtime.metrics().into(),
                 drivers: [].into(),
@@ -375,6 +381,7 @@ mod tests {
                 signals,
                 control,
                 threads,
+                board,
             }
         }
 
@@ -505,6 +512,26 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 202 Accepted\r\n"), "{head}");
         let expected = r#"[null,null,"realtime:room","broadcast",{"event":"e","payload":{"n":1.50},"type":"broadcast"}]"#;
         assert_eq!(socket.read().unwrap().to_text().unwrap(), expected);
+        server.stop();
+    }
+
+    #[test]
+    fn an_upgrade_behind_a_request_counts_as_refused_where_there_is_no_room() {
+        let server = Server::start_with_room("full", 0);
+        let mut stream = server.connect();
+        ask(&mut stream, "GET /healthcheck HTTP/1.1\r\nhost: x\r\n\r\n");
+        let (head, _) = ask(&mut stream, &upgrade(&token()));
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let mut socket = WebSocket::from_raw_socket(stream, Role::Client, None);
+        let close = socket.read().unwrap();
+        let tungstenite::Message::Close(Some(close)) = close else {
+            panic!("{close}");
+        };
+        assert_eq!(u16::from(close.code), 1013);
+        let refused = |shard: usize| {
+            server.board[shard].refused[crate::metrics::Refused::TooManyConnections as usize].get()
+        };
+        assert_eq!((0..SHARDS).map(refused).sum::<u64>(), 1);
         server.stop();
     }
 

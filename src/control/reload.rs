@@ -43,6 +43,19 @@ const RELOADABLE: [&str; 6] = [
     "METRICS_TOKEN_BLOCKLIST",
 ];
 
+/// From here on SIGHUP does not end the process: one that comes while it boots is kept for [`Reloader::listen`].
+///
+/// # Errors
+///
+/// When the kernel does not let the process handle it.
+pub fn register() -> io::Result<()> {
+    // What is registered stays so when the runtime is gone.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    runtime.block_on(async { signal(SignalKind::hangup()).map(drop) })
+}
+
 impl Reloader {
     /// Listens for SIGHUP from now on. To be called within the `LocalSet`.
     ///
@@ -93,5 +106,48 @@ impl Reloader {
 
     fn say(&self, level: Level, text: &str) {
         self.log.write(Line::new(clock::unix_ms(), level, text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use std::time::Duration;
+
+    const NAME: &str =
+        "control::reload::tests::a_signal_while_the_process_boots_waits_for_the_server";
+    const IS_CHILD: &str = "REALTIME_TEST_SIGNALS_ITSELF";
+
+    #[test]
+    fn a_signal_while_the_process_boots_waits_for_the_server() {
+        if std::env::var_os(IS_CHILD).is_some() {
+            return boot_under_a_signal();
+        }
+        // A process of its own: it ends where this does not hold, and others have servers that would reload.
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(IS_CHILD, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success(), "{} {said}", child.status);
+        assert!(said.contains("1 passed"), "{said}");
+    }
+
+    fn boot_under_a_signal() {
+        register().unwrap();
+        let pid = std::process::id().to_string();
+        let kill = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
+        assert!(kill.success());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut signals = signal(SignalKind::hangup()).unwrap();
+            let kept = tokio::time::timeout(Duration::from_secs(60), signals.recv()).await;
+            assert_eq!(kept, Ok(Some(())));
+        });
     }
 }

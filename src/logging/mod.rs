@@ -22,7 +22,7 @@ pub use gate::Gate;
 pub use redact::redact;
 pub use threshold::Threshold;
 pub use time::UtcTime;
-pub use writer::{TracingLayer, Writer};
+pub use writer::Writer;
 
 use crate::error::{ErrorCode, Level};
 use crate::limits;

@@ -37,6 +37,7 @@ use std::time::Duration;
 /// A sentence for the operator: what could not be had, and what to do about it.
 pub fn run(reading: Reading) -> Result<(), String> {
     abort_when_a_shard_panics();
+    control::reload::register().map_err(|error| format!("signals cannot be handled: {error}"))?;
     let config = Arc::new(reading.config);
     let threshold = Threshold::new(config.log_level);
     let writer = writer(&config, &threshold);

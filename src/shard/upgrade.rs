@@ -342,6 +342,9 @@ impl Shard {
             self.open(io, id, request, tenant, token, bytes.len());
             self.on_frames(io, id, &mut bytes);
         } else {
+            self.channels
+                .figures(io)
+                .count_refused(Refused::TooManyConnections);
             connection::close(io, id, 1013);
         }
     }

@@ -17,8 +17,8 @@ use crate::report::Run;
 use crate::settings::Bench;
 use crate::timeline::{Start, Timeline};
 
-use super::memory;
 use super::threads::{Meter, Usage};
+use super::{memory, stall};
 
 /// Where a run is. Only ever moves forward; it begins, as 0, with the members connecting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,13 +123,6 @@ impl Findings {
     }
 }
 
-/// How long nothing may happen before a phase is given up; [`Load::patience`] is added.
-const STALL: Duration = if cfg!(test) {
-    Duration::from_millis(300)
-} else {
-    Duration::from_secs(10)
-};
-
 /// What was counted between the two ends of the measurement.
 struct Measured {
     received: u64,
@@ -198,7 +191,7 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
     let everyone = || {
         board.joined.load(Ordering::Acquire) as u64 + board.refused.load(Ordering::Acquire) as u64
     };
-    if !wait_until(everyone, members as u64, STALL) {
+    if !wait_until(everyone, members as u64, stall()) {
         return Ok(Err(format!(
             "only {} of {members} members got an answer",
             everyone()
@@ -209,7 +202,7 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
         return Ok(Err(format!("{refused} of {members} members were refused")));
     }
     board.enter(Phase::WarmUp);
-    let stall = STALL + load.patience;
+    let stall = stall() + load.patience;
     if !wait_until(|| board.received(), load.first, stall) {
         let received = board.received();
         return Ok(Err(format!(

@@ -168,7 +168,8 @@ mod tests {
         };
         let mut ticks = 0;
         let samples = watch(&bench, 0.25, |_| ticks += 1);
-        assert!(samples.len() >= 3 && samples.len() == ticks, "{samples:?}");
+        // One at once and one at the end, however busy the machine is.
+        assert!(samples.len() >= 2 && samples.len() == ticks, "{samples:?}");
         assert!(samples.iter().all(|(_, megabytes)| *megabytes > 1.0));
     }
 }

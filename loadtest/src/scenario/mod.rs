@@ -18,3 +18,13 @@ pub mod replay;
 pub mod presence;
 pub mod reconnect;
 pub mod soak;
+
+use std::time::Duration;
+
+/// How long nothing may happen before a phase is given up.
+fn stall() -> Duration {
+    #[cfg(test)]
+    return crate::fake::stall();
+    #[cfg(not(test))]
+    Duration::from_secs(10)
+}

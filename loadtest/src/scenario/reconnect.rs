@@ -23,6 +23,7 @@ use crate::report::Run;
 use crate::settings::Bench;
 use crate::timeline;
 
+use super::stall;
 use super::threads::{self, Meter};
 
 /// What is to be done.
@@ -47,13 +48,6 @@ pub struct Plan {
     #[arg(long)]
     pub private: bool,
 }
-
-/// How long nobody may join before a round is given up.
-const STALL: Duration = if cfg!(test) {
-    Duration::from_millis(300)
-} else {
-    Duration::from_secs(10)
-};
 
 /// How long a client waits before it tries again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -171,11 +165,11 @@ fn conduct(plan: &Plan, bench: &Bench, board: &Board, run: &mut Run) -> io::Resu
     Ok(())
 }
 
-/// Waits until so many have joined, or nobody has for as long as [`STALL`].
+/// Waits until so many have joined, or nobody has for as long as [`stall`].
 fn wait_for(board: &Board, goal: u64) -> bool {
     const LOOK: Duration = Duration::from_millis(1);
     let (mut best, mut still) = (0, Duration::ZERO);
-    while best < goal && still < STALL {
+    while best < goal && still < stall() {
         thread::sleep(LOOK);
         let joined = board.joined.load(Ordering::Acquire);
         still = if joined > best {

@@ -9,6 +9,7 @@ use super::pace::Pace;
 use super::page::SLICE_BYTES;
 use super::{Metrics, Page};
 use crate::config::MetricsPusher;
+use crate::control::client::{self, Client, chain};
 use crate::control::clock;
 use crate::control::database::Environment;
 use crate::control::log::Log;
@@ -24,15 +25,8 @@ use flate2::write::GzEncoder;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Uri};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
@@ -51,7 +45,7 @@ pub fn start(metrics: Metrics, environment: &Environment) {
 
 struct Pusher {
     settings: MetricsPusher,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client,
     /// With the labels.
     uri: Uri,
     authorization: Option<HeaderValue>,
@@ -66,14 +60,7 @@ impl Pusher {
         let uri = with_labels(&settings.url, &settings.extra_labels)
             .parse::<Uri>()
             .map_err(|error| format!("METRICS_PUSHER_URL is no URL: {error}"))?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(uri.scheme_str() == Some("https"))?)
-            .https_or_http()
-            .enable_http1()
-            .build();
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .build(connector);
+        let client = client::client(&uri, "METRICS_PUSHER_URL")?;
         let authorization = settings.password.as_ref().map(|password| {
             let pair = format!("{}:{}", settings.user, password.expose());
             let value = format!("Basic {}", STANDARD.encode(pair));
@@ -93,22 +80,27 @@ impl Pusher {
     /// As long as there is a control core.
     async fn work(self, metrics: Metrics) {
         let period = Duration::from_millis(self.settings.period_ms);
-        let bound = Duration::from_millis(self.settings.timeout_ms).min(period);
         let mut ticks = interval_at(clock::now() + period, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             ticks.tick().await;
-            let push = timeout(bound, caught(self.push(&metrics)));
-            let (code, text) = match push.await {
-                Ok(Ok(())) => continue,
-                Ok(Err(panic)) => (ErrorCode::MetricsPusherTaskExited, panic_text(&*panic)),
-                Err(_) => (
-                    ErrorCode::MetricsPusherTimeout,
-                    format!("{} took longer than {} ms", self.whom(), bound.as_millis()),
-                ),
-            };
-            say(&self.log, code, &text);
+            self.push_in_time(&metrics).await;
         }
+    }
+
+    /// One push, over before the next is due.
+    async fn push_in_time(&self, metrics: &Metrics) {
+        let bound = self.settings.timeout_ms.min(self.settings.period_ms);
+        let push = caught(self.push(metrics));
+        let (code, text) = match timeout(Duration::from_millis(bound), push).await {
+            Ok(Ok(())) => return,
+            Ok(Err(panic)) => (ErrorCode::MetricsPusherTaskExited, panic_text(&*panic)),
+            Err(_) => (
+                ErrorCode::MetricsPusherTimeout,
+                format!("{} took longer than {bound} ms", self.whom()),
+            ),
+        };
+        say(&self.log, code, &text);
     }
 
     /// Both parts at the same time.
@@ -164,21 +156,6 @@ impl Pusher {
     }
 }
 
-/// The certificate authorities of the machine, where they are needed.
-fn tls(is_needed: bool) -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites for the versions that it was built with");
-    let builder = if is_needed {
-        builder.with_native_roots().map_err(|error| {
-            format!("there are no certificate authorities to check METRICS_PUSHER_URL by: {error}; install them or set SSL_CERT_FILE")
-        })?
-    } else {
-        builder.with_root_certificates(RootCertStore::empty())
-    };
-    Ok(builder.with_no_client_auth())
-}
-
 /// The URL with a parameter for each pair.
 fn with_labels(url: &str, labels: &[(String, String)]) -> String {
     let mut out = url.to_owned();
@@ -205,17 +182,6 @@ async fn gzip(text: &[u8]) -> Bytes {
         pace.steps(limits::METRICS_STEPS_PER_SLICE).await;
     }
     encoder.finish().expect("memory takes everything").into()
-}
-
-/// An error with its causes: the outermost of hyper's says nothing.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        write!(text, ": {cause}").expect("a string takes everything");
-        source = cause.source();
-    }
-    text
 }
 
 fn say(log: &Log, code: ErrorCode, text: &str) {

@@ -9,8 +9,10 @@ mod collector;
 mod courier;
 
 use crate::config::{Sampler, Traces};
+use crate::control::clock;
 use crate::control::log::Log;
-use crate::logging::redact;
+use crate::error::Level;
+use crate::logging::{Line, redact};
 use courier::Courier;
 use hyper::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -37,24 +39,28 @@ impl Flush {
     }
 }
 
-/// Starts tracing as `traces` says. To be called once, within the `LocalSet`.
-///
-/// # Errors
-///
-/// Why spans cannot be sent there: a sentence.
-pub fn start(traces: Option<&Traces>, log: &Log) -> Result<Flush, String> {
+/// Starts tracing as `traces` says. Where spans cannot be sent, the log says why, and there are none: a server that is otherwise well
+/// serves. To be called once, within the `LocalSet`.
+pub fn start(traces: Option<&Traces>, log: &Log) -> Flush {
     let Some(traces) = traces else {
-        return Ok(Flush(None));
+        return Flush(None);
     };
     let resource = resource(traces);
-    let (courier, processor) = courier::start(traces, &resource, log.clone())?;
+    let (courier, processor) = match courier::start(traces, &resource, log.clone()) {
+        Ok(started) => started,
+        Err(why) => {
+            let text = format!("There will be no traces: {why}");
+            log.write(Line::new(clock::unix_ms(), Level::Error, &text));
+            return Flush(None);
+        }
+    };
     let provider = SdkTracerProvider::builder()
         .with_sampler(sampler(traces))
         .with_resource(resource)
         .with_span_processor(processor)
         .build();
     let _ = TRACER.set(provider.tracer("realtime"));
-    Ok(Flush(Some(courier)))
+    Flush(Some(courier))
 }
 
 fn resource(traces: &Traces) -> Resource {
@@ -167,5 +173,25 @@ impl Extractor for Caller<'_> {
             .keys()
             .map(hyper::header::HeaderName::as_str)
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[tokio::test]
+    async fn a_collector_that_cannot_be_asked_costs_the_traces_and_not_the_server() {
+        let get = |name: &str| (name == "OTEL_TRACES_EXPORTER").then(|| "otlp".to_owned());
+        let (config, _) = crate::config::Config::from_env(get).unwrap();
+        let mut traces = config.traces.unwrap();
+        traces.endpoint = Secret::new("http://".to_owned());
+        let (log, mut lines) = Log::for_test();
+        assert!(start(Some(&traces), &log).0.is_none());
+        let lines = lines();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0].level, Level::Error);
+        assert!(lines[0].message.starts_with("There will be no traces: "));
     }
 }

@@ -22,7 +22,7 @@ use crate::control::clock;
 use crate::control::database::connect::jittered;
 use crate::control::outgoing::Parcel;
 use crate::control::replication::Lsn;
-use crate::error::{ErrorCode, Level};
+use crate::error::{ErrorCode, Level, Origin};
 use crate::limits;
 use crate::mail::{self, Listen, ListenerNews};
 use std::collections::BTreeMap;
@@ -267,6 +267,11 @@ impl Engine {
             ),
         };
         self.context.log(code, log);
+        // The original writes this line on the channel's behalf, and counts those (spec: errors-and-logs 4).
+        if code.counts_in_metrics(Origin::Socket) {
+            let cell = self.context.environment.cell;
+            self.context.tenant.usage.count_error(cell, code);
+        }
         let news = ListenerNews {
             is_ok: false,
             message: text,

@@ -177,12 +177,19 @@ impl Verdicts {
         blocks.collect()
     }
 
+    /// One question for each of these names, in their order: [`Verdicts::note`] tells the answers apart by it.
     fn checks(&self, names: &[(Name, ClaimsId, usize)]) -> Vec<Check> {
         // Those who want all rows of a block share the list.
         let mut whole: FxHashMap<&Name, Rc<[Key]>> = FxHashMap::default();
         let check = |(name, id, wanted): &'_ (Name, ClaimsId, usize)| {
-            let (name, block) = self.0.get_key_value(name)?;
-            let asked = block.claims.get(id)?;
+            let (name, block) = self
+                .0
+                .get_key_value(name)
+                .expect("`open` lists blocks that are there");
+            let asked = block
+                .claims
+                .get(id)
+                .expect("`open` lists claims that are there");
             let keys = if *wanted == block.keys.len() {
                 let whole = whole.entry(name);
                 Rc::clone(whole.or_insert_with(|| block.keys.clone().into()))
@@ -190,14 +197,14 @@ impl Verdicts {
                 let keys = asked.places().map(|place| Rc::clone(&block.keys[place]));
                 keys.collect()
             };
-            Some(Check {
+            Check {
                 table: Rc::clone(&block.table),
                 role: Rc::clone(&name.1),
                 claims: Rc::clone(&asked.claims),
                 keys,
-            })
+            }
         };
-        names.iter().filter_map(check).collect()
+        names.iter().map(check).collect()
     }
 
     /// Notes what was answered to [`Verdicts::checks`] of the same names.

@@ -170,6 +170,46 @@ fn alerts_ask_for_metrics_that_there_are() {
     );
 }
 
+/// The last finite bound of a histogram, by the name of its buckets.
+fn last_bound(buckets: &str) -> f64 {
+    use crate::metrics::{ASKED_MS_BOUNDS, LATENCY_MS_BOUNDS};
+    match buckets {
+        "realtime_tenants_broadcast_from_database_latency_committed_at_bucket" => {
+            LATENCY_MS_BOUNDS[LATENCY_MS_BOUNDS.len() - 1] as f64
+        }
+        "realtime_tenants_read_authorization_check_bucket" => {
+            ASKED_MS_BOUNDS[ASKED_MS_BOUNDS.len() - 1] as f64
+        }
+        // The runtime's table (`TURN_NS_BOUNDS`), which this room may not name.
+        "realtime_shard_turn_duration_seconds_bucket" => 1.0,
+        other => panic!("which bound is the last of {other}?"),
+    }
+}
+
+#[test]
+fn alerts_on_quantiles_can_fire() {
+    let mut found = 0;
+    for rule in alerts().groups.iter().flat_map(|group| &group.rules) {
+        if !rule.expr.contains("histogram_quantile") {
+            continue;
+        }
+        found += 1;
+        let [buckets] = &metrics_of(&rule.expr)[..] else {
+            panic!("{}", rule.expr);
+        };
+        let (query, threshold) = rule.expr.rsplit_once(' ').expect("it compares");
+        let threshold: f64 = threshold.parse().expect("it compares with a number");
+        // Prometheus: a quantile that is in the bucket +Inf is the bound before it.
+        let can_fire = match query.rsplit_once(' ').expect("it compares").1 {
+            ">" => last_bound(buckets) > threshold,
+            ">=" => last_bound(buckets) >= threshold,
+            other => panic!("{other}"),
+        };
+        assert!(can_fire, "{} never fires", rule.alert);
+    }
+    assert!(found >= 3, "{found}");
+}
+
 #[test]
 fn the_scrape_configuration_is_one_for_this_server() {
     let config: Prometheus = serde_saphyr::from_str(SCRAPE).expect("it is a configuration");

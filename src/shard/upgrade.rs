@@ -253,8 +253,7 @@ impl Shard {
             return;
         }
         if let Some((whole, head, used)) = self.take_sought(id) {
-            let refusal =
-                Refusal::tenant_not_found(&http::external_id(&head).unwrap_or_default());
+            let refusal = Refusal::tenant_not_found(&http::external_id(&head).unwrap_or_default());
             self.refuse_upgrade(io, id, (&head, used), &whole, &refusal);
         }
     }

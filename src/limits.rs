@@ -170,12 +170,25 @@ pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
 
 // -- the control core --
 
-/// Changes of tenants, and questions about them, that are handed in and not done. Above: the request is answered with 503, and a name that
-/// is sought is not there.
+/// Changes of tenants, and questions about them, that are handed in and not done. Above: the request is answered with 503.
 pub const REGISTRAR_ERRANDS_MAX: usize = 4096;
+
+/// Sockets and requests that wait for a tenant that is sought. Above: the tenant is not there. They are bounded apart from the changes: clients
+/// choose the names, and operators get through all the same.
+pub const REGISTRAR_SEEKS_MAX: usize = 4096;
 
 /// Names that are looked for in the store of tenants at the same time. Above: the tenant is not there. Clients choose the names.
 pub const SEEKS_MAX: usize = 256;
+
+/// Connections of the pool of `DB_POOL_SIZE` that names which are looked for leave to everything else, where it has more than that.
+pub const SEEKS_LEAVE_CONNECTIONS: usize = 2;
+
+/// Bytes of a tenant's external id, and of the type of an extension. Above: 422. Both stand in indexes of the control database, whose
+/// entries are bounded (2,704 bytes).
+pub const TENANT_NAME_BYTES_MAX: usize = 255;
+
+/// Digits behind the point of a number in a tenant's description, and its exponent. Above: 422. PostgreSQL's `numeric` has no more.
+pub const TENANT_NUMBER_FRACTION_DIGITS_MAX: i64 = 16_383;
 
 /// How long a name may be looked for. Above: the tenant is not there.
 pub const SEEK_TIMEOUT: Duration = Duration::from_secs(5);

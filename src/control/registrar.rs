@@ -46,8 +46,10 @@ use tokio::task::spawn_local;
 #[derive(Clone, Debug)]
 pub struct Registrar {
     errands: mpsc::UnboundedSender<Errand>,
-    /// Bounds the errands that are handed in and not done.
+    /// Bounds the errands of operators that are handed in and not done.
     room: Arc<Semaphore>,
+    /// Bounds those of clients whose tenant is sought.
+    seeking: Arc<Semaphore>,
     is_shared: bool,
 }
 
@@ -122,6 +124,7 @@ impl Registrar {
         let registrar = Self {
             errands,
             room: Arc::new(Semaphore::new(limits::REGISTRAR_ERRANDS_MAX)),
+            seeking: Arc::new(Semaphore::new(limits::REGISTRAR_SEEKS_MAX)),
             is_shared: store.is_shared(),
         };
         let clerk = Rc::new(Clerk::new(store, means));
@@ -236,7 +239,7 @@ impl Registrar {
     /// time.
     pub async fn seek(&self, external_id: String) {
         if self.is_shared {
-            let sought = self.run(|clerk| async move {
+            let sought = self.run_in(&self.seeking, |clerk| async move {
                 clerk.seek(&external_id).await;
                 Ok(())
             });
@@ -248,7 +251,7 @@ impl Registrar {
     /// The same for the shard of this index. It hears when it is over; also at once, when too many seek already.
     #[must_use = "a shard waits for an answer to each of its questions"]
     pub fn seek_for(&self, shard: usize, seek: Seek) -> Option<Seek> {
-        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+        let Ok(room) = Arc::clone(&self.seeking).try_acquire_owned() else {
             return Some(seek);
         };
         let Seek {
@@ -267,7 +270,7 @@ impl Registrar {
         None
     }
 
-    /// Hands in work, and waits for what comes of it.
+    /// Hands in work of an operator, and waits for what comes of it.
     async fn run<T, F>(
         &self,
         work: impl FnOnce(Rc<Clerk>) -> F + Send + 'static,
@@ -276,7 +279,20 @@ impl Registrar {
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + 'static,
     {
-        let room = Arc::clone(&self.room).try_acquire_owned();
+        self.run_in(&self.room, work).await
+    }
+
+    /// The same with this room for it.
+    async fn run_in<T, F>(
+        &self,
+        room: &Arc<Semaphore>,
+        work: impl FnOnce(Rc<Clerk>) -> F + Send + 'static,
+    ) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + 'static,
+    {
+        let room = Arc::clone(room).try_acquire_owned();
         let room = room.map_err(|_| Failure::Busy)?;
         let (sender, outcome) = oneshot::channel();
         let work: Work = Box::new(move |clerk| {

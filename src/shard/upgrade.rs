@@ -242,27 +242,42 @@ impl Shard {
         opening.is_some()
     }
 
-    /// What a client sends behind its head belongs to the socket that it may become.
+    /// What a client sends behind its head belongs to the socket that it may become. Beyond the bound it becomes none, also where its
+    /// tenant is known by now: something of what it sent would be missing.
     fn keep_while_seeking(&mut self, io: &mut Io<'_>, id: ConnectionId, bytes: &[u8]) {
-        if let Some(Opening::Seeking(whole)) = self.opening.get_mut(&id) {
-            if whole.len() + bytes.len() <= limits::HEAD_BYTES_MAX {
-                return whole.extend_from_slice(bytes);
-            }
-            self.on_sought(io, id);
+        let Some(Opening::Seeking(whole)) = self.opening.get_mut(&id) else {
+            return;
+        };
+        whole.extend_from_slice(bytes);
+        if whole.len() <= limits::HEAD_BYTES_MAX {
+            return;
+        }
+        if let Some((whole, head, used)) = self.take_sought(id) {
+            let refusal = Refusal::tenant_not_found(&http::external_id(&head).unwrap_or_default());
+            self.refuse_upgrade(io, id, (&head, used), &whole, &refusal);
+        }
+    }
+
+    /// What a socket has sent while its tenant was being sought, the head in it, and the length of that.
+    fn take_sought(&mut self, id: ConnectionId) -> Option<(Vec<u8>, Head, usize)> {
+        let opening = self.opening.get_mut(&id)?;
+        if !matches!(opening, Opening::Seeking(_)) {
+            return None;
+        }
+        let Opening::Seeking(whole) = std::mem::take(opening) else {
+            return None;
+        };
+        self.seeking -= 1;
+        // The same bytes began with a whole head before.
+        match http::parse_head(&whole, &self.upgrades.head) {
+            Parsed::Complete(head, used) => Some((whole, head, used)),
+            _ => None,
         }
     }
 
     /// The tenant of a socket was sought: it is known by now, or there is none.
     pub(super) fn on_sought(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        let Some(opening @ Opening::Seeking(_)) = self.opening.get_mut(&id) else {
-            return;
-        };
-        let Opening::Seeking(whole) = std::mem::take(opening) else {
-            return;
-        };
-        self.seeking -= 1;
-        // The same bytes were a whole head before.
-        let Parsed::Complete(head, used) = http::parse_head(&whole, &self.upgrades.head) else {
+        let Some((whole, head, used)) = self.take_sought(id) else {
             return;
         };
         let mut rest = whole.get(used..).unwrap_or_default().to_vec();

@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -141,21 +142,23 @@ impl Engine {
             failures: RefCell::default(),
         });
         let (engine, first) = (Rc::clone(&running), self.old);
-        let pool = async move {
-            engine.open(&opened).await;
-            // One after the other: nobody waits for it.
-            for record in first {
-                engine.renew(&record).await;
-            }
-            while let Some(record) = found.recv().await {
-                engine.renew(&record).await;
-            }
-        };
-        let engine = Rc::clone(&running);
         let say = move |name: &str, panic: &str| {
             let text = format!("the task {name} panicked and starts again: {panic}");
             log.write(Line::new(clock::unix_ms(), Level::Error, &text));
         };
+        let complain = say.clone();
+        let pool = async move {
+            let open = || engine.open(&opened);
+            supervise::supervise("tenant database", complain, open).await;
+            // One after the other: nobody waits for it.
+            for record in first {
+                engine.renew_caught(&record).await;
+            }
+            while let Some(record) = found.recv().await {
+                engine.renew_caught(&record).await;
+            }
+        };
+        let engine = Rc::clone(&running);
         let listen = move || Rc::clone(&engine).listen();
         let helpers = [
             spawn_local(pool),
@@ -387,6 +390,11 @@ impl Running {
     fn saw(&self, stored: &Stored) {
         let version = Some(stored.version.clone());
         self.news.borrow_mut().saw(&stored.external_id, version);
+        self.queue_if_old(stored);
+    }
+
+    /// Its secrets are encrypted anew later, if they are old.
+    fn queue_if_old(&self, stored: &Stored) {
         if let Ok(record) = &stored.record
             && !stored.is_gcm_migrated
             && self.cipher.writes_current()
@@ -399,6 +407,37 @@ impl Running {
             // Too many at once: it is found again with the next read.
             self.renewing.borrow_mut().remove(&record.external_id);
         }
+    }
+
+    /// Finds tenants with old secrets that nobody asks for, where they may be encrypted anew: the flag may have been switched on just now.
+    async fn find_old(&self, client: &Client) -> Result<(), StoreError> {
+        if !self.cipher.writes_current() {
+            return Ok(());
+        }
+        let flag = rows::flag(client, &self.place, BACKFILL_FLAG).await?;
+        let is_on = flag.as_ref().is_some_and(|flag| flag.enabled);
+        let read = (clock::now(), flag);
+        self.flags
+            .borrow_mut()
+            .insert(BACKFILL_FLAG.to_owned(), read);
+        let old = rows::old(client, &self.place, &self.cipher, (BACKFILL_FLAG, is_on)).await?;
+        old.iter().for_each(|stored| self.queue_if_old(stored));
+        Ok(())
+    }
+
+    /// A panic costs one tenant's turn, and is not tried again by this process.
+    async fn renew_caught(&self, record: &TenantRecord) {
+        if let Err(panic) = supervise::caught(self.renew(record)).await {
+            self.fail_to_renew(&record.external_id, &supervise::panic_text(&*panic));
+        }
+    }
+
+    /// What failed is not tried again by this process: it would fail in the same way.
+    fn fail_to_renew(&self, external_id: &str, text: &str) {
+        self.renewing.borrow_mut().insert(external_id.to_owned());
+        let code = ErrorCode::EncryptionReconcileFailed;
+        let line = Line::coded(clock::unix_ms(), code, text);
+        self.log.write(line.of_tenant(external_id.into()));
     }
 
     /// Encrypts a tenant's secrets anew, where that is wanted.
@@ -417,13 +456,7 @@ impl Running {
             Ok(()) | Err(StoreError::Unreachable { .. }) => {
                 self.renewing.borrow_mut().remove(external_id);
             }
-            // What failed is not tried again by this process: it would fail in the same way.
-            Err(error) => {
-                self.renewing.borrow_mut().insert(external_id.to_owned());
-                let code = ErrorCode::EncryptionReconcileFailed;
-                let line = Line::coded(clock::unix_ms(), code, &error.to_string());
-                self.log.write(line.of_tenant(external_id.into()));
-            }
+            Err(error) => self.fail_to_renew(external_id, &error.to_string()),
         }
     }
 
@@ -477,6 +510,15 @@ impl Running {
                 Err(error) => return Err(error.to_string()),
             }
             self.tell();
+            match self.within(self.find_old(client)).await {
+                Ok(()) => {}
+                Err(StoreError::Unreachable { .. }) => return Ok(()),
+                Err(error) => {
+                    let text = error.to_string();
+                    let code = ErrorCode::EncryptionReconcileFailed;
+                    self.log.write(Line::coded(clock::unix_ms(), code, &text));
+                }
+            }
             let next = sleep(self.period);
             tokio::pin!(next);
             loop {

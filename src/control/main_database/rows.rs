@@ -9,6 +9,7 @@ use crate::control::database::connect::describe;
 use crate::control::store::{
     BroadcastAdapter, Cipher, ExtensionRecord, Flag, Sealed, StoreError, TenantRecord,
 };
+use crate::limits;
 use crate::logging::UtcTime;
 use serde_json::{Map, Value, json};
 use tokio_postgres::error::SqlState;
@@ -96,6 +97,27 @@ pub(super) async fn list(
         select(place)
     );
     let rows = client.query_typed(&sql, &[]).await;
+    let rows = rows.map_err(|error| store_error(&error))?;
+    rows.iter().map(|row| stored(row, cipher)).collect()
+}
+
+/// Tenants whose secrets have not been encrypted anew, as far as this flag lets them be: one that is on for all, or in their own map.
+pub(super) async fn old(
+    client: &Client,
+    place: &Place,
+    cipher: &Cipher,
+    (flag, is_on): (&str, bool),
+) -> Result<Vec<Stored>, StoreError> {
+    // A column that does not exist yet is not null.
+    let sql = format!(
+        "{} where t.external_id is not null and to_jsonb(t) -> 'gcm_migrated_at' = 'null' \
+         and coalesce(to_jsonb(t) -> 'feature_flags' -> $1, to_jsonb($2)) = 'true' limit {}",
+        select(place),
+        limits::CONTROL_DATABASE_RENEWALS_WAITING_MAX
+    );
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&flag, Type::TEXT), (&is_on, Type::BOOL)];
+    let rows = client.query_typed(&sql, &parameters).await;
     let rows = rows.map_err(|error| store_error(&error))?;
     rows.iter().map(|row| stored(row, cipher)).collect()
 }

@@ -41,6 +41,8 @@ pub(super) struct Clerk {
     turns: RefCell<ByName<Arc<Semaphore>>>,
     /// Names that are being looked for; closed when that is over.
     seeks: RefCell<ByName<watch::Receiver<()>>>,
+    /// Bounds what they ask the store at the same time: operators and news of others find a connection to it.
+    lookups: Semaphore,
     /// Whose databases are being brought up to date because of a question about their health.
     pub(super) migrating: RefCell<FxHashSet<TenantId>>,
 }
@@ -72,6 +74,12 @@ impl Clerk {
             changes,
             environment,
         } = means;
+        let database = environment.config.database.as_ref();
+        let lookups = database.map_or(limits::SEEKS_MAX, |it| {
+            let connections = usize::try_from(it.connections_max).unwrap_or(usize::MAX);
+            let connections = connections.min(limits::DATABASE_POOL_CONNECTIONS_MAX);
+            connections.saturating_sub(limits::SEEKS_LEAVE_CONNECTIONS)
+        });
         Self {
             store,
             registry: RefCell::new(registry),
@@ -80,6 +88,7 @@ impl Clerk {
             environment,
             turns: RefCell::default(),
             seeks: RefCell::default(),
+            lookups: Semaphore::new(lookups.clamp(1, limits::SEEKS_MAX)),
             migrating: RefCell::default(),
         }
     }
@@ -390,6 +399,7 @@ impl Clerk {
         let entry = Seeking(self, external_id);
         self.seeks.borrow_mut().insert(external_id.to_owned(), over);
         let found = async {
+            let _lookup = self.lookups.acquire().await;
             let _turn = self.turn(external_id).await;
             if let Some(record) = self.get(external_id).await? {
                 self.adopt(&record, Effects::default()).await;

@@ -6,6 +6,8 @@
 use super::clerk::Clerk;
 use crate::control::database::migrate;
 use crate::control::store::TenantRecord;
+use crate::control::supervise::{caught, panic_text};
+use crate::error::Level;
 use crate::tenant::Tenant;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,8 +56,13 @@ impl Clerk {
         if self.migrating.borrow_mut().insert(tenant.id) {
             let (clerk, tenant) = (Rc::clone(self), Arc::clone(tenant));
             spawn_local(async move {
-                // Why it failed is in the log.
-                let _ = clerk.migrate(&tenant.external_id, tenant.id).await;
+                // Why it failed is in the log. Whatever becomes of it, the next question may try again.
+                let migrated = caught(clerk.migrate(&tenant.external_id, tenant.id)).await;
+                if let Err(panic) = migrated {
+                    let text = panic_text(&*panic);
+                    let text = format!("bringing a database up to date panicked: {text}");
+                    clerk.say(Level::Error, &text);
+                }
                 clerk.migrating.borrow_mut().remove(&tenant.id);
             });
         }

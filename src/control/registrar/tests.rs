@@ -139,6 +139,7 @@ impl Registrar {
         Self {
             errands: mpsc::unbounded_channel().0,
             room: Arc::new(Semaphore::new(1)),
+            seeking: Arc::new(Semaphore::new(1)),
             is_shared: false,
         }
     }
@@ -524,11 +525,53 @@ fn errands_beyond_the_bound_are_refused() {
         }
         let failure = office.put("a", json!({})).await.unwrap_err();
         assert!(matches!(failure, Failure::Busy), "{failure:?}");
-        let seek = Seek {
-            external_id: "b".to_owned(),
-            connection: ConnectionId::new(1, 1),
-        };
-        assert!(office.registrar.seek_for(0, seek).is_some());
+        // Those who seek have a room of their own.
+        assert!(office.registrar.seek_for(0, seek("b")).is_none());
+    });
+}
+
+fn seek(external_id: &str) -> Seek {
+    Seek {
+        external_id: external_id.to_owned(),
+        connection: ConnectionId::new(1, 1),
+    }
+}
+
+#[test]
+fn who_seeks_keeps_no_operator_away() {
+    run(async {
+        let office = Office::open(&[record("a")], true, &[]);
+        office.store.hangs.store(true, Ordering::Relaxed);
+        for _ in 0..limits::REGISTRAR_SEEKS_MAX {
+            assert!(office.registrar.seek_for(0, seek("b")).is_none());
+        }
+        assert!(office.registrar.seek_for(0, seek("b")).is_some());
+        let begun = tokio::time::Instant::now();
+        assert!(office.registrar.shut_down("a".to_owned()).await.unwrap());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    });
+}
+
+#[test]
+fn names_that_are_sought_leave_connections_to_others() {
+    run(async {
+        let variables = [("DB_HOST", "db"), ("DB_POOL_SIZE", "5")];
+        let office = Office::open(&[record("a")], true, &variables);
+        office.store.hangs.store(true, Ordering::Relaxed);
+        for n in 0..20 {
+            let registrar = office.registrar.clone();
+            spawn_local(async move { registrar.seek(format!("t{n}")).await });
+        }
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(office.store.gets.load(Ordering::Relaxed), 3);
+        // When they are over, the next ones have their turn.
+        tokio::time::sleep(limits::SEEK_TIMEOUT).await;
+        office.store.hangs.store(false, Ordering::Relaxed);
+        office.store.insert(record("b")).await;
+        office.registrar.seek("b".to_owned()).await;
+        assert!(office.id("b").is_some());
     });
 }
 

@@ -2,7 +2,8 @@
 
 use super::cipher::Sealed;
 use super::record::{BroadcastAdapter, ExtensionRecord, TenantRecord};
-use serde_json::{Map, Value, json};
+use crate::limits;
+use serde_json::{Map, Number, Value, json};
 use std::collections::HashSet;
 
 /// What is wrong with which field, as the management API answers it: `{"external_id":["can't be blank"]}`.
@@ -11,6 +12,9 @@ pub type FieldErrors = Map<String, Value>;
 const BLANK: &str = "can't be blank";
 const INVALID: &str = "is invalid";
 const TAKEN: &str = "has already been taken";
+/// The words of the original's library for a text of more than [`limits::TENANT_NAME_BYTES_MAX`].
+const LONG: &str = "should be at most 255 character(s)";
+const _: () = assert!(limits::TENANT_NAME_BYTES_MAX == 255, "as the text says");
 
 /// Changes `record` as `attributes` say; what they do not mention stays, and names that are no attribute are ignored. `now` in
 /// Unix seconds.
@@ -65,7 +69,7 @@ pub fn is_storable(external_id: &str) -> bool {
 fn is_storable_value(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) => true,
-        Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
+        Value::Number(number) => is_storable_number(number),
         Value::String(text) => !text.contains('\0'),
         Value::Array(list) => list.iter().all(is_storable_value),
         Value::Object(object) => object
@@ -74,11 +78,31 @@ fn is_storable_value(value: &Value) -> bool {
     }
 }
 
-/// One attribute.
-fn apply_one(record: &mut TenantRecord, name: &str, value: &Value, now: i64) -> Result<(), Value> {
-    match name {
-        "external_id" => set(&mut record.external_id, required(text(value))),
-        "name" => set(&mut record.name, required(text(value))),
+/// Whether PostgreSQL's `numeric` can hold it. Numbers are as they were written, with every digit.
+fn is_storable_number(number: &Number) -> bool {
+    let text = number.to_string();
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
+    let fraction = digits.split_once('.').map_or(0, |(_, digits)| digits.len());
+    let bound = limits::TENANT_NUMBER_FRACTION_DIGITS_MAX;
+    let exponent = exponent.parse::<i64>().ok();
+    let exponent = exponent.filter(|exponent| (-bound..=bound).contains(exponent));
+    let fits = |exponent| i64::try_from(fraction).is_ok_and(|digits| digits - exponent <= bound);
+    exponent.is_some_and(fits) && number.as_f64().is_some_and(f64::is_finite)
+}
+
+/// One attribute. Null in a column that may be null is the default that such a row is read with; the original stores the null.
+fn apply_one(
+    record: &mut TenantRecord,
+    attribute: &str,
+    value: &Value,
+    now: i64,
+) -> Result<(), Value> {
+    match attribute {
+        "external_id" => set(&mut record.external_id, required(name(value))),
+        "name" => set(
+            &mut record.name,
+            text(value).map(|name| name.unwrap_or_else(|| record.external_id.clone())),
+        ),
         "jwt_secret" => set(&mut record.jwt_secret, text(value)),
         "jwt_jwks" => set(
             &mut record.jwt_jwks,
@@ -94,23 +118,30 @@ fn apply_one(record: &mut TenantRecord, name: &str, value: &Value, now: i64) -> 
         "max_bytes_per_second" => set(&mut record.max_bytes_per_second, required(integer(value))),
         "max_presence_events_per_second" => set(
             &mut record.max_presence_events_per_second,
-            required(integer(value)),
+            or(integer(value), TenantRecord::PRESENCE_EVENTS_PER_SECOND),
         ),
-        "max_payload_size_in_kb" => {
-            set(&mut record.max_payload_size_in_kb, required(integer(value)))
-        }
+        "max_payload_size_in_kb" => set(
+            &mut record.max_payload_size_in_kb,
+            or(integer(value), TenantRecord::PAYLOAD_SIZE_IN_KB),
+        ),
         "max_client_presence_events_per_window" => set(
             &mut record.max_client_presence_events_per_window,
             integer(value),
         ),
         "client_presence_window_ms" => set(&mut record.client_presence_window_ms, integer(value)),
         "presence_enabled" => set(&mut record.presence_enabled, required(boolean(value))),
-        "suspend" => set(&mut record.suspend, required(boolean(value))),
+        "suspend" => set(&mut record.suspend, or(boolean(value), false)),
         "private_only" => set(&mut record.private_only, required(boolean(value))),
-        "postgres_cdc_default" => set(&mut record.postgres_cdc_default, required(text(value))),
-        "broadcast_adapter" => set(&mut record.broadcast_adapter, required(adapter(value))),
+        "postgres_cdc_default" => set(
+            &mut record.postgres_cdc_default,
+            or(text(value), TenantRecord::POSTGRES_CDC.to_owned()),
+        ),
+        "broadcast_adapter" => set(
+            &mut record.broadcast_adapter,
+            or(adapter(value), BroadcastAdapter::GenRpc),
+        ),
         "feature_flags" => set(&mut record.feature_flags, required(object(value))),
-        "migrations_ran" => set(&mut record.migrations_ran, required(integer(value))),
+        "migrations_ran" => set(&mut record.migrations_ran, or(integer(value), 0)),
         "extensions" => {
             record.extensions = extensions(value, now)?;
             Ok(())
@@ -131,6 +162,10 @@ fn required<T>(cast: Cast<T>) -> Result<T, &'static str> {
     cast?.ok_or(BLANK)
 }
 
+fn or<T>(cast: Cast<T>, default: T) -> Result<T, &'static str> {
+    Ok(cast?.unwrap_or(default))
+}
+
 fn text(value: &Value) -> Cast<String> {
     match value {
         Value::Null => Ok(None),
@@ -138,6 +173,18 @@ fn text(value: &Value) -> Cast<String> {
         Value::String(text) => Ok(Some(text.clone())),
         _ => Err(INVALID),
     }
+}
+
+/// A text that stands in an index of the control database.
+fn name(value: &Value) -> Cast<String> {
+    let name = text(value)?;
+    if name
+        .as_ref()
+        .is_some_and(|name| name.len() > limits::TENANT_NAME_BYTES_MAX)
+    {
+        return Err(LONG);
+    }
+    Ok(name)
 }
 
 /// Numbers may come as strings, since forms have nothing else.
@@ -223,7 +270,7 @@ fn extensions(value: &Value, now: i64) -> Result<Vec<ExtensionRecord>, Value> {
 }
 
 fn extension(entry: &Map<String, Value>, now: i64) -> Result<ExtensionRecord, Value> {
-    let kind = match text(entry.get("type").unwrap_or(&Value::Null)) {
+    let kind = match name(entry.get("type").unwrap_or(&Value::Null)) {
         Ok(Some(kind)) if kind == "postgres" => TenantRecord::POSTGRES_CDC.to_owned(),
         Ok(Some(kind)) => kind,
         Ok(None) => return Err(json!({"type": [BLANK]})),
@@ -354,8 +401,8 @@ mod tests {
             r#"{"private_only":["is invalid"]}"#,
         );
         check(
-            json!({"suspend": null}),
-            r#"{"suspend":["can't be blank"]}"#,
+            json!({"private_only": null}),
+            r#"{"private_only":["can't be blank"]}"#,
         );
         check(json!({"jwt_jwks": []}), r#"{"jwt_jwks":["is invalid"]}"#);
         check(
@@ -399,10 +446,61 @@ mod tests {
             json!({"jwt_jwks": {"keys": [huge]}}),
             r#"{"jwt_jwks":["is invalid"]}"#,
         );
+        let (fits, long) = ("x".repeat(255), "x".repeat(256));
+        check(
+            json!({"external_id": long}),
+            r#"{"external_id":["should be at most 255 character(s)"]}"#,
+        );
+        check(
+            json!({"extensions": [{"type": long, "settings": {}}, {"type": fits, "settings": {}}]}),
+            r#"{"extensions":[{"type":["should be at most 255 character(s)"]},{}]}"#,
+        );
+        assert!(applied(&json!({"jwt_secret": "s", "external_id": fits})).is_ok());
         assert_eq!(
             applied(&json!({})).unwrap_err(),
             r#"{"jwt_secret":["either jwt_secret or jwt_jwks must be provided"]}"#
         );
+    }
+
+    #[test]
+    fn null_in_a_column_that_may_be_null_is_its_default() {
+        let nullable = json!({
+            "suspend": null, "name": null, "broadcast_adapter": null, "migrations_ran": null, "postgres_cdc_default": null,
+            "max_presence_events_per_second": null, "max_payload_size_in_kb": null,
+        });
+        let mut record = TenantRecord::new("t", &TEST_DEFAULTS, 1);
+        record.jwt_secret = Some("s".to_owned());
+        let expected = record.clone();
+        record.suspend = true;
+        record.name = "n".to_owned();
+        record.broadcast_adapter = BroadcastAdapter::Phoenix;
+        record.migrations_ran = 7;
+        record.postgres_cdc_default = "other".to_owned();
+        record.max_presence_events_per_second = 7;
+        record.max_payload_size_in_kb = 7;
+        apply(&mut record, nullable.as_object().unwrap(), 1).unwrap();
+        assert!(record == expected);
+    }
+
+    #[test]
+    fn numbers_that_postgresql_cannot_hold_are_invalid() {
+        let check = |number: &str, is_storable| {
+            let number: Value = serde_json::from_str(number).unwrap();
+            assert_eq!(is_storable_value(&json!([number])), is_storable, "{number}");
+        };
+        let digits = |count: usize| format!("0.{}1", "0".repeat(count - 1));
+        check("1e300", true);
+        check("1e309", false);
+        check("-1.5E-16382", true);
+        check("-1.5E-16383", false);
+        check("1e-16383", true);
+        check("1e-16384", false);
+        check("0e-20000", false);
+        check("0e99999999999999999999", false);
+        check("0e16383", true);
+        check("0e16384", false);
+        check(&digits(16_383), true);
+        check(&digits(16_384), false);
     }
 
     #[test]

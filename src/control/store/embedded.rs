@@ -7,7 +7,9 @@
 //! show what stood in them.
 
 use super::cipher::GCM_KEY_BYTES;
-use super::{Answer, Cipher, Flag, StoreError, StoreNews, TenantRecord, TenantStore};
+use super::{
+    Answer, Cipher, ExtensionRecord, Flag, StoreError, StoreNews, TenantRecord, TenantStore,
+};
 use aws_lc_rs::rand;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
@@ -86,18 +88,24 @@ impl EmbeddedStore {
                     error: Box::new(error.into()),
                 },
             })?;
-        let store = Self {
+        let mut store = Self {
             database: Arc::new(database),
             path: path.into(),
-            // Only now: whoever has the file has the key.
-            cipher: Arc::new(with_key_file(directory, cipher.or_gcm())?),
+            // Used for nothing before the key is there.
+            cipher: Arc::new(Cipher::new(None, None, false)),
         };
-        store.check_format()?;
+        let format = store.format()?;
+        // Only now: whoever has the file has the key.
+        let is_new = format == PLAIN_FORMAT || !store.holds_secrets()?;
+        store.cipher = Arc::new(with_key_file(directory, cipher.or_gcm(), is_new)?);
+        if format == PLAIN_FORMAT {
+            store.encrypt_all()?;
+        }
         Ok(store)
     }
 
-    /// Makes the tables of a new file, makes sure that an old one can be read, and encrypts one that is not.
-    fn check_format(&self) -> Result<(), StoreError> {
+    /// Makes the tables of a new file, and makes sure that an old one can be read.
+    fn format(&self) -> Result<u64, StoreError> {
         let format = self.run(|database| {
             let write = database.begin_write()?;
             let format = {
@@ -113,18 +121,32 @@ impl EmbeddedStore {
             Ok(format)
         })?;
         match format {
-            PLAIN_FORMAT => {
-                let rows = self.rows()?;
-                let records = rows.iter().map(|(key, row)| decode(key, row));
-                let mut records = records.collect::<Result<Vec<_>, _>>()?;
-                self.put_blocking(&mut records)
-            }
-            FORMAT => Ok(()),
+            PLAIN_FORMAT | FORMAT => Ok(format),
             format => Err(StoreError::Newer {
                 path: self.path.to_path_buf(),
                 format,
             }),
         }
+    }
+
+    /// The records as they are stored.
+    fn decoded(&self) -> Result<Vec<TenantRecord>, StoreError> {
+        let rows = self.rows()?;
+        rows.iter().map(|(key, row)| decode(key, row)).collect()
+    }
+
+    /// Brings a file of the first format up to date.
+    fn encrypt_all(&self) -> Result<(), StoreError> {
+        self.put_blocking(&mut self.decoded()?)
+    }
+
+    /// Whether there is something that takes a key to read.
+    fn holds_secrets(&self) -> Result<bool, StoreError> {
+        let holds = |record: &TenantRecord| {
+            record.jwt_secret.is_some()
+                || record.extensions.iter().any(ExtensionRecord::has_secrets)
+        };
+        Ok(self.decoded()?.iter().any(holds))
     }
 
     /// All tenants; blocks, for use before there is a runtime.
@@ -268,8 +290,9 @@ fn decode(external_id: &str, row: &[u8]) -> Result<TenantRecord, StoreError> {
     })
 }
 
-/// The cipher with the key of this directory: the one that is there, or a new one where the environment has none.
-fn with_key_file(directory: &Path, cipher: Cipher) -> Result<Cipher, StoreError> {
+/// The cipher with the key of this directory: the one that is there, or a new one where the environment has none and nothing was
+/// encrypted yet (`is_new`).
+fn with_key_file(directory: &Path, cipher: Cipher, is_new: bool) -> Result<Cipher, StoreError> {
     let path = directory.join(KEY_FILE_NAME);
     let failed = |error| StoreError::KeyFile {
         path: path.clone(),
@@ -283,6 +306,8 @@ fn with_key_file(directory: &Path, cipher: Cipher) -> Result<Cipher, StoreError>
         }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         Err(_) if cipher.can_write() => return Ok(cipher),
+        // Another key would open nothing of what is there.
+        Err(_) if !is_new => return Err(StoreError::KeyMissing { path }),
         Err(_) => new_key(directory, &path).map_err(failed)?,
     };
     Ok(cipher.and_key(&key))
@@ -533,6 +558,29 @@ mod tests {
             let row = store.row("a").unwrap().unwrap();
             assert!(!String::from_utf8_lossy(&row).contains("\"secret\""));
         }
+    }
+
+    #[test]
+    fn a_key_file_that_is_gone_is_named_and_not_made_anew() {
+        let scratch = Scratch::new("gone");
+        let mut public = record("public");
+        public.jwt_secret = None;
+        drop(open(&scratch.0).unwrap().put_blocking(&mut [public]));
+        // Nothing that is there takes a key.
+        fs::remove_file(scratch.0.join(KEY_FILE_NAME)).unwrap();
+        drop(open(&scratch.0).unwrap().put_blocking(&mut [record("a")]));
+        let key = fs::read(scratch.0.join(KEY_FILE_NAME)).unwrap();
+        fs::remove_file(scratch.0.join(KEY_FILE_NAME)).unwrap();
+        for _ in 0..2 {
+            let error = open(&scratch.0).err().unwrap().to_string();
+            assert!(
+                error.contains("tenants.key") && error.contains("is missing"),
+                "{error}"
+            );
+        }
+        fs::write(scratch.0.join(KEY_FILE_NAME), key).unwrap();
+        let store = open(&scratch.0).unwrap();
+        assert_eq!(store.get_blocking("a").unwrap(), Some(record("a")));
     }
 
     #[test]

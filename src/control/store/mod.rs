@@ -114,6 +114,11 @@ pub enum StoreError {
         /// What is wrong with it.
         error: std::io::Error,
     },
+    /// There are secrets, and no key.
+    KeyMissing {
+        /// Where the file of the key was.
+        path: PathBuf,
+    },
     /// A stored record cannot be read.
     Record {
         /// Whose record.
@@ -186,6 +191,12 @@ impl fmt::Display for StoreError {
                  DB_ENC_KEY to do without it",
                 path.display(),
                 cipher::GCM_KEY_BYTES
+            ),
+            Self::KeyMissing { path } => write!(
+                f,
+                "the key of the tenant store, {}, is missing, and there are tenants with secrets that were encrypted. Bring the file \
+                 back, or set DB_ENC_KEY or DB_ENC_KEY_GCM to the key that they were encrypted with",
+                path.display()
             ),
             Self::Secret { external_id, error } => write!(
                 f,

@@ -133,6 +133,12 @@ impl TenantRecord {
     /// The extension that makes a tenant's database known.
     pub const POSTGRES_CDC: &'static str = "postgres_cdc_rls";
 
+    /// Presence events per second where nothing else is said.
+    pub const PRESENCE_EVENTS_PER_SECOND: i32 = 1000;
+
+    /// The largest payload in units of 1000 bytes where nothing else is said.
+    pub const PAYLOAD_SIZE_IN_KB: i32 = 3000;
+
     /// What can be said about a tenant from outside (spec: http-api 3.4).
     pub const ATTRIBUTES: &'static [&'static str] = &[
         "broadcast_adapter",
@@ -172,8 +178,8 @@ impl TenantRecord {
             max_joins_per_second: stored(defaults.joins_per_second_max),
             max_channels_per_client: stored(defaults.channels_per_socket_max),
             max_bytes_per_second: stored(defaults.bytes_per_second_max),
-            max_presence_events_per_second: 1000,
-            max_payload_size_in_kb: 3000,
+            max_presence_events_per_second: Self::PRESENCE_EVENTS_PER_SECOND,
+            max_payload_size_in_kb: Self::PAYLOAD_SIZE_IN_KB,
             max_client_presence_events_per_window: None,
             client_presence_window_ms: None,
             presence_enabled: false,

@@ -124,6 +124,19 @@ fn who_hangs_up_or_sends_too_much_is_not_waited_for() {
 }
 
 #[test]
+fn who_sends_too_much_is_refused_also_where_the_tenant_is_known_by_now() {
+    let mut world = world();
+    let eager = world.connect_with(0, 2, 1, &token(1000));
+    assert_eq!(sought(&mut world).len(), 1);
+    let found = tenant(1, generous(), 1);
+    world.tell(|| Mail::Tenant(Arc::clone(&found)));
+    world.write(eager, &vec![0; limits::HEAD_BYTES_MAX]);
+    world.advance(Duration::from_secs(2));
+    assert_eq!(world.reads(eager), [not_found()]);
+    assert_eq!(world.remains()[0], 0);
+}
+
+#[test]
 fn only_unknown_tenants_are_sought() {
     let mut world = world();
     let client = world.connect_with(0, 2, 0, "no token");

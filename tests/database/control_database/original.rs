@@ -23,6 +23,7 @@ tests![
     the_query_of_the_operator_says_where_the_tables_are,
     a_tenant_that_cannot_be_decrypted_costs_no_other,
     old_secrets_are_encrypted_anew,
+    old_secrets_are_encrypted_anew_once_the_flag_is_on,
     a_concurrent_change_is_not_taken_back,
     what_cannot_be_encrypted_anew_is_logged,
 ];
@@ -462,6 +463,29 @@ async fn old_secrets_are_encrypted_anew(cluster: Arc<Cluster>) {
     on.get("later").await;
     let is_new = "select gcm_migrated_at is not null and jwt_secret like 'g1:%' from _realtime.tenants where external_id = 'later'";
     until("it is encrypted anew", || database.sql(is_new) == "t").await;
+}
+
+async fn old_secrets_are_encrypted_anew_once_the_flag_is_on(cluster: Arc<Cluster>) {
+    for switch_on in [
+        "update _realtime.feature_flags set enabled = true",
+        "update _realtime.tenants set feature_flags = '{\"gcm_encryption_backfill\": true}'",
+    ] {
+        let database = cluster.database(Kind::Empty);
+        database.sql(&format!("{SEED}{LATER}"));
+        database.sql("update _realtime.feature_flags set enabled = false");
+        let [key, write] = GCM;
+        let often = ("TENANT_CACHE_EXPIRATION_IN_MS", "1000");
+        let mut working = Working::start(&database, &[key, write, often]).await;
+        // The one at the start was too early, and nobody reads the tenant later.
+        check_seeded(&working.get("realtime-dev").await);
+        assert_eq!(database.sql(IS_OLD), "t|f|0|2025-10-02 13:14:15");
+        database.sql(switch_on);
+        until("it is encrypted anew", || {
+            database.sql(IS_OLD) == "f|t|5|2025-10-02 13:14:15"
+        })
+        .await;
+        assert_eq!(working.logged(""), 0);
+    }
 }
 
 async fn a_concurrent_change_is_not_taken_back(cluster: Arc<Cluster>) {

@@ -174,6 +174,22 @@ pub const HTTP_TOPICS_ASKED_AT_ONCE: usize = 64;
 /// is sought is not there.
 pub const REGISTRAR_ERRANDS_MAX: usize = 4096;
 
+/// Bytes of a tenant's external id, and of the type of an extension. PostgreSQL's indexes take no more than 2704. Above: 422, and a tenant
+/// of that name is not there.
+pub const TENANT_NAME_BYTES_MAX: usize = 255;
+
+/// Digits behind the point of a number in a tenant's description, and the largest exponent in one: PostgreSQL's bound. Above: 422.
+pub const NUMBER_SCALE_MAX: usize = 16_383;
+
+/// Tenants that others have changed and that are read again at the same time. The others wait: operators need connections as well.
+pub const NEWS_READ_AT_ONCE: usize = 2;
+
+/// News of tenants that are being attended to. Above: the next ones stay where they are until one of these is done.
+pub const NEWS_UNDERWAY_MAX: usize = 4096;
+
+/// How often a change is tried that finds a tenant changed by another process meanwhile. Above: the request is answered with 500.
+pub const STALE_CHANGES_MAX: usize = 3;
+
 /// Names that are looked for in the store of tenants at the same time. Above: the tenant is not there. Clients choose the names.
 pub const SEEKS_MAX: usize = 256;
 

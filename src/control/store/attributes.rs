@@ -2,7 +2,8 @@
 
 use super::cipher::Sealed;
 use super::record::{BroadcastAdapter, ExtensionRecord, TenantRecord};
-use serde_json::{Map, Value, json};
+use crate::limits;
+use serde_json::{Map, Number, Value, json};
 use std::collections::HashSet;
 
 /// What is wrong with which field, as the management API answers it: `{"external_id":["can't be blank"]}`.
@@ -10,6 +11,8 @@ pub type FieldErrors = Map<String, Value>;
 
 const BLANK: &str = "can't be blank";
 const INVALID: &str = "is invalid";
+const TOO_LONG: &str = "should be at most 255 character(s)";
+const _: () = assert!(limits::TENANT_NAME_BYTES_MAX == 255, "the text says so");
 const TAKEN: &str = "has already been taken";
 
 /// Changes `record` as `attributes` say; what they do not mention stays, and names that are no attribute are ignored. `now` in
@@ -55,17 +58,18 @@ pub fn apply(
     }
 }
 
-/// Whether a store can hold this name. PostgreSQL has no text with a zero in it.
+/// Whether a store can hold this name. PostgreSQL has no text with a zero in it, and an index has no room for a long one.
 #[must_use]
 pub fn is_storable(external_id: &str) -> bool {
-    !external_id.is_empty() && !external_id.contains('\0')
+    let is_short = external_id.len() <= limits::TENANT_NAME_BYTES_MAX;
+    is_short && !external_id.is_empty() && !external_id.contains('\0')
 }
 
 /// Whether a store can hold this value: its texts, and its numbers, which PostgreSQL bounds.
 fn is_storable_value(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) => true,
-        Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
+        Value::Number(number) => is_storable_number(number),
         Value::String(text) => !text.contains('\0'),
         Value::Array(list) => list.iter().all(is_storable_value),
         Value::Object(object) => object
@@ -74,10 +78,26 @@ fn is_storable_value(value: &Value) -> bool {
     }
 }
 
+/// Whether PostgreSQL's `numeric` has this number: a double's range before the point, and so many digits behind it.
+fn is_storable_number(number: &Number) -> bool {
+    let text = number.to_string();
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
+    let places = digits.split_once('.').map_or(0, |(_, places)| places.len());
+    let bound = i64::try_from(limits::NUMBER_SCALE_MAX).expect("it is small");
+    let places = i64::try_from(places).unwrap_or(i64::MAX);
+    let is_in_bounds = |exponent: i64| {
+        exponent.saturating_abs() <= bound && places.saturating_sub(exponent) <= bound
+    };
+    number.as_f64().is_some_and(f64::is_finite) && exponent.parse().is_ok_and(is_in_bounds)
+}
+
 /// One attribute.
 fn apply_one(record: &mut TenantRecord, name: &str, value: &Value, now: i64) -> Result<(), Value> {
     match name {
-        "external_id" => set(&mut record.external_id, required(text(value))),
+        "external_id" => set(
+            &mut record.external_id,
+            required(text(value)).and_then(short),
+        ),
         "name" => set(&mut record.name, required(text(value))),
         "jwt_secret" => set(&mut record.jwt_secret, text(value)),
         "jwt_jwks" => set(
@@ -138,6 +158,14 @@ fn text(value: &Value) -> Cast<String> {
         Value::String(text) => Ok(Some(text.clone())),
         _ => Err(INVALID),
     }
+}
+
+/// A text that an index has room for.
+fn short(text: String) -> Result<String, &'static str> {
+    if text.len() > limits::TENANT_NAME_BYTES_MAX {
+        return Err(TOO_LONG);
+    }
+    Ok(text)
 }
 
 /// Numbers may come as strings, since forms have nothing else.
@@ -225,7 +253,7 @@ fn extensions(value: &Value, now: i64) -> Result<Vec<ExtensionRecord>, Value> {
 fn extension(entry: &Map<String, Value>, now: i64) -> Result<ExtensionRecord, Value> {
     let kind = match text(entry.get("type").unwrap_or(&Value::Null)) {
         Ok(Some(kind)) if kind == "postgres" => TenantRecord::POSTGRES_CDC.to_owned(),
-        Ok(Some(kind)) => kind,
+        Ok(Some(kind)) => short(kind).map_err(|text| json!({"type": [text]}))?,
         Ok(None) => return Err(json!({"type": [BLANK]})),
         Err(text) => return Err(json!({"type": [text]})),
     };
@@ -399,10 +427,41 @@ mod tests {
             json!({"jwt_jwks": {"keys": [huge]}}),
             r#"{"jwt_jwks":["is invalid"]}"#,
         );
+        for number in [
+            "1e-20000",
+            "-1.5E-16383",
+            "0e20000",
+            "1e-99999999999999999999",
+        ] {
+            let number: Value = serde_json::from_str(number).unwrap();
+            check(
+                json!({"feature_flags": {"a": number}}),
+                r#"{"feature_flags":["is invalid"]}"#,
+            );
+        }
+        check(
+            json!({"external_id": "x".repeat(256)}),
+            r#"{"external_id":["should be at most 255 character(s)"]}"#,
+        );
+        check(
+            json!({"extensions": [{"type": "x".repeat(256), "settings": {}}]}),
+            r#"{"extensions":[{"type":["should be at most 255 character(s)"]}]}"#,
+        );
         assert_eq!(
             applied(&json!({})).unwrap_err(),
             r#"{"jwt_secret":["either jwt_secret or jwt_jwks must be provided"]}"#
         );
+    }
+
+    #[test]
+    fn what_is_as_large_as_it_may_be_is_taken() {
+        let number = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        let record = applied(&json!({
+            "jwt_secret": "s", "external_id": "x".repeat(255),
+            "extensions": [{"type": "x".repeat(255), "settings": {}}],
+            "feature_flags": {"a": number("1e-16383"), "b": number("1.5e300"), "c": number("0E+16383")}
+        }));
+        assert!(record.is_ok(), "{record:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use realtime::control::store::TenantRecord;
 use serde_json::{Value, json};
 
 use super::variables;
@@ -16,6 +17,7 @@ use crate::token;
 
 tests![
     two_servers_see_each_others_tenants,
+    no_body_is_a_500_with_postgresql,
     a_server_serves_on_while_its_control_database_is_away,
     a_wrong_password_is_a_sentence_and_no_secret,
 ];
@@ -128,6 +130,47 @@ async fn two_servers_see_each_others_tenants(cluster: Arc<Cluster>) {
         manage(&one, "GET", "/api/tenants/shared", &Value::Null).0,
         404
     );
+}
+
+async fn no_body_is_a_500_with_postgresql(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    let known = [json!({"external_id": "a", "jwt_secret": token::SECRET})];
+    let server = start(&database, &known, &[]);
+    let long = "x".repeat(5000);
+    let numbers: Vec<Value> = ["1e-20000", "1e-16383", "1.5e300", "0e20000", "1e400"]
+        .iter()
+        .map(|text| serde_json::from_str(text).expect("it is JSON"))
+        .collect();
+    let mut values = vec![
+        json!(null),
+        json!(-1),
+        json!("\0"),
+        json!(long),
+        json!([{"type": long, "settings": {}}]),
+        json!([{"type": "x".repeat(255), "settings": {"n": numbers[1]}}]),
+        json!({"\0": 1}),
+        json!({(long.clone()): {"keys": long}}),
+    ];
+    values.extend(numbers.iter().map(|number| json!({"n": [number]})));
+    values.extend(numbers);
+    for name in TenantRecord::ATTRIBUTES {
+        for value in &values {
+            let mut attributes = serde_json::Map::new();
+            attributes.insert((*name).to_owned(), value.clone());
+            let (status, body) = manage(
+                &server,
+                "PUT",
+                "/api/tenants/a",
+                &json!({"tenant": attributes}),
+            );
+            assert!(
+                matches!(status, 200 | 422),
+                "{name} {value}: {status} {body}"
+            );
+        }
+    }
+    let path = format!("/api/tenants/{long}");
+    assert_eq!(manage(&server, "GET", &path, &Value::Null).0, 404);
 }
 
 async fn a_server_serves_on_while_its_control_database_is_away(_: Arc<Cluster>) {

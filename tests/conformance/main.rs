@@ -136,8 +136,7 @@ fn main() -> ExitCode {
         .into_iter()
         .map(|setup| Arc::new(Shared::new(setup, &cluster)))
         .collect();
-    // Those of limits are timed to a fraction of a second. They come last: by then the servers' start is over, which loads
-    // the machine.
+    // Those of limits are timed to a fraction of a second: nothing else may load the machine meanwhile.
     let (limits, others): (Vec<&str>, _) = TRANSCRIPTS
         .iter()
         .partition(|case| case.starts_with("limits_"));
@@ -175,8 +174,9 @@ fn main() -> ExitCode {
         };
         trials.extend(setups.iter().map(|shared| case_trial(index, case, shared)));
     }
+    let mut timed = Vec::new();
     for case in limits {
-        trials.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
+        timed.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
     }
     let changes = changes::trials(arguments.filter.as_deref().unwrap_or(""));
     let mut run = |threads: usize, trials| {
@@ -185,12 +185,13 @@ fn main() -> ExitCode {
     };
     // Servers end with their handles, those of changes with their last test; leaving by `exit` would leave them running.
     let waiting = run(threads, trials);
+    let timed = run(threads, timed);
     let asking = run(threads.min(THREADS_ASKING), asking);
     let changing = run(threads.min(changes::THREADS), changes);
     let loading = run(threads.min(THREADS_HEAVY), heavy);
     let operating = run(threads.min(operations::THREADS), operations::trials());
     drop((setups, cluster));
-    let conclusions = [waiting, asking, changing, loading, operating];
+    let conclusions = [waiting, timed, asking, changing, loading, operating];
     let failed = conclusions.iter().find(|one| one.has_failed());
     failed.map_or(ExitCode::SUCCESS, Conclusion::exit_code)
 }

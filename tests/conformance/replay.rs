@@ -26,6 +26,9 @@ const LATE_MS: u64 = 30_000;
 /// How long a line waits for what should have come before it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same once something has not come.
+const PATIENCE_LATER: Duration = Duration::from_millis(500);
+
 /// Refused upgrades are answered after this time; their recorded moment is that of the answer.
 const REFUSAL_MS: u64 = 2000;
 
@@ -103,7 +106,13 @@ impl Player<'_> {
             _ => line.number,
         };
         // A reply answers its own connection's message, never a request.
-        self.read_until(clock::now() + PATIENCE, |book| {
+        // One thing that does not come is most often followed by others: they are not waited for as long.
+        let patience = if self.book.failures.is_empty() {
+            PATIENCE
+        } else {
+            PATIENCE_LATER
+        };
+        self.read_until(clock::now() + patience, |book| {
             !book.awaits_before(before) && !book.awaits_reply_before(line.number)
         });
         self.book.give_up_before(before);

@@ -514,9 +514,8 @@ impl Clerk {
         }
         let (again, mut news) = watch::channel(());
         let entry = Following(self, external_id);
-        let mut following = self.following.borrow_mut();
-        following.insert(external_id.to_owned(), again);
-        drop(following);
+        let name = external_id.to_owned();
+        self.following.borrow_mut().insert(name, again);
         let mut pause = limits::TASK_RESTART_PAUSE;
         let mut has_said = false;
         loop {

@@ -176,6 +176,14 @@ pub const REGISTRAR_ERRANDS_MAX: usize = 4096;
 /// Sockets and requests that wait for a tenant that is sought. Above: the tenant is not there. They are bounded apart from the changes: clients
 /// choose the names, and operators get through all the same.
 pub const REGISTRAR_SEEKS_MAX: usize = 4096;
+/// Tenants that others have changed and that are read again at the same time. The others wait: operators need connections as well.
+pub const NEWS_READ_AT_ONCE: usize = 2;
+
+/// News of tenants that are being attended to. Above: the next ones stay where they are until one of these is done.
+pub const NEWS_UNDERWAY_MAX: usize = 4096;
+
+/// How often a change is tried that finds a tenant changed by another process meanwhile. Above: the request is answered with 500.
+pub const STALE_CHANGES_MAX: usize = 3;
 
 /// Names that are looked for in the store of tenants at the same time. Above: the tenant is not there. Clients choose the names.
 pub const SEEKS_MAX: usize = 256;

@@ -200,6 +200,7 @@ async fn boot_opened(
         opening.seed(record).await?;
     }
     if let Some(path) = &config.embedded_tenants {
+        opening.begin().await?;
         let records = opening.records().await?;
         let described = described(path, config, &records, unix_now)?;
         opening.put(&described).await?;

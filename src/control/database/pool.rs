@@ -222,11 +222,14 @@ impl Pool {
     /// Why no connection is open, for the log; None while there is one, or while nothing has been tried yet.
     #[must_use]
     pub fn why_down(&self) -> Option<(ErrorCode, String)> {
+        self.why_down_as(|error| (error.code(), error.to_string()))
+    }
+
+    /// The same in the words of `explain`.
+    #[must_use]
+    pub fn why_down_as<T>(&self, explain: impl FnOnce(&ConnectError) -> T) -> Option<T> {
         (*self.0.down_since.borrow())?;
-        let failure = self.0.failure.borrow();
-        failure
-            .as_ref()
-            .map(|error| (error.code(), error.to_string()))
+        self.0.failure.borrow().as_ref().map(explain)
     }
 
     /// Whether the database answers on a connection of this pool. A connection on which it does not within

@@ -68,6 +68,13 @@ pub(super) enum Question {
     },
 }
 
+/// Whose connection it is about. What one of them gets an answer on says nothing of the other.
+#[derive(Copy, Clone)]
+enum Way {
+    Pool,
+    Listener,
+}
+
 /// Who waits for news, and the number of the last ones that were heard.
 type Listener = (u64, Reply<(u64, StoreNews)>);
 
@@ -115,8 +122,8 @@ struct Running {
     old: mpsc::Sender<TenantRecord>,
     /// Those that are on their way there, and those of which it has failed.
     renewing: RefCell<FxHashSet<String>>,
-    /// Why the database cannot be reached, in the words of the log.
-    failures: RefCell<Vec<String>>,
+    /// Why the database cannot be reached, in the words of the log, by who has found it.
+    failures: RefCell<[Vec<String>; 2]>,
 }
 
 impl Engine {
@@ -186,7 +193,7 @@ impl Running {
                     opened.send_replace(Some(pool));
                     return;
                 }
-                Err(error) => self.note_failure(&explain(&error)),
+                Err(error) => self.note_failure(Way::Pool, &explain(&error)),
             }
             sleep(jittered(pause)).await;
             pause = (pause * 2).min(limits::DATABASE_RECONNECT_PAUSE_MAX);
@@ -241,10 +248,10 @@ impl Running {
         let lease = self.lease().await?;
         let got = rows::get(&lease, &self.place, &self.cipher, external_id);
         let Some(stored) = self.within(got).await? else {
-            self.news.borrow_mut().saw(external_id, None);
             return Ok(None);
         };
         self.saw(&stored);
+        self.news.borrow_mut().met(external_id);
         stored.record.map(Some)
     }
 
@@ -273,7 +280,14 @@ impl Running {
             })?;
         let lease = self.lease().await?;
         self.within(rows::put(&lease, &self.place, &record)).await?;
-        Ok(record)
+        self.news.borrow_mut().met(&record.external_id);
+        // As it is stored now: the database writes numbers and times in its own way.
+        let got = rows::get(&lease, &self.place, &self.cipher, &record.external_id);
+        match self.within(got).await? {
+            Some(stored) => stored.record,
+            // Somebody has deleted it since; that is heard of as news.
+            None => Ok(record),
+        }
     }
 
     async fn delete(&self, external_id: &str) -> Result<bool, StoreError> {
@@ -325,7 +339,7 @@ impl Running {
         let pool = timeout(self.settings.queue_target, opened.wait_for(Option::is_some)).await;
         let pool = pool.ok().and_then(Result::ok).and_then(|pool| pool.clone());
         let Some(pool) = pool else {
-            let error = self.failures.borrow().last().cloned();
+            let error = self.failures.borrow()[Way::Pool as usize].last().cloned();
             return Err(StoreError::Unreachable {
                 error: error.unwrap_or_else(|| "it has not been connected to yet".to_owned()),
             });
@@ -333,11 +347,10 @@ impl Running {
         match pool.lease().await {
             Ok(lease) => Ok(lease),
             Err(error) => {
-                let text = match pool.why_down() {
-                    Some((_, why)) => why,
-                    None => error.to_string(),
-                };
-                self.note_failure(&text);
+                // In the words in which the listener says it.
+                let why = pool.why_down_as(explain);
+                let text = why.unwrap_or_else(|| error.to_string());
+                self.note_failure(Way::Pool, &text);
                 Err(StoreError::Unreachable { error: text })
             }
         }
@@ -348,6 +361,14 @@ impl Running {
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.within_on(Way::Pool, answer).await
+    }
+
+    async fn within_on<T>(
+        &self,
+        way: Way,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let bound = limits::CONTROL_DATABASE_ANSWER_TIMEOUT;
         let outcome = timeout(bound, answer).await.unwrap_or_else(|_| {
             Err(StoreError::Unreachable {
@@ -355,29 +376,36 @@ impl Running {
             })
         });
         match &outcome {
-            Err(StoreError::Unreachable { error }) => self.note_failure(error),
-            _ => self.note_success(),
+            Err(StoreError::Unreachable { error }) => self.note_failure(way, error),
+            _ => self.note_success(way),
         }
         outcome
     }
 
-    fn note_failure(&self, text: &str) {
+    fn note_failure(&self, way: Way, text: &str) {
         let mut failures = self.failures.borrow_mut();
-        if failures.len() >= limits::CONTROL_DATABASE_CAUSES_MAX
-            || failures.iter().any(|known| known == text)
-        {
+        let is_known = failures.iter().flatten().any(|known| known == text);
+        let own = &mut failures[way as usize];
+        if own.len() >= limits::CONTROL_DATABASE_CAUSES_MAX || own.iter().any(|it| it == text) {
             return;
         }
-        failures.push(text.to_owned());
+        own.push(text.to_owned());
         drop(failures);
+        if is_known {
+            return;
+        }
         let text = format!(
             "the control database cannot be reached: {text}. Tenants that are known are served on; changes to them have to wait"
         );
         self.say(Level::Error, &text);
     }
 
-    fn note_success(&self) {
-        if !self.failures.take().is_empty() {
+    fn note_success(&self, way: Way) {
+        let mut failures = self.failures.borrow_mut();
+        let failed = !std::mem::take(&mut failures[way as usize]).is_empty();
+        let answers = failures.iter().all(Vec::is_empty);
+        drop(failures);
+        if failed && answers {
             self.say(Level::Notice, "the control database answers again");
         }
     }
@@ -386,15 +414,8 @@ impl Running {
         self.log.write(Line::new(clock::unix_ms(), level, text));
     }
 
-    /// A row was read: it is no news any more, and its secrets may be old.
+    /// A row was read: its secrets may be old.
     fn saw(&self, stored: &Stored) {
-        let version = Some(stored.version.clone());
-        self.news.borrow_mut().saw(&stored.external_id, version);
-        self.queue_if_old(stored);
-    }
-
-    /// Its secrets are encrypted anew later, if they are old.
-    fn queue_if_old(&self, stored: &Stored) {
         if let Ok(record) = &stored.record
             && !stored.is_gcm_migrated
             && self.cipher.writes_current()
@@ -421,7 +442,7 @@ impl Running {
             .borrow_mut()
             .insert(BACKFILL_FLAG.to_owned(), read);
         let old = rows::old(client, &self.place, &self.cipher, (BACKFILL_FLAG, is_on)).await?;
-        old.iter().for_each(|stored| self.queue_if_old(stored));
+        old.iter().for_each(|stored| self.saw(stored));
         Ok(())
     }
 
@@ -483,7 +504,7 @@ impl Running {
         loop {
             let since = clock::now();
             if let Err(error) = self.listen_once().await {
-                self.note_failure(&error);
+                self.note_failure(Way::Listener, &error);
             }
             if since.elapsed() > limits::DATABASE_RECONNECT_PAUSE_MAX {
                 pause = limits::CONTROL_DATABASE_RETRY_PAUSE;
@@ -503,7 +524,8 @@ impl Running {
         listening.map_err(|error| rows::store_error(&error).to_string())?;
         loop {
             // After the LISTEN: what was missed before is found here, what comes later is told.
-            let versions = self.within(rows::versions(client, &self.place)).await;
+            let versions = rows::versions(client, &self.place);
+            let versions = self.within_on(Way::Listener, versions).await;
             match versions {
                 Ok(versions) => self.news.borrow_mut().compare(versions),
                 Err(StoreError::Unreachable { .. }) => return Ok(()),

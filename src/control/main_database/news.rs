@@ -40,6 +40,9 @@ pub(super) fn heard(payload: &str, own: &str) -> Option<StoreNews> {
     }
 }
 
+/// The version that no row has: whatever the next comparison finds, or no more finds, is news.
+const UNKNOWN_VERSION: &str = "";
+
 /// News that wait to be heard, and the rows as they were when they were last looked at.
 #[derive(Debug, Default)]
 pub(super) struct News {
@@ -76,20 +79,28 @@ impl News {
         if matches!(news, StoreNews::Changed(_)) && known.any(|known| *known == news) {
             return;
         }
-        if self.waiting.len() >= limits::CONTROL_DATABASE_NEWS_WAITING_MAX
-            && let Some((_, StoreNews::Changed(lost))) = self.waiting.pop_front()
-        {
-            self.versions.remove(&lost);
+        if self.waiting.len() >= limits::CONTROL_DATABASE_NEWS_WAITING_MAX {
+            self.forget_one();
         }
         self.last += 1;
         self.waiting.push_back((self.last, news));
     }
 
-    /// A row was read, with this version or not at all: that is what others are compared with.
-    pub(super) fn saw(&mut self, external_id: &str, version: Option<String>) {
-        match version {
-            Some(version) => drop(self.versions.insert(external_id.to_owned(), version)),
-            None => drop(self.versions.remove(external_id)),
+    /// Makes room. A change is found again by a comparison, also of a row that is gone; the other news are not, so they stay.
+    fn forget_one(&mut self) {
+        let is_change = |(_, news): &(u64, StoreNews)| matches!(news, StoreNews::Changed(_));
+        let first = self.waiting.iter().position(is_change).unwrap_or(0);
+        if let Some((_, StoreNews::Changed(lost))) = self.waiting.remove(first) {
+            self.versions.insert(lost, UNKNOWN_VERSION.to_owned());
+        }
+    }
+
+    /// Somebody was given this row, or has written it. It is still news when it is another one than at the last comparison, since nobody
+    /// may have taken it in; and from now on it would be missed.
+    pub(super) fn met(&mut self, external_id: &str) {
+        if !self.versions.contains_key(external_id) {
+            self.versions
+                .insert(external_id.to_owned(), UNKNOWN_VERSION.to_owned());
         }
     }
 
@@ -184,11 +195,20 @@ mod tests {
         );
         news.compare(rows(&[("a", "1"), ("b", "2"), ("d", "1")]));
         assert_eq!(all(&mut news, 3), []);
-        // What was read since is no news.
-        news.saw("a", Some("2".to_owned()));
-        news.saw("d", None);
-        news.compare(rows(&[("a", "2"), ("b", "2")]));
-        assert_eq!(all(&mut news, 3), []);
+    }
+
+    #[test]
+    fn who_reads_a_row_takes_no_news_away() {
+        let mut news = News::new(rows(&[("a", "1")]).into_iter().collect());
+        news.met("a");
+        news.compare(rows(&[("a", "2")]));
+        assert_eq!(all(&mut news, 0), [changed("a")]);
+        // One that came and went between two comparisons is known to whoever has read it.
+        news.met("b");
+        news.compare(rows(&[("a", "2")]));
+        assert_eq!(all(&mut news, 1), [changed("b")]);
+        news.compare(rows(&[("a", "2")]));
+        assert_eq!(all(&mut news, 2), []);
     }
 
     #[test]
@@ -217,5 +237,16 @@ mod tests {
         let last = news.last;
         news.compare(many);
         assert_eq!(all(&mut news, last), [changed("00000")]);
+        // Also when it is that rows are gone; and what no comparison finds is kept.
+        let last = news.last;
+        news.push(StoreNews::Reload("r".to_owned()));
+        news.compare(Vec::new());
+        let heard = all(&mut news, last);
+        assert!(heard.contains(&StoreNews::Reload("r".to_owned())));
+        let last = news.last;
+        news.compare(Vec::new());
+        let again = all(&mut news, last);
+        assert_eq!(again.len(), 2, "{again:?}");
+        assert!(again.iter().all(|one| !heard.contains(one)));
     }
 }

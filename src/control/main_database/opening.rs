@@ -114,6 +114,15 @@ pub async fn open(
     })
 }
 
+/// Waits for other processes that are starting, as long as they may take.
+fn lock_sql() -> String {
+    format!(
+        "set local lock_timeout = {}; select pg_catalog.pg_advisory_xact_lock({})",
+        limits::MIGRATION_LOCK_TIMEOUT.as_millis(),
+        schema::ADVISORY_LOCK
+    )
+}
+
 /// A connection, as soon as there is one.
 async fn reached(
     settings: &Settings,
@@ -156,17 +165,29 @@ impl Opening {
         usable(stored).map(|(records, _)| records)
     }
 
-    /// Writes tenants.
+    /// Begins a change of several tenants, which ends with [`Self::put`]. Other processes that start meanwhile wait for it.
     ///
     /// # Errors
     ///
-    /// [`StoreError`]; those before the one that failed are there.
+    /// [`StoreError`].
+    pub async fn begin(&self) -> Result<(), StoreError> {
+        let sql = format!("begin; {}", lock_sql());
+        let begun = self.connection.client.batch_execute(&sql).await;
+        begun.map_err(|error| rows::store_error(&error))
+    }
+
+    /// Writes tenants, made from [`Self::records`] after [`Self::begin`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; none of them is there.
     pub async fn put(&self, records: &[TenantRecord]) -> Result<(), StoreError> {
         for record in records {
             let record = self.sealed(record)?;
             rows::put(&self.connection.client, &self.place, &record).await?;
         }
-        Ok(())
+        let done = self.connection.client.batch_execute("commit").await;
+        done.map_err(|error| rows::store_error(&error))
     }
 
     /// Makes a tenant anew, whoever had its external id; and turns on what the original's seed does.
@@ -181,6 +202,8 @@ impl Opening {
         rows::enable_flag(client, &self.place, BACKFILL_FLAG).await?;
         let transaction = client.transaction().await.map_err(failed)?;
         let inside = transaction.client();
+        // Two processes that start at once would both find nobody to delete.
+        inside.batch_execute(&lock_sql()).await.map_err(failed)?;
         rows::delete(inside, &self.place, &record.external_id).await?;
         rows::put(inside, &self.place, &record).await?;
         transaction.commit().await.map_err(failed)

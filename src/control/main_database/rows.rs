@@ -7,7 +7,7 @@
 use super::schema::Place;
 use crate::control::database::connect::describe;
 use crate::control::store::{
-    BroadcastAdapter, Cipher, ExtensionRecord, Flag, Sealed, StoreError, TenantRecord,
+    BroadcastAdapter, Cipher, ExtensionRecord, Flag, Sealed, StoreError, TenantRecord, Version,
 };
 use crate::limits;
 use crate::logging::UtcTime;
@@ -140,7 +140,8 @@ pub(super) async fn versions(
         .map_err(|error| store_error(&error))
 }
 
-/// Writes a tenant, in place of the one of the same id. What is secret in it has been encrypted before.
+/// Writes a tenant: one that was read in place of what was read, if it still is that, and one that was made as a new one. What is secret
+/// in it has been encrypted before.
 pub(super) async fn put(
     client: &Client,
     place: &Place,
@@ -155,39 +156,58 @@ pub(super) async fn put(
         .iter()
         .map(|extension| extension.kind.as_str())
         .collect();
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] = [
+    let version = record.version.read();
+    let mut parameters: Vec<(&(dyn tokio_postgres::types::ToSql + Sync), Type)> = vec![
         (&tenant, Type::TEXT),
         (&extensions, Type::TEXT),
         (&kinds, Type::TEXT_ARRAY),
     ];
-    let outcome = client
-        .query_typed(&put_sql(place, &columns), &parameters)
-        .await;
-    let taken = || StoreError::Taken {
-        external_id: record.external_id.clone(),
-    };
-    match outcome {
-        // The statement found another tenant of that name.
-        Ok(rows) if rows.is_empty() => Err(taken()),
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Err(taken()),
+    if let Some(version) = &version {
+        parameters.push((version, Type::TEXT));
+    }
+    let sql = put_sql(place, &columns, version.is_some());
+    let external_id = || record.external_id.clone();
+    match client.query_typed(&sql, &parameters).await {
+        Ok(rows) if !rows.is_empty() => Ok(()),
+        // Somebody else has written or deleted it.
+        Ok(_) if version.is_some() => Err(StoreError::Stale {
+            external_id: external_id(),
+        }),
+        // There is a tenant of that name.
+        Ok(_) => Err(StoreError::Taken {
+            external_id: external_id(),
+        }),
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Err(StoreError::Taken {
+            external_id: external_id(),
+        }),
         Err(error) => Err(store_error(&error)),
     }
 }
 
 /// One statement: the tenant, the extensions that it has no more, those that it has. It returns a row where the tenant was written.
-fn put_sql(place: &Place, columns: &[&str]) -> String {
+fn put_sql(place: &Place, columns: &[&str], was_read: bool) -> String {
     let list = columns.join(", ");
     let changes: Vec<String> = columns
         .iter()
         .filter(|column| **column != "id")
-        .map(|column| format!("{column} = excluded.{column}"))
+        .map(|column| format!("{column} = r.{column}"))
         .collect();
     let (tenants, extensions) = (place.tenants(), place.extensions());
+    let row = format!("jsonb_populate_record(null::{tenants}, $1::text::jsonb)");
+    // Whoever comes second waits for the first one's row, and finds another version there.
+    let put = if was_read {
+        format!(
+            "update {tenants} t set {} from {row} r where t.id = r.id and {} = $4 returning t.external_id",
+            changes.join(", "),
+            version_of(place)
+        )
+    } else {
+        format!(
+            "insert into {tenants} as t ({list}) select {list} from {row} on conflict (external_id) do nothing returning t.external_id"
+        )
+    };
     format!(
-        "with put as (insert into {tenants} as t ({list}) \
-           select {list} from jsonb_populate_record(null::{tenants}, $1::text::jsonb) \
-           on conflict (external_id) do update set {} where t.id = excluded.id returning t.external_id), \
+        "with put as ({put}), \
          gone as (delete from {extensions} e using put \
            where e.tenant_external_id = put.external_id and e.type <> all ($3)), \
          kept as (insert into {extensions} (id, type, settings, tenant_external_id, inserted_at, updated_at) \
@@ -195,8 +215,7 @@ fn put_sql(place: &Place, columns: &[&str]) -> String {
            from put, jsonb_populate_recordset(null::{extensions}, $2::text::jsonb) e \
            on conflict (tenant_external_id, type) do update set settings = excluded.settings, \
              inserted_at = excluded.inserted_at, updated_at = excluded.updated_at) \
-         select external_id from put",
-        changes.join(", ")
+         select external_id from put"
     )
 }
 
@@ -383,6 +402,7 @@ fn stored(row: &Row, cipher: &Cipher) -> Result<Stored, StoreError> {
     let extensions: Vec<Value> = serde_json::from_str(extensions).map_err(broken)?;
     let times = (times.0.unwrap_or(0), times.1.unwrap_or(0));
     let mut record = record_of(&tenant, &extensions, times);
+    record.version = Version::of(version.clone());
     let opened = cipher.open_record(&mut record);
     let is_gcm_migrated = tenant.get("gcm_migrated_at") != Some(&Value::Null);
     Ok(Stored {
@@ -450,6 +470,7 @@ fn record_of(
         inserted_at,
         updated_at,
         sealed: Sealed::default(),
+        version: Version::default(),
     }
 }
 

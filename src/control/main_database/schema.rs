@@ -260,8 +260,8 @@ impl Survey {
     }
 }
 
-/// Only one process at a time changes the schema: the ASCII codes of "tenants".
-const ADVISORY_LOCK: i64 = 0x74_656e_616e_7473;
+/// Only one process at a time changes the schema, or writes tenants at its start: the ASCII codes of "tenants".
+pub(super) const ADVISORY_LOCK: i64 = 0x74_656e_616e_7473;
 
 fn preamble(place: &Place) -> String {
     format!(

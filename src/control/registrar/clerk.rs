@@ -43,6 +43,10 @@ pub(super) struct Clerk {
     seeks: RefCell<ByName<watch::Receiver<()>>>,
     /// Bounds what they ask the store at the same time: operators and news of others find a connection to it.
     lookups: Semaphore,
+    /// Tenants that others have changed and that are being read again. Whoever reads looks here for further changes.
+    following: RefCell<ByName<watch::Sender<()>>>,
+    /// Bounds what is read because of that.
+    reading: Semaphore,
     /// Whose databases are being brought up to date because of a question about their health.
     pub(super) migrating: RefCell<FxHashSet<TenantId>>,
 }
@@ -89,6 +93,8 @@ impl Clerk {
             turns: RefCell::default(),
             seeks: RefCell::default(),
             lookups: Semaphore::new(lookups.clamp(1, limits::SEEKS_MAX)),
+            following: RefCell::default(),
+            reading: Semaphore::new(limits::NEWS_READ_AT_ONCE),
             migrating: RefCell::default(),
         }
     }
@@ -134,14 +140,17 @@ impl Clerk {
             return Err(Failure::Invalid(about("external_id", "is invalid")));
         }
         let turn = self.turn(external_id).await;
-        let before = self.get(external_id).await?;
-        let is_new = before.is_none();
-        let record = match before {
-            Some(before) => self.changed(before, attributes)?,
-            None => self.made(external_id, attributes)?,
-        };
-        let put = self.store.put(record);
-        let record = self.stored("a tenant cannot be stored", put).await?;
+        let (record, is_new) = self
+            .rewrite(external_id, |before| {
+                let is_new = before.is_none();
+                let record = match before {
+                    Some(before) => self.changed(before, attributes)?,
+                    None => self.made(external_id, attributes)?,
+                };
+                Ok(Some((record, is_new)))
+            })
+            .await?
+            .expect("it is always stored");
         let id = self.adopt(&record, Effects::default()).await;
         let news = StoreNews::Changed(external_id.to_owned());
         self.announce(news).await;
@@ -152,6 +161,29 @@ impl Clerk {
             self.make_ready(&record, id).await?;
         }
         Ok(Stored { record, is_new })
+    }
+
+    /// Reads a tenant, and stores what `change` makes of it; again with what another process has made of it meanwhile. Nothing when
+    /// nothing is to be stored.
+    async fn rewrite<T>(
+        &self,
+        external_id: &str,
+        change: impl Fn(Option<TenantRecord>) -> Result<Option<(TenantRecord, T)>, Failure>,
+    ) -> Result<Option<(TenantRecord, T)>, Failure> {
+        for tries_left in (0..limits::STALE_CHANGES_MAX).rev() {
+            let Some((record, with)) = change(self.get(external_id).await?)? else {
+                return Ok(None);
+            };
+            match self.store.put(record).await {
+                Err(StoreError::Stale { .. }) if tries_left > 0 => {}
+                put => {
+                    let put = std::future::ready(put);
+                    let record = self.stored("a tenant cannot be stored", put).await?;
+                    return Ok(Some((record, with)));
+                }
+            }
+        }
+        Err(Failure::Store)
     }
 
     /// The record of a tenant that is there, with what `attributes` say.
@@ -229,12 +261,20 @@ impl Clerk {
         if is_known(&self.registry.borrow()) {
             return Ok(());
         }
-        if let Some(mut record) = self.get(external_id).await?
-            && self.id_of(external_id) == Some(id)
-        {
-            record.migrations_ran = ran;
-            let put = self.store.put(record);
-            let record = self.stored("a tenant cannot be stored", put).await?;
+        let noted = self
+            .rewrite(external_id, |before| {
+                let before = before.filter(|_| self.id_of(external_id) == Some(id));
+                Ok(before.map(|before| {
+                    let migrations_ran = ran;
+                    let record = TenantRecord {
+                        migrations_ran,
+                        ..before
+                    };
+                    (record, ())
+                }))
+            })
+            .await?;
+        if let Some((record, ())) = noted {
             self.adopt(&record, Effects::default()).await;
         }
         Ok(())
@@ -342,6 +382,9 @@ impl Clerk {
                 clerk.drop_slots(&tenant, settings, &changes).await;
             }
         });
+        if !drops_slots {
+            return;
+        }
         // A database that hangs must not keep the caller: it goes on behind his back.
         let _ = tokio::time::timeout(limits::TENANT_TEARDOWN_TIMEOUT, torn_down).await;
     }
@@ -401,32 +444,53 @@ impl Clerk {
         let found = async {
             let _lookup = self.lookups.acquire().await;
             let _turn = self.turn(external_id).await;
-            if let Some(record) = self.get(external_id).await? {
-                self.adopt(&record, Effects::default()).await;
+            match self.store.get(external_id).await {
+                Ok(Some(record)) => drop(self.adopt(&record, Effects::default()).await),
+                // The store says that once for all who ask: clients choose how often.
+                Ok(None) | Err(StoreError::Unreachable { .. }) => {}
+                Err(error) => {
+                    let text = format!("a tenant cannot be read: {error}");
+                    self.say_bounded(&text, Some(external_id));
+                }
             }
-            Ok::<_, Failure>(())
         };
         let outcome = tokio::time::timeout(limits::SEEK_TIMEOUT, found).await;
         drop(entry);
         if outcome.is_err() {
             let text = "the store of tenants did not answer in time about one that is not known";
-            self.say(Level::Error, text);
+            self.say_bounded(text, None);
         }
+    }
+
+    /// An error of which clients choose how often it happens: its lines are bounded by code and tenant.
+    fn say_bounded(&self, text: &str, external_id: Option<&str>) {
+        let line = Line::coded(clock::unix_ms(), ErrorCode::UnknownError, text);
+        let line = match external_id {
+            Some(external_id) => line.of_tenant(external_id.into()),
+            None => line,
+        };
+        self.environment.log.write(line);
     }
 
     /// Follows what others do to the store, as long as the process lives.
     pub(super) async fn follow_news(self: Rc<Self>) {
         let mut pause = limits::TASK_RESTART_PAUSE;
+        let room = Arc::new(Semaphore::new(limits::NEWS_UNDERWAY_MAX));
         loop {
             match self.store.news().await {
                 Ok(news) => {
                     pause = limits::TASK_RESTART_PAUSE;
-                    let taken = caught(self.take(news)).await;
-                    if let Err(panic) = taken {
-                        let text =
-                            format!("a change of a tenant was lost: {}", panic_text(&*panic));
-                        self.say(Level::Error, &text);
-                    }
+                    let room = Arc::clone(&room).acquire_owned().await;
+                    let clerk = Rc::clone(&self);
+                    // Tenants do not wait for each other; the turn keeps the order of each one's news.
+                    spawn_local(async move {
+                        if let Err(panic) = caught(clerk.take(news)).await {
+                            let text =
+                                format!("a change of a tenant was lost: {}", panic_text(&*panic));
+                            clerk.say(Level::Error, &text);
+                        }
+                        drop(room);
+                    });
                 }
                 Err(error) => {
                     let text = format!("changes of tenants by others are not heard of: {error}");
@@ -440,21 +504,7 @@ impl Clerk {
 
     async fn take(self: &Rc<Self>, news: StoreNews) {
         match news {
-            StoreNews::Changed(external_id) => {
-                let _turn = self.turn(&external_id).await;
-                match self.get(&external_id).await {
-                    Ok(Some(record)) => {
-                        // A name that nobody here has asked for yet is known from now on.
-                        let known = self.registry.borrow().record(&external_id) == Some(&record);
-                        if !known {
-                            self.adopt(&record, Effects::default()).await;
-                        }
-                    }
-                    Ok(None) => self.remove(&external_id, false).await,
-                    // It goes on with what it is known as; the log has it.
-                    Err(_) => {}
-                }
-            }
+            StoreNews::Changed(external_id) => self.take_changed(&external_id).await,
             // The same as here.
             StoreNews::Reload(external_id) => drop(self.reload_here(&external_id).await),
             StoreNews::Shutdown(external_id) => {
@@ -463,6 +513,68 @@ impl Clerk {
                 }
             }
         }
+    }
+
+    /// Takes a tenant as it is stored now. While the store does not say, it goes on with what it is known as, and is asked for again:
+    /// nobody tells of the change once more.
+    async fn take_changed(self: &Rc<Self>, external_id: &str) {
+        if let Some(again) = self.following.borrow().get(external_id) {
+            again.send_replace(());
+            return;
+        }
+        let (again, mut news) = watch::channel(());
+        let entry = Following(self, external_id);
+        let name = external_id.to_owned();
+        self.following.borrow_mut().insert(name, again);
+        let mut pause = limits::TASK_RESTART_PAUSE;
+        let mut has_said = false;
+        loop {
+            let taken = self.take_stored(external_id, &mut news).await;
+            let error = taken.err();
+            // The store says itself that it is away.
+            let is_away = matches!(error, Some(StoreError::Unreachable { .. }));
+            if let Some(error) = error.as_ref().filter(|_| !is_away && !has_said) {
+                self.say(Level::Error, &format!("a tenant cannot be read: {error}"));
+                has_said = true;
+            }
+            match error {
+                // What is wrong with a row stays wrong until it changes, and that is news.
+                None | Some(StoreError::Secret { .. } | StoreError::Record { .. }) => {
+                    if !news.has_changed().unwrap_or(false) {
+                        break;
+                    }
+                }
+                Some(_) => {
+                    let _ = tokio::time::timeout(pause, news.changed()).await;
+                    pause = (pause * 2).min(limits::TASK_RESTART_PAUSE_MAX);
+                }
+            }
+        }
+        drop(entry);
+    }
+
+    /// Takes a tenant as it is stored, and with it all news of it so far.
+    async fn take_stored(
+        self: &Rc<Self>,
+        external_id: &str,
+        news: &mut watch::Receiver<()>,
+    ) -> Result<(), StoreError> {
+        let _turn = self.turn(external_id).await;
+        let room = self.reading.acquire().await;
+        news.mark_unchanged();
+        let read = self.store.get(external_id).await;
+        drop(room);
+        match read? {
+            Some(record) => {
+                // A name that nobody here has asked for yet is known from now on.
+                let known = self.registry.borrow().record(external_id) == Some(&record);
+                if !known {
+                    self.adopt(&record, Effects::default()).await;
+                }
+            }
+            None => self.remove(external_id, false).await,
+        }
+        Ok(())
     }
 
     /// Waits for the right to change a tenant: first come, first served.
@@ -516,6 +628,15 @@ struct Seeking<'a>(&'a Clerk, &'a str);
 impl Drop for Seeking<'_> {
     fn drop(&mut self) {
         self.0.seeks.borrow_mut().remove(self.1);
+    }
+}
+
+/// A tenant that is being read again. It is forgotten when that is over, however it ends.
+struct Following<'a>(&'a Clerk, &'a str);
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        self.0.following.borrow_mut().remove(self.1);
     }
 }
 

@@ -28,6 +28,9 @@ pub(crate) struct SharedStore {
     /// How often somebody asked for one tenant.
     gets: AtomicUsize,
     fails: AtomicBool,
+    is_away: AtomicBool,
+    /// What another process stores before the next changes are.
+    interferes: tokio::sync::Mutex<Vec<TenantRecord>>,
     hangs: AtomicBool,
     is_shared: bool,
 }
@@ -50,6 +53,10 @@ impl SharedStore {
         }
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
+        }
+        if self.is_away.load(Ordering::Relaxed) {
+            let error = "nobody answers".to_owned();
+            return Err(StoreError::Unreachable { error });
         }
         if self.fails.load(Ordering::Relaxed) {
             return Err(StoreError::Interrupted);
@@ -79,6 +86,12 @@ impl TenantStore for SharedStore {
             self.answer().await?;
             if record.name == "taken" {
                 return Err(StoreError::Taken {
+                    external_id: record.external_id,
+                });
+            }
+            if let Some(others) = self.interferes.lock().await.pop() {
+                self.insert(others).await;
+                return Err(StoreError::Stale {
                     external_id: record.external_id,
                 });
             }
@@ -188,6 +201,8 @@ impl Office {
             announced: announce,
             gets: AtomicUsize::new(0),
             fails: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            interferes: tokio::sync::Mutex::default(),
             hangs: AtomicBool::new(false),
             is_shared,
         });
@@ -423,7 +438,93 @@ fn what_others_do_has_the_same_effects_here() {
         office.news.send(changed("b")).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(office.id("b").is_some() && office.parcels.is_empty());
-        assert!(!(office.lines)().is_empty());
+        assert_eq!((office.lines)().len(), 1, "it is said once");
+        // And what could not be read is read when it answers.
+        office.store.records.lock().await.remove("b");
+        office.store.fails.store(false, Ordering::Relaxed);
+        assert_eq!(office.told().await, "gone");
+    });
+}
+
+#[test]
+fn a_store_that_is_away_loses_no_change() {
+    run(async {
+        let mut office = Office::open(&[record("a")], true, &[]);
+        office.store.is_away.store(true, Ordering::Relaxed);
+        for _ in 0..10 {
+            office.news.send(changed("a")).unwrap();
+        }
+        tokio::time::sleep(limits::TASK_RESTART_PAUSE_MAX).await;
+        let gets = office.store.gets.load(Ordering::Relaxed);
+        assert!((3..30).contains(&gets), "{gets}: it is asked with pauses");
+        office.store.records.lock().await.remove("a");
+        office.store.is_away.store(false, Ordering::Relaxed);
+        assert_eq!(office.told().await, "gone");
+        assert!((office.lines)().is_empty(), "the store says it itself");
+        // Nothing is left that asks.
+        let gets = office.store.gets.load(Ordering::Relaxed);
+        tokio::time::sleep(10 * limits::TASK_RESTART_PAUSE_MAX).await;
+        assert_eq!(office.store.gets.load(Ordering::Relaxed), gets);
+    });
+}
+
+#[test]
+fn news_of_one_tenant_do_not_wait_for_another() {
+    run(async {
+        let mut office = Office::open(&[record("a")], true, &[]);
+        office.store.hangs.store(true, Ordering::Relaxed);
+        office.news.send(changed("a")).unwrap();
+        while office.store.gets.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        office.store.hangs.store(false, Ordering::Relaxed);
+        office.store.insert(record("b")).await;
+        office.news.send(changed("b")).unwrap();
+        assert_eq!(office.told().await, "tenant b");
+    });
+}
+
+#[test]
+fn who_seeks_cannot_fill_the_log() {
+    run(async {
+        let mut office = Office::open(&[], true, &[]);
+        office.store.is_away.store(true, Ordering::Relaxed);
+        office.registrar.seek("b".to_owned()).await;
+        assert!((office.lines)().is_empty(), "the store says it itself");
+        office.store.is_away.store(false, Ordering::Relaxed);
+        office.store.fails.store(true, Ordering::Relaxed);
+        office.registrar.seek("b".to_owned()).await;
+        office.store.hangs.store(true, Ordering::Relaxed);
+        office.registrar.seek("c".to_owned()).await;
+        let lines = (office.lines)();
+        // The gate bounds lines that have a code.
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.code.is_some()));
+        assert_eq!(lines[0].tenant.as_deref(), Some("b"));
+    });
+}
+
+#[test]
+fn a_change_of_others_meanwhile_is_kept() {
+    run(async {
+        let office = Office::open(&[record("a")], true, &[]);
+        let mut others = record("a");
+        others.max_joins_per_second = 7;
+        office.store.interferes.lock().await.push(others.clone());
+        office.put("a", json!({"name": "b"})).await.unwrap();
+        let stored = office.store.stored("a").await.unwrap();
+        assert_eq!(
+            (stored.max_joins_per_second, stored.name.as_str()),
+            (7, "b")
+        );
+        // It is not tried for ever.
+        let many = vec![others; limits::STALE_CHANGES_MAX + 1];
+        *office.store.interferes.lock().await = many;
+        let failure = office.put("a", json!({"name": "c"})).await.unwrap_err();
+        assert!(matches!(failure, Failure::Store), "{failure:?}");
+        assert_eq!(office.store.interferes.lock().await.len(), 1);
     });
 }
 

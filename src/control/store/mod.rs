@@ -21,7 +21,7 @@ pub use embedded::EmbeddedStore;
 pub use flag::Flag;
 #[cfg(test)]
 pub use record::TEST_DEFAULTS;
-pub use record::{BroadcastAdapter, ExtensionRecord, TenantRecord};
+pub use record::{BroadcastAdapter, ExtensionRecord, TenantRecord, Version};
 
 use std::fmt;
 use std::future::Future;
@@ -39,8 +39,9 @@ pub trait TenantStore: fmt::Debug + Send + Sync {
     /// All tenants, ordered by external id.
     fn list(&self) -> Answer<'_, Vec<TenantRecord>>;
 
-    /// Stores a tenant under its external id, in place of the one that was there, and gives it back with the stored texts of its
-    /// secrets. [`StoreError::Taken`] when there is another tenant of that external id.
+    /// Stores a tenant under its external id, in place of the one that was there, and gives it back as it is stored.
+    /// [`StoreError::Taken`] when there is another tenant of that external id; [`StoreError::Stale`], of stores that are shared, when it
+    /// is not any more what the record was made from.
     fn put(&self, record: TenantRecord) -> Answer<'_, TenantRecord>;
 
     /// Forgets a tenant. False when there was none.
@@ -138,6 +139,11 @@ pub enum StoreError {
         /// The external id.
         external_id: String,
     },
+    /// Somebody else has changed or deleted the tenant since it was read: it is to be read again.
+    Stale {
+        /// The external id.
+        external_id: String,
+    },
     /// The control database does not answer, or did not in time.
     Unreachable {
         /// What happened, in a sentence.
@@ -205,6 +211,12 @@ impl fmt::Display for StoreError {
             ),
             Self::Taken { external_id } => {
                 write!(f, "the external id {external_id} has already been taken")
+            }
+            Self::Stale { external_id } => {
+                write!(
+                    f,
+                    "somebody else has changed the tenant {external_id} meanwhile"
+                )
             }
             Self::Unreachable { error } => {
                 write!(f, "the control database cannot be reached: {error}")

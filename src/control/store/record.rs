@@ -63,6 +63,34 @@ pub struct TenantRecord {
     /// `jwt_secret` as the store has it.
     #[serde(skip)]
     pub sealed: Sealed,
+    /// Which state of the row it was read from.
+    #[serde(skip)]
+    pub version: Version,
+}
+
+/// Which state of a row in a shared store a record was read from; of a record that was not read there is none. It says nothing about the
+/// tenant, so records are equal whatever stands here.
+#[derive(Clone, Debug, Default)]
+pub struct Version(Option<String>);
+
+impl Version {
+    /// Of a record that was read.
+    #[must_use]
+    pub fn of(text: String) -> Self {
+        Self(Some(text))
+    }
+
+    /// What it was read with, if it was.
+    #[must_use]
+    pub fn read(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// How the original relays between its nodes.
@@ -193,6 +221,7 @@ impl TenantRecord {
             inserted_at: now,
             updated_at: now,
             sealed: Sealed::default(),
+            version: Version::default(),
         }
     }
 

@@ -111,10 +111,9 @@ pub(super) async fn keeps_the_contract(store: &dyn TenantStore, new: fn(&str) ->
     changed.max_client_presence_events_per_window = None;
     changed.suspend = false;
     changed.feature_flags = serde_json::Map::new();
-    store
-        .put(changed.clone())
-        .await
-        .expect("it is the same tenant");
+    let put = store.put(changed.clone()).await;
+    assert_eq!(put.as_ref().expect("it is the same tenant"), &changed);
+    changed.version = put.expect("it is the same tenant").version;
     assert_eq!(
         store.get("a").await.expect("it answers"),
         Some(changed.clone())

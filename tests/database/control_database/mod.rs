@@ -92,15 +92,18 @@ impl Working {
         }
     }
 
-    /// The lines so far that hold this text.
+    /// How many lines so far hold this text.
     pub fn logged(&mut self, part: &str) -> usize {
+        self.lines_with(part).len()
+    }
+
+    /// The lines so far that hold this text.
+    pub fn lines_with(&mut self, part: &str) -> Vec<String> {
         let lines = (self.lines)();
         self.logged
             .extend(lines.iter().map(|line| line.message.to_string()));
-        self.logged
-            .iter()
-            .filter(|line| line.contains(part))
-            .count()
+        let lines = self.logged.iter().filter(|line| line.contains(part));
+        lines.cloned().collect()
     }
 
     pub async fn get(&self, external_id: &str) -> TenantRecord {

@@ -167,11 +167,8 @@ async fn what_we_write_the_original_can_read(cluster: Arc<Cluster>) {
     let before = database.sql(all);
     let mut record = working.get("realtime-dev").await;
     record.max_concurrent_users = 8;
-    working
-        .store
-        .put(record.clone())
-        .await
-        .expect("it is the same tenant");
+    let put = working.store.put(record).await;
+    let mut record = put.expect("it is the same tenant");
     assert_eq!(database.sql(all), before);
     assert_eq!(
         database.sql("select max_concurrent_users from _realtime.tenants"),

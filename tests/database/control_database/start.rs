@@ -22,6 +22,7 @@ tests![
     mistakes_end_the_start_at_once,
     certificates_are_verified_where_there_is_an_authority,
     the_seed_makes_the_tenant_anew,
+    processes_that_seed_at_once_all_start,
     without_the_seed_nobody_is_made,
     described_tenants_are_stored_in_the_database,
     a_tenant_without_a_database_does_not_keep_the_server_from_starting,
@@ -187,6 +188,28 @@ async fn the_seed_makes_the_tenant_anew(cluster: Arc<Cluster>) {
         again.self_host.expect("it was made").max_concurrent_users,
         200
     );
+}
+
+async fn processes_that_seed_at_once_all_start(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    let path = std::env::temp_dir().join(format!("realtime-seeds-{}", std::process::id()));
+    let described = json!([{"external_id": "described", "jwt_secret": "s"}]);
+    std::fs::write(&path, described.to_string()).expect("it can be written");
+    let file = path.to_str().expect("it is text").to_owned();
+    let more = [
+        SEEDS,
+        ("EMBEDDED_TENANTS", &file),
+        ("DB_NAME", &database.name),
+    ];
+    for _ in 0..5 {
+        let boot = || boot(&database, &more);
+        let (a, b, c, d) = tokio::join!(boot(), boot(), boot(), boot());
+        for booted in [a, b, c, d] {
+            booted.map(drop).expect("it starts");
+        }
+        database.sql("delete from _realtime.tenants");
+    }
+    std::fs::remove_file(path).expect("it is there");
 }
 
 async fn without_the_seed_nobody_is_made(cluster: Arc<Cluster>) {

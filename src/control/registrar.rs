@@ -1,7 +1,7 @@
 //! The only one who changes tenants while the process serves.
 //!
 //! What comes in: what the management API asks for, labels that no tenant is known by, and what others did to the store
-//! ([`StoreNews`]). What goes out: records in the store, snapshots for the shards, and the end of what a change has made invalid (spec:
+//! ([`StoreNews`](super::store::StoreNews)). What goes out: records in the store, snapshots for the shards, and the end of what a change has made invalid (spec:
 //! websocket-protocol 11). What always holds:
 //!
 //! - Changes of one tenant happen one after the other, in the order in which they were asked for

@@ -95,7 +95,7 @@ pub const CHANGE_VALUES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const CHANGE_VALUES_HALF_TIMEOUT: Duration = Duration::from_millis(150);
 
 /// How long all such statements of one batch may take: one that is cancelled, and what looks for its slow value. Above: what was not
-/// asked yet is delivered as strings. Well below [`CHANGES_QUESTION_TIMEOUT`], which gives up the connection.
+/// asked yet is delivered as strings. Well below [`CHANGES_QUESTION_TIMEOUT`](super::CHANGES_QUESTION_TIMEOUT), which gives up the connection.
 pub const CHANGE_VALUES_ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long all statements of one batch may take together about types whose casts took too long before, each of them

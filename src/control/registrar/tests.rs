@@ -21,6 +21,8 @@ use tokio::task::LocalSet;
 
 mod seeking;
 
+use seeking::seek;
+
 /// A store that others write to as well.
 #[derive(Debug)]
 pub(crate) struct SharedStore {

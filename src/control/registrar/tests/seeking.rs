@@ -105,7 +105,7 @@ fn seeks_beyond_the_bounds_are_answered_at_once() {
     });
 }
 
-fn seek(external_id: &str) -> Seek {
+pub(super) fn seek(external_id: &str) -> Seek {
     Seek {
         external_id: external_id.to_owned(),
         connection: ConnectionId::new(1, 1),

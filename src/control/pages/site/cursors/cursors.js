@@ -32,6 +32,8 @@ const pace = new Pace(Number(given.events) || EVENTS_PER_SECOND)
 const stage = new Stage(byId('stage'), byId('cursor-template'), { me, moved, rippled })
 const latencies = []
 
+/** What the server says of itself: see /inspector/defaults.json. */
+let defaults = {}
 let room = null
 let isTracked = false
 let tracks = null
@@ -222,11 +224,9 @@ function hideNotice() {
   byId('notice').classList.add('hidden')
 }
 
-let why = ''
-
 function needToken() {
   notice([
-    why || 'A token is needed to connect.',
+    defaults.why || 'A token is needed to connect.',
     'Put a token of the tenant into the field below (signed with its secret, HS256, with the claims role and exp), or into the address as ?token=…',
   ])
 }
@@ -286,14 +286,33 @@ function framesUrl() {
   return link.href
 }
 
-function start(defaults) {
-  why = defaults.why ?? ''
+/** What was remembered, or null; browsers may forbid it, and then nothing is. */
+function recall(storage, key) {
+  try {
+    return globalThis[storage].getItem(key)
+  } catch {
+    return null
+  }
+}
+
+/** Remembers a text; an empty one is forgotten. */
+function remember(storage, key, text) {
+  try {
+    if (text) globalThis[storage].setItem(key, text)
+    else globalThis[storage].removeItem(key)
+  } catch {
+    // Then the page works all the same.
+  }
+}
+
+function start(told) {
+  defaults = told
   byId('room').value = given.room || 'cursors'
-  byId('name').value = cleanName(given.name) ?? sessionStorage.getItem(NAME_KEY) ?? someName()
+  byId('name').value = cleanName(given.name) ?? recall('sessionStorage', NAME_KEY) ?? someName()
   byId('host').value = given.host || defaults.host || location.origin
-  byId('token').value = given.token || localStorage.getItem(TOKEN_KEY) || defaults.token || ''
+  byId('token').value = given.token || recall('localStorage', TOKEN_KEY) || defaults.token || ''
   byId('events').value = String(pace.eventsPerSecond)
-  sessionStorage.setItem(NAME_KEY, byId('name').value)
+  remember('sessionStorage', NAME_KEY, byId('name').value)
   enter()
 }
 
@@ -305,7 +324,7 @@ byId('room-form').addEventListener('submit', (event) => {
 byId('name').addEventListener('change', () => {
   const name = cleanName(byId('name').value) ?? someName()
   byId('name').value = name
-  sessionStorage.setItem(NAME_KEY, name)
+  remember('sessionStorage', NAME_KEY, name)
   if (room?.isJoined) track()
 })
 
@@ -313,8 +332,8 @@ byId('connection-form').addEventListener('submit', (event) => {
   event.preventDefault()
   const { host, token } = fields()
   if (host !== location.origin) given.host = host
-  if (token) localStorage.setItem(TOKEN_KEY, token)
-  else localStorage.removeItem(TOKEN_KEY)
+  // The page's own token is a newer one the next time.
+  remember('localStorage', TOKEN_KEY, token === defaults.token ? '' : token)
   pace.eventsPerSecond = Number(byId('events').value) || EVENTS_PER_SECOND
   enter()
 })

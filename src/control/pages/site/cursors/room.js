@@ -14,6 +14,7 @@
 
 import { originOf } from '../lib/address.js'
 import { Client } from '../lib/client.js'
+import { findRefusal } from '../lib/refusal.js'
 import { inspect } from '../lib/token.js'
 
 /** The event of all messages. */
@@ -25,6 +26,7 @@ export class Room {
   #client = null
   #channel = null
   #ping = 0
+  #isExplaining = false
   #told
 
   /** Connects and joins; a newer room of the same page leaves this one first. */
@@ -42,11 +44,7 @@ export class Room {
     this.#client = new Client({ host: origin, token })
     this.#client.on('state', ({ state }) => this.#tellState(state))
     this.#client.on('latency', ({ ms }) => this.#told.latency(ms))
-    this.#client.on('close', ({ opened, asked }) => {
-      if (opened || asked) return
-      const text = `${origin} does not answer, or refuses the token (wrong secret, expired, another tenant's).`
-      this.#told.refused({ text, isFinal: this.#client.state === 'disconnected' })
-    })
+    this.#client.on('close', ({ opened, asked }) => opened || asked || this.#explain())
     this.#ping = setInterval(() => document.hidden || this.#client.ping(), PING_MS)
     this.join()
     this.#client.connect()
@@ -54,7 +52,7 @@ export class Room {
 
   /** Whether messages reach the others. */
   get isJoined() {
-    return this.#channel?.state === 'joined'
+    return this.#channel?.state === 'joined' && this.#client.state === 'connected'
   }
 
   /** Joins; for after the server has closed the channel. */
@@ -75,7 +73,14 @@ export class Room {
       if (status === 'error') why = message
     })
     channel.on('refused', ({ reason }) => this.#told.refused({ text: reason, isFinal: false }))
-    channel.on('closed', () => this.#told.closed(why))
+    channel.on('closed', () => {
+      // It would join again by itself, after an error on the server even at once.
+      this.#channel = null
+      channel.forget()
+      this.#told.presence({})
+      this.#tellState(this.#client.state)
+      this.#told.closed(why)
+    })
     channel.join()
   }
 
@@ -97,6 +102,18 @@ export class Room {
     this.#channel = null
     this.#told = { state() {}, joined() {}, presence() {}, message() {}, latency() {}, refused() {}, closed() {} }
     this.#client?.disconnect()
+  }
+
+  /** Finds out why there is no connection; when that will stay so, it is not tried again. */
+  async #explain() {
+    const client = this.#client
+    if (this.#isExplaining) return
+    this.#isExplaining = true
+    const { why, isFinal } = await findRefusal(client.url)
+    this.#isExplaining = false
+    if (client.state === 'connected') return
+    if (isFinal) client.disconnect()
+    this.#told.refused({ text: why, isFinal })
   }
 
   #tellState(state) {

@@ -227,7 +227,7 @@ function hideNotice() {
 function needToken() {
   notice([
     defaults.why || 'A token is needed to connect.',
-    'Put a token of the tenant into the field below (signed with its secret, HS256, with the claims role and exp), or into the address as ?token=…',
+    'It can be put into the field below, or into the address of this page as ?token=…',
   ])
 }
 

@@ -28,7 +28,7 @@ for (const path of ['/inspector', '/inspector/new']) {
     await pane.connect()
     await see(pane.the('heartbeat'), /\d ?ms/)
     await see(pane.frames('out', 'join'), 'phx_join')
-    await see(pane.frames('in', 'reply'), 'phx_reply')
+    await see(pane.frames('in', 'reply'), 'reply to')
     await pane.send('hello', { to: 'everybody' })
     await see(pane.frames('out', 'broadcast'), 'hello')
     await pane.click('leave')

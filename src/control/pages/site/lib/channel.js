@@ -19,7 +19,7 @@
 // connection is back, until `leave`. Deliberately absent: which socket carries it.
 
 import { Emitter } from './emitter.js'
-import { encodeBroadcast } from './frame.js'
+import { encode, encodeBroadcast } from './frame.js'
 import { Presence } from './presence.js'
 
 /** Every value of `channel.state`. */
@@ -63,6 +63,7 @@ export class Channel extends Emitter {
     this.#isWanted = true
     this.#attempt = 0
     clearTimeout(this.#retry)
+    this.#client.add(this)
     if (this.#client.state === 'connected') this.#join()
     else this.#setState('joining')
   }
@@ -109,9 +110,8 @@ export class Channel extends Emitter {
   setToken(token) {
     this.#options.accessToken = token
     if (this.state !== 'joined') return
-    const message = { joinRef: this.#joinRef, topic: this.topic, event: 'access_token', payload: { access_token: token } }
-    // No reply comes: this is sent and not waited for.
-    this.#client.push({ ...message, timeoutMs: 0 })
+    const payload = { access_token: token }
+    this.#client.send(encode({ joinRef: this.#joinRef, ref: this.#client.ref(), topic: this.topic, event: 'access_token', payload }))
   }
 
   // -- called by the client ----------------------------------------------------------------------------------------------

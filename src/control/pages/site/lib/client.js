@@ -28,6 +28,8 @@ const REPLY_TIMEOUT_MS = 10_000
 
 /** The same as servers use for an ordinary end. */
 const CLOSE_NORMAL = 1000
+/** What browsers say when there was no close frame. */
+const CLOSE_ABNORMAL = 1006
 
 export class Client extends Emitter {
   state = 'disconnected'
@@ -42,7 +44,6 @@ export class Client extends Emitter {
   #attempt = 0
   #heartbeat = null
   #reconnect = null
-  #ping = null
 
   /**
    * `host` is an origin (`http://localhost:4000`), `token` the JWT of the connection. Optional: `logLevel`; `heartbeatMs`,
@@ -98,8 +99,7 @@ export class Client extends Emitter {
   /** A channel for `subTopic`, not joined yet. It takes the place of the one that had this topic; see `Channel`. */
   channel(subTopic, options = {}) {
     const channel = new Channel(this, subTopic, options)
-    this.#channels.get(channel.topic)?.forget()
-    this.#channels.set(channel.topic, channel)
+    this.add(channel)
     return channel
   }
 
@@ -147,6 +147,13 @@ export class Client extends Emitter {
     return true
   }
 
+  /** For a channel that begins: what arrives on its topic is its own. */
+  add(channel) {
+    const before = this.#channels.get(channel.topic)
+    if (before !== channel) before?.forget()
+    this.#channels.set(channel.topic, channel)
+  }
+
   /** For a channel that is over. */
   remove(channel) {
     if (this.#channels.get(channel.topic) === channel) this.#channels.delete(channel.topic)
@@ -163,7 +170,7 @@ export class Client extends Emitter {
     } catch (error) {
       // The address itself is refused, as `ws:` is from a page that came by `https:`.
       this.#setState('disconnected', { cause: error.message })
-      this.emit('close', { code: 1006, reason: error.message, opened: false, asked: false })
+      this.emit('close', { code: CLOSE_ABNORMAL, reason: error.message, opened: false, asked: false })
       return
     }
     socket.binaryType = 'arraybuffer'
@@ -211,23 +218,16 @@ export class Client extends Emitter {
   #dropSocket() {
     this.#socket = null
     clearInterval(this.#heartbeat)
-    this.#ping = null
     this.latency = null
     for (const settle of [...this.#replies.values()]) settle('closed', null)
   }
 
   async #beat() {
     const socket = this.#socket
-    if (this.#ping) {
-      // A whole interval without an answer: the connection is dead, however open it looks.
-      socket.close(CLOSE_NORMAL)
-      this.#onClose(1006, 'no heartbeat was answered', true)
-      return
-    }
-    const ping = this.ping()
-    this.#ping = ping
-    await ping
-    if (this.#ping === ping) this.#ping = null
+    if ((await this.ping()) !== null || this.#socket !== socket) return
+    // No answer in time: the connection is dead, however open it looks.
+    socket.close(CLOSE_NORMAL)
+    this.#onClose(CLOSE_ABNORMAL, 'no heartbeat was answered', true)
   }
 
   /** Tells who listens about a frame. Its message, or null. */

@@ -148,7 +148,7 @@ test('a frame is told in one line', () => {
   const check = (event, payload, title, summary) => assert.deepEqual(describe(message(event, payload)), { title, summary })
   check('broadcast', { event: 'e', payload: { a: 1 } }, 'broadcast e', '{"a":1}')
   check('broadcast', { event: 'e', payload: new Uint8Array(3) }, 'broadcast e', '3 bytes')
-  check('phx_reply', { status: 'ok', response: {} }, 'reply to 7', 'ok {}')
+  check('phx_reply', { status: 'ok', response: {} }, 'phx_reply', 'to 7: ok {}')
   check('presence', { event: 'untrack' }, 'presence untrack', '')
   check('postgres_changes', { data: { type: 'DELETE', schema: 's', table: 't', old_record: { id: 1 } } }, 'DELETE s.t', '{"id":1}')
   check('system', { extension: 'system', status: 'error', message: 'm' }, 'system system', 'error: m')

@@ -41,7 +41,7 @@ export function kindOf(message) {
 export function describe(message) {
   const { event, payload } = message
   if (event === 'phx_reply') {
-    return { title: `reply to ${message.ref}`, summary: `${payload?.status} ${short(payload?.response)}` }
+    return { title: event, summary: `to ${message.ref}: ${payload?.status} ${short(payload?.response)}` }
   }
   if (event === 'broadcast' && typeof payload?.event === 'string') {
     return { title: `broadcast ${payload.event}`, summary: short(payload.payload) }

@@ -42,8 +42,10 @@ class Page {
     const kept = recall()
     const wanted = this.#params.get('host') ?? this.#params.get('project')
     if (!kept || kept.host !== (wanted === null ? host : originOf(wanted))) return {}
-    const isGood = inspect(kept.token).problem === null || token === ''
-    return isGood ? { token: kept.token, bearer: kept.bearer } : { bearer: kept.bearer }
+    // Better than none is any, and better than one that has expired is what this server offers.
+    const hasExpired = inspect(kept.token).claims?.exp <= Date.now() / 1000
+    const isBetter = kept.token !== '' && (token === '' || !hasExpired)
+    return isBetter ? { token: kept.token, bearer: kept.bearer } : { bearer: kept.bearer }
   }
 
   #wire() {
@@ -97,19 +99,20 @@ class Page {
       identity: `user_${100 + Math.floor(Math.random() * 900)}`,
       explain: this.#explain,
       onChange: (setting) => {
-        if (name === 'a') this.#panes.b?.follow(setting, this.#panes.a.settings[setting])
+        if (name === 'a') this.#onFirst(setting)
         this.#writeAddress()
       },
-      onConnect: (used) => name === 'a' && this.#remember(used),
     })
     pane.fill(settings)
     find('panes').append(element)
     return pane
   }
 
-  /** The token that this server offers is not worth remembering: a later one would be hidden by it. */
-  #remember({ host, token, bearer }) {
-    if (token !== this.#offered || bearer !== '') remember({ host: originOf(host) ?? host, token, bearer })
+  /** Somebody has changed a setting of the first pane. */
+  #onFirst(setting) {
+    const { host, token, bearer } = this.#panes.a.settings
+    this.#panes.b?.follow(setting, this.#panes.a.settings[setting])
+    if (setting === 'token' || setting === 'bearer') remember({ host: originOf(host) ?? host, token: token === this.#offered ? '' : token, bearer })
   }
 
   /** Brings the address up to what is set. Parameters that are not ours stay. */

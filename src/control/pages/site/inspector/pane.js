@@ -44,7 +44,7 @@ export class Pane {
   #explain
   #sender
   #tracker
-  #callbacks
+  #onChange
   #frames = new Frames()
   #latencies = new Latencies()
   #log
@@ -53,13 +53,13 @@ export class Pane {
 
   /**
    * Fills a pane's element. `name` is `a` or `b`, `identity` the key of its presence, `explain` what `explainer` makes;
-   * `onChange` hears the name of a setting, `onConnect` the settings.
+   * `onChange` hears the name of a setting that somebody has changed.
    */
-  constructor({ element, name, identity, explain, onChange, onConnect }) {
+  constructor({ element, name, identity, explain, onChange }) {
     this.element = element
     this.#identity = identity
     this.#explain = explain
-    this.#callbacks = { onChange, onConnect }
+    this.#onChange = onChange
     giveIds(element, name)
     this.#parts = partsOf(element)
     this.#parts.name.textContent = `Client ${name.toUpperCase()}`
@@ -170,7 +170,6 @@ export class Pane {
     this.#errors.clear()
     this.#latencies.clear()
     this.#session.connect(settings)
-    this.#callbacks.onConnect(settings)
     this.#update()
   }
 
@@ -188,7 +187,7 @@ export class Pane {
 
   #onSetting(name) {
     this.#errors.touched(name)
-    this.#callbacks.onChange(name)
+    this.#onChange(name)
     this.#update()
   }
 

@@ -19,6 +19,9 @@ import { Emitter } from '../lib/emitter.js'
 import { findRefusal } from '../lib/refusal.js'
 import { channelOptions } from './settings.js'
 
+/** A connection that was there and is not comes back by itself most often; so many attempts may fail before it is asked why. */
+const ATTEMPTS_OF_RESTART = 3
+
 export class Session extends Emitter {
   /** The settings of the connection and of the join, as they were when each began; null before. */
   connectedWith = null
@@ -29,6 +32,8 @@ export class Session extends Emitter {
   #identity
   /** The client whose refusal is being asked for. */
   #asking = null
+  /** Attempts that may fail yet before it is asked why. */
+  #patience = 0
 
   /** `identity` is the key under which this client is present. */
   constructor(identity) {
@@ -54,6 +59,7 @@ export class Session extends Emitter {
     this.disconnect()
     const client = new Client({ host, token: settings.token.trim(), logLevel: settings.log_level })
     this.#client = client
+    this.#patience = 0
     this.connectedWith = { ...settings, host }
     const current = (listener) => (detail) => this.#client === client && listener(detail)
     for (const event of ['frame', 'latency']) client.on(event, current((detail) => this.emit(event, detail)))
@@ -107,6 +113,7 @@ export class Session extends Emitter {
 
   #onState(detail) {
     if (detail.state === 'connected') {
+      this.#patience = ATTEMPTS_OF_RESTART
       this.emit('passed', { where: 'attempt' })
       this.emit('note', 'Connected')
     }
@@ -115,9 +122,10 @@ export class Session extends Emitter {
 
   #onClose(client, { code, reason, opened, asked }) {
     const text = `Connection closed with code ${code}.${reason ? ` It says: ${reason}.` : ''}`
-    this.emit('note', asked ? 'Disconnected' : opened ? text : 'The connection did not come about')
+    this.emit('note', asked ? 'Disconnected' : opened ? text : `The connection did not come about (${code})`)
     if (asked) return
     if (opened) this.#problem(text, 'connection')
+    else if (this.#patience > 0) this.#patience -= 1
     else this.#ask(client)
   }
 

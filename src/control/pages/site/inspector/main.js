@@ -28,23 +28,28 @@ class Page {
     this.#base = { ...initialSettings(), host: defaults.host ?? location.origin }
     this.#offered = defaults.token ?? ''
     if (defaults.why) find('why').textContent = defaults.why
-    const settings = { ...this.#base, token: this.#offered }
-    Object.assign(settings, this.#recalled(settings), fromParams(this.#params))
-    settings.host = originOf(settings.host) ?? settings.host
-    this.#panes.a = this.#make('a', settings)
+    this.#panes.a = this.#make('a', this.#firstSettings())
     if (this.#params.get('second') === '1') this.#openSecond(fromParams(this.#params, 'b_'))
     find('share-token').checked = this.#withToken
     this.#wire()
   }
 
-  /** What was remembered, where it fits and is better than what is there. */
-  #recalled({ host, token }) {
+  /** What the address says, then what was remembered for its host, then what the server offers. */
+  #firstSettings() {
+    const given = fromParams(this.#params)
+    const typed = given.host ?? this.#base.host
+    const host = originOf(typed) ?? typed
+    // A token of this server is of no use to another one.
+    const offered = host === this.#base.host ? this.#offered : ''
+    return { ...this.#base, token: offered, ...this.#recalled(host, offered), ...given, host }
+  }
+
+  /** What was remembered, where it is better than what is offered. */
+  #recalled(host, offered) {
     const kept = recall()
-    const wanted = this.#params.get('host') ?? this.#params.get('project')
-    if (!kept || kept.host !== (wanted === null ? host : originOf(wanted))) return {}
-    // Better than none is any, and better than one that has expired is what this server offers.
+    if (kept?.host !== host) return {}
     const hasExpired = inspect(kept.token).claims?.exp <= Date.now() / 1000
-    const isBetter = kept.token !== '' && (token === '' || !hasExpired)
+    const isBetter = kept.token !== '' && (offered === '' || !hasExpired)
     return isBetter ? { token: kept.token, bearer: kept.bearer } : { bearer: kept.bearer }
   }
 

@@ -150,7 +150,10 @@ export class Pane {
     on('join', () => this.#keepFocus(() => this.#join()))
     on('leave', () => this.#keepFocus(() => this.#session.leave()))
     on('ping', () => this.#session.ping())
-    on('send-token', () => this.#session.joined?.setToken(this.settings.bearer.trim() || this.settings.token.trim()))
+    on('send-token', () => {
+      this.#session.pushToken(this.settings)
+      this.#update()
+    })
     on('copy-snippet', async () => {
       const done = await copy(parts.snippet.textContent)
       parts['copy-snippet'].textContent = done ? 'Copied' : 'Not allowed'

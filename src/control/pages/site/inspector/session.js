@@ -81,7 +81,7 @@ export class Session extends Emitter {
     const channel = this.#client.channel(settings.channel, channelOptions(settings, this.#identity))
     this.#channel = channel
     this.joinedWith = { ...settings }
-    if (before && before.topic !== channel.topic && before.state === 'joined') before.leave()
+    if (before && before.topic !== channel.topic) before.leave()
     const current = (listener) => (detail) => this.#channel === channel && listener(detail)
     for (const event of ['state', 'broadcast', 'change']) {
       channel.on(event, current((detail) => this.emit(event === 'state' ? 'channel' : event, detail)))
@@ -100,6 +100,12 @@ export class Session extends Emitter {
   leave() {
     this.joinedWith = null
     return this.#channel?.leave()
+  }
+
+  /** Tells the joined channel to use the token of these settings from now on. */
+  pushToken(settings) {
+    this.joined?.setToken(channelOptions(settings, this.#identity).accessToken)
+    this.joinedWith = { ...this.joinedWith, bearer: settings.bearer }
   }
 
   ping() {

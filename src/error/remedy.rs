@@ -9,10 +9,6 @@ use super::ErrorCode;
 impl ErrorCode {
     /// What whoever reads this code should do about it, in a sentence or two.
     #[must_use]
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one text for each code, and the compiler asks for every new one"
-    )]
     pub const fn remedy(self) -> &'static str {
         match self {
             // -- connecting and joining --
@@ -108,7 +104,7 @@ impl ErrorCode {
                 "Track rarely, and what changes fast by broadcast instead; or raise `max_presence_events_per_second` of the tenant."
             }
             Self::ClientPresenceRateLimitReached => {
-                "Track once after the join and when the state has changed, not with each movement. The bounds are `client_presence_max_calls` and `client_presence_window_ms` of the tenant, else CLIENT_PRESENCE_MAX_CALLS and CLIENT_PRESENCE_WINDOW_MS."
+                "Track once after the join and when the state has changed, not with each movement. The bounds are CLIENT_PRESENCE_MAX_CALLS and CLIENT_PRESENCE_WINDOW_MS."
             }
             Self::DatabaseConnectionRateLimitReached => {
                 "Mend why connecting fails first: look for UnableToConnectToTenantDatabase. Attempts are allowed again when the average of their rate has come down."

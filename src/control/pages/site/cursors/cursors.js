@@ -9,8 +9,11 @@ import { Stage } from './stage.js'
 const EVENTS_PER_SECOND = 100
 /** What a server lets one channel say of presence, one less than its default of 5 in 30 s. */
 const TRACKS = { count: 4, windowMs: 30_000 }
-/** How long to stay away after the server has closed the channel: it looks at its averages every 5 s. */
-const AGAIN_AFTER_MS = 6000
+/**
+ * How long to stay away after the server has closed the channel, longer each time: it looks every 5 s at averages of up to a minute.
+ * Whoever has been in for so long as the longest of them begins anew.
+ */
+const AGAIN_AFTER_MS = [6_000, 12_000, 24_000, 60_000]
 /** What it says when the events of the tenant are used up. */
 const TOO_MUCH = /too many messages per second/i
 /** The latency shown is the median of so many. */
@@ -42,6 +45,8 @@ let pending = null
 let sendTimer = 0
 let trackTimer = 0
 let againTimer = 0
+let closes = 0
+let joinedAt = 0
 
 // -- the room ------------------------------------------------------------------------------------------------------------
 
@@ -58,6 +63,7 @@ function enter() {
     state: showState,
     joined() {
       isTracked = false
+      joinedAt = performance.now()
       tracks = new Allowance(TRACKS.count, TRACKS.windowMs)
       hideNotice()
     },
@@ -194,14 +200,17 @@ function refused({ text, isFinal }) {
 /** The server has ended the channel: why, in its words and in ours. */
 function closed(text) {
   const isTooMuch = TOO_MUCH.test(text ?? '')
+  if (performance.now() - joinedAt > AGAIN_AFTER_MS.at(-1)) closes = 0
+  const wait = AGAIN_AFTER_MS[Math.min(closes, AGAIN_AFTER_MS.length - 1)]
+  closes += 1
   const isExpired = /expired/.test(text ?? '')
   if (isTooMuch) pace.slower()
   notice([
     text ? `The server closed the channel: ${text}.` : 'The server closed the channel.',
     isTooMuch && 'The events per second of the tenant are used up. From now on positions are sent less often.',
-    isExpired ? 'Put a newer token below and connect again.' : 'The room is entered again in a moment.',
+    isExpired ? 'Put a newer token below and connect again.' : `The room is entered again in ${wait / 1000} seconds.`,
   ])
-  if (!isExpired) againTimer = setTimeout(() => room?.join(), AGAIN_AFTER_MS)
+  if (!isExpired) againTimer = setTimeout(() => room?.join(), wait)
 }
 
 // -- what is shown -------------------------------------------------------------------------------------------------------

@@ -40,9 +40,9 @@ export class PlotView {
     const paths = { echo: pathOf('echo'), ack: pathOf('ack'), p50: across(echo?.p50), p95: across(echo?.p95) }
     for (const [name, path] of Object.entries(paths)) this.#paths[name].setAttribute('d', path)
     const lines = [echo && line('echo', echo), ack && line('ack', ack)].filter(Boolean)
-    const text = lines.join(' | ')
+    const text = lines.join('\n')
     this.#parts['plot-text'].textContent = text || 'No own broadcast has come back yet.'
-    this.#parts.plot.setAttribute('aria-label', text ? `Latency of own broadcasts: ${text}` : 'Latency of own broadcasts')
+    this.#parts.plot.setAttribute('aria-label', text ? `Latency of own broadcasts: ${lines.join('; ')}` : 'Latency of own broadcasts')
   }
 }
 

@@ -30,7 +30,7 @@ async function explained(pane, code) {
 const forged = () => token('anon').replace(/\.[^.]+$/, `.${Buffer.alloc(32, 1).toString('base64url')}`)
 
 scene('a connection with a token of another secret', async (scene) => {
-  scene.expect(/WebSocket connection to .* failed/, /answered 401/)
+  scene.expect(/WebSocket connection to .* failed/, /answered 401/, /Failed to load resource.*401/)
   const pane = new Pane(await scene.open(inspector(server, { token: forged() })))
   await pane.click('connect')
   await see(pane.the('errors').locator('.explained'), /signature/i)

@@ -30,6 +30,7 @@ use std::sync::LazyLock;
 /// Where pages and files with fixed addresses stand, and which they are. One row an address.
 pub const PAGES: &[(&str, &str)] = &[
     ("/", "index.html"),
+    ("/demo/cursors", "cursors/cursors.html"),
     ("/status", "status/status.html"),
     ("/favicon.svg", "favicon.svg"),
     ("/robots.txt", "robots.txt"),

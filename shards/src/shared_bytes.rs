@@ -146,7 +146,10 @@ mod tests {
         let shared = SharedBytes::from(vector);
         assert_eq!(shared.as_ptr(), at);
         let part = LocalBytes::slice(&shared, 6..11);
-        assert_eq!((&*part, part.len(), part.is_empty()), (&b"world"[..], 5, false));
+        assert_eq!(
+            (&*part, part.len(), part.is_empty()),
+            (&b"world"[..], 5, false)
+        );
         assert_eq!(part.as_ptr(), at.wrapping_add(6));
         let none = LocalBytes::slice(&shared, 3..3);
         assert_eq!((none.len(), none.is_empty()), (0, true));

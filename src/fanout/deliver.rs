@@ -200,9 +200,9 @@ impl Reader<'_> {
             }
         };
         let was_there = self.arrival.is_none_or(|arrival| n >= arrival.before);
-        let is_excepted = entry.except.is_some_and(|except| {
-            except.connection == self.here.id && except.shard == self.shard
-        });
+        let is_excepted = entry
+            .except
+            .is_some_and(|except| except.connection == self.here.id && except.shard == self.shard);
         let is_known = entry.id.is_some_and(|id| self.has_read.contains(&id));
         may_read && was_there && !is_excepted && !is_known
     }

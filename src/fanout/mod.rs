@@ -23,8 +23,8 @@ pub use registry::{Members, Reads, Topic};
 
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{
-    ChangeBatch, Encoded, Mail, Member, PresenceAction, PresenceState, Serializers, Subscribe, TopicHasher,
-    TopicKey, TopicRef,
+    ChangeBatch, Encoded, Mail, Member, PresenceAction, PresenceState, Serializers, Subscribe,
+    TopicHasher, TopicKey, TopicRef,
 };
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, TenantId, Usage};
@@ -236,13 +236,7 @@ impl Fanout {
     }
 
     /// A socket becomes a member of a topic that [`Fanout::subscribe`] said is active. Returns its place among the members.
-    pub fn add_member(
-        &mut self,
-        topic: TopicRef,
-        id: ConnectionId,
-        vsn: Vsn,
-        reads: Reads,
-    ) -> u32 {
+    pub fn add_member(&mut self, topic: TopicRef, id: ConnectionId, vsn: Vsn, reads: Reads) -> u32 {
         let entry = self
             .registry
             .get_mut(topic)

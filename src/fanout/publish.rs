@@ -5,8 +5,8 @@ use super::registry::Arrivals;
 use crate::connection::{ConnectionId, Io};
 use crate::limits;
 use crate::mail::{
-    Audience, Batch, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish, Receivers,
-    To, TopicRef,
+    Audience, Batch, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish,
+    Receivers, To, TopicRef,
 };
 use crate::metrics::Relayed;
 use crate::phoenix;
@@ -302,10 +302,7 @@ impl Fanout {
     /// Every message of before is on its way: members that have just come get the presence state, those that leave may go.
     fn attend(&mut self, io: &mut Io<'_>, topic: TopicRef, arrivals: Arrivals) {
         for member in arrivals.leaving {
-            io.mail(
-                Peer::Shard(member.shard),
-                Mail::Settled(member.connection),
-            );
+            io.mail(Peer::Shard(member.shard), Mail::Settled(member.connection));
         }
         let entry = self.registry.get(topic);
         let Some(owned) = entry.and_then(|entry| entry.owned.as_ref()) else {

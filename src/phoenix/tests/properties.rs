@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::phoenix::{
-    Encoding, Payload, Topic, Vsn, decode_binary, decode_text, elements, encode_push, encode_push_around,
-    encode_reply, encode_user_broadcast, is_json, json_string, json_term_size, members, parse_join, string_value,
-    subscription_id,
+    Encoding, Payload, Topic, Vsn, decode_binary, decode_text, elements, encode_push,
+    encode_push_around, encode_reply, encode_user_broadcast, is_json, json_string, json_term_size,
+    members, parse_join, string_value, subscription_id,
 };
 
 /// Any JSON text.

@@ -369,7 +369,9 @@ fn a_storm_on_one_topic_is_one_delivery_a_turn() {
             let state = read.iter().position(|frame| frame[3] == "presence_state");
             let state = state.expect("a state");
             assert_eq!(view(&read[state + 1..], read[state][4].clone()), seen);
-            let diffs = read[..state].iter().filter(|frame| frame[3] == "presence_diff");
+            let diffs = read[..state]
+                .iter()
+                .filter(|frame| frame[3] == "presence_diff");
             assert!(others > 0 || diffs.count() == 0, "a diff before the state");
         }
         if others == 0 {
@@ -388,7 +390,10 @@ fn a_storm_on_one_topic_is_one_delivery_a_turn() {
             let leaves = |key: &str| read.iter().any(|frame| !frame[4]["leaves"][key].is_null());
             assert!(read.contains(&ok("1", "9", &topic)), "{read:?}");
             if others == 0 {
-                assert!(n == 0 || leaves(&format!("t{}", n - 1)), "what came before it");
+                assert!(
+                    n == 0 || leaves(&format!("t{}", n - 1)),
+                    "what came before it"
+                );
                 assert!(!leaves(&format!("t{}", n + 1)), "what came behind it");
             }
         }

@@ -510,6 +510,7 @@ impl Channels {
             .filter(|(_, socket)| is_idle(socket))
             .map(|(id, _)| id)
             .collect();
+        self.report_reaped(io, ids.len());
         for id in ids {
             self.on_end(io, id);
             io.close(id, Close::Abort);

@@ -97,13 +97,12 @@ struct Node {
 }
 
 impl Node {
-    /// As the original names a node that is alone: it takes the variables that would tell it an address, which are not ours.
     fn of(config: &Config) -> Self {
-        let host = "127.0.0.1";
+        let host = Config::HOST;
         Self {
             region: config.region.clone().unwrap_or_else(|| "nil".to_owned()),
             host,
-            id: format!("{}@{host}", config.app_name),
+            id: config.node(),
         }
     }
 
@@ -168,11 +167,15 @@ impl Scribe {
             while let Ok(scrape) = scrapes.try_recv() {
                 waiting.push(scrape);
             }
+            let began = clock::now();
             match caught(self.page()).await {
-                // Who asked may have hung up.
-                Ok(page) => waiting
-                    .into_iter()
-                    .for_each(|scrape| drop(scrape.send(page.clone()))),
+                Ok(page) => {
+                    // Who asked may have hung up.
+                    waiting
+                        .into_iter()
+                        .for_each(|scrape| drop(scrape.send(page.clone())));
+                    self.say_collected(began);
+                }
                 Err(panic) => {
                     let text = panic_text(&*panic);
                     self.say(
@@ -237,6 +240,15 @@ impl Scribe {
             parcels_waiting: outgoing.waiting() as u64,
             restarts: supervise::restarts(),
             lines: (log.held_back(), log.lost()),
+        }
+    }
+
+    /// In the original's words (spec: errors-and-logs 3).
+    fn say_collected(&self, began: Instant) {
+        if self.environment.log.is_enabled(Level::Info) {
+            let took = clock::now().duration_since(began).as_millis();
+            let text = format!("Collected cluster metrics in {took} milliseconds");
+            self.say(Level::Info, &text);
         }
     }
 

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 mod seeking;
+mod survey;
 
 use seeking::seek;
 
@@ -140,7 +141,7 @@ pub(crate) struct Office {
     pub(crate) registrar: Registrar,
     pub(crate) environment: Rc<Environment>,
     pub(crate) store: Arc<SharedStore>,
-    sessions: Sessions,
+    pub(crate) sessions: Sessions,
     /// What others do.
     news: mpsc::UnboundedSender<StoreNews>,
     /// What others hear.
@@ -232,7 +233,7 @@ impl Office {
         }
     }
 
-    fn id(&self, external_id: &str) -> Option<TenantId> {
+    pub(crate) fn id(&self, external_id: &str) -> Option<TenantId> {
         let live = self.environment.tenants.borrow();
         live.directory.find(external_id).map(|tenant| tenant.id)
     }

@@ -195,23 +195,6 @@ impl Scribe {
                 }
                 next = wishes.try_recv().ok();
             }
-<<<<<<< HEAD
-            let began = clock::now();
-            match caught(self.page()).await {
-                Ok(page) => {
-                    // Who asked may have hung up.
-                    waiting
-                        .into_iter()
-                        .for_each(|scrape| drop(scrape.send(page.clone())));
-                    self.say_collected(began);
-                }
-                Err(panic) => {
-                    let text = panic_text(&*panic);
-                    self.say(
-                        Level::Error,
-                        &format!("the metrics were not written: {text}"),
-                    );
-=======
             // Who asked may have hung up. Who looks does not wait for the page.
             if !scenes.is_empty() {
                 match caught(self.fresh_scene()).await {
@@ -222,12 +205,15 @@ impl Scribe {
                 }
             }
             if !pages.is_empty() {
+                let began = clock::now();
                 match caught(self.page()).await {
-                    Ok(page) => pages
-                        .into_iter()
-                        .for_each(|sender| drop(sender.send(page.clone()))),
+                    Ok(page) => {
+                        pages
+                            .into_iter()
+                            .for_each(|sender| drop(sender.send(page.clone())));
+                        self.say_collected(began);
+                    }
                     Err(panic) => self.say_lost(&*panic),
->>>>>>> h/pages
                 }
             }
         }

@@ -10,7 +10,7 @@ import { bytes, clock, count } from './format.js'
 import { FRAMES_MAX, body, filter, ndjson } from './frames.js'
 
 /** Lines in the page. More are kept: a narrower filter shows them, and the file has them. */
-export const ROWS_MAX = 500
+export const ROWS_MAX = 300
 
 const ARROWS = { in: ['↓', 'received'], out: ['↑', 'sent'], '': ['·', ''] }
 

@@ -25,7 +25,7 @@ class Page {
   /** `defaults` and `codes` are what the server says at `/inspector/defaults.json` and `codes.json`. */
   constructor(defaults, codes) {
     this.#explain = explainer(codes)
-    this.#base = { ...initialSettings(), host: defaults.host ?? location.origin }
+    this.#base = { ...initialSettings(), host: hostOf(defaults) }
     this.#offered = defaults.token ?? ''
     if (defaults.why) find('why').textContent = defaults.why
     this.#panes.a = this.#make('a', this.#firstSettings())
@@ -142,6 +142,11 @@ class Page {
   #say(text) {
     find('page-status').textContent = text
   }
+}
+
+/** The server's own idea of where it is; behind a proxy it may not know that it is reached by TLS. */
+function hostOf({ host }) {
+  return !host || originOf(host) === null || new URL(originOf(host)).host === location.host ? location.origin : host
 }
 
 /** A document of this server, or what counts without it. */

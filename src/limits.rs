@@ -71,6 +71,10 @@ pub const QUESTION_TIMEOUT_SECONDS: u32 = 60;
 
 // -- fan-out --
 
+/// Payload from which a message for several channels is queued in parts of which they share the largest, in bytes. Smaller ones are
+/// copied: that costs less than two more buffers.
+pub const SHARED_PAYLOAD_BYTES_MIN: usize = 16 * 1024;
+
 /// Bytes of one topic's batch above which it is sealed before the turn ends, so that one buffer stays sendable in one go.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 

@@ -197,6 +197,21 @@ impl Registrar {
             .await
     }
 
+    /// Makes the tenant that a file describes, or changes the one of that name. None when nothing about it is new, else whether it is a new
+    /// one. Its database is looked at when somebody needs it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub async fn describe(
+        &self,
+        external_id: String,
+        attributes: Map<String, Value>,
+    ) -> Result<Option<bool>, Failure> {
+        self.run(|clerk| async move { clerk.describe(&external_id, &attributes).await })
+            .await
+    }
+
     /// Deletes a tenant, if it is there, and ends everything of it.
     ///
     /// # Errors

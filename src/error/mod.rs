@@ -8,7 +8,7 @@
 mod inspect;
 mod remedy;
 
-pub use inspect::{inspect, inspect_str, inspect_tuples};
+pub use inspect::{inspect, inspect_errors, inspect_str, inspect_tuples};
 
 /// How bad a line is, from worst to least. The names are those of `LOG_LEVEL`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]

@@ -104,7 +104,7 @@ impl ErrorCode {
                 "Track rarely, and what changes fast by broadcast instead; or raise `max_presence_events_per_second` of the tenant."
             }
             Self::ClientPresenceRateLimitReached => {
-                "Track once after the join and when the state has changed, not with each movement. The bounds are CLIENT_PRESENCE_MAX_CALLS and CLIENT_PRESENCE_WINDOW_MS."
+                "Track once after the join and when the state has changed, not with each movement. The bounds are `max_client_presence_events_per_window` and `client_presence_window_ms` of the tenant, else CLIENT_PRESENCE_MAX_CALLS and CLIENT_PRESENCE_WINDOW_MS."
             }
             Self::DatabaseConnectionRateLimitReached => {
                 "Mend why connecting fails first: look for UnableToConnectToTenantDatabase. Attempts are allowed again when the average of their rate has come down."

@@ -165,7 +165,7 @@ impl Api {
             api_gate: watch::Sender::new(Gate::of_api(&config)),
             dashboard: Door::new(&config.dashboard),
             region: config.region.clone(),
-            node: format!("{}@127.0.0.1", config.app_name),
+            node: config.node(),
             budget: Budget::default(),
         }))
     }
@@ -305,5 +305,10 @@ async fn ping(State(api): State<Api>, request: Request) -> Response<Body> {
 
 /// Unknown paths, and methods that a path does not have.
 async fn not_found(request: Request) -> Response<Body> {
-    respond::phrase(StatusCode::NOT_FOUND, text_of(request.headers(), ACCEPT))
+    let answer = respond::phrase(StatusCode::NOT_FOUND, text_of(request.headers(), ACCEPT));
+    let (method, path) = (request.method(), request.uri().path());
+    let exception = format!(
+        "Phoenix.Router.NoRouteError - no route found for {method} {path} (RealtimeWeb.Router)"
+    );
+    respond::because_of(answer, &exception)
 }

@@ -1,9 +1,11 @@
 //! Answers in the forms that clients match on (spec: http-api 1.2, 1.4).
 
 use super::accept;
+use crate::error::{ErrorCode, inspect_errors};
 use axum::body::Body;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use serde_json::{Map, Value};
 
 /// An answer that ends a request before its route is through with it.
 pub type Refused = Box<Response<Body>>;
@@ -25,6 +27,58 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+/// What the log hears of an answer, beside its status.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// The code of the line.
+    pub code: ErrorCode,
+    /// Its text.
+    pub text: String,
+}
+
+/// The same answer with a line in the log.
+#[must_use]
+pub fn because(
+    mut response: Response<Body>,
+    code: ErrorCode,
+    text: impl Into<String>,
+) -> Response<Body> {
+    let text = text.into();
+    response.extensions_mut().insert(Cause { code, text });
+    response
+}
+
+/// The same answer with the line that the original writes of an exception: one that ends a request before its route is through with it.
+#[must_use]
+pub fn because_of(response: Response<Body>, exception: &str) -> Response<Body> {
+    let status = response.status();
+    let code = if status.is_server_error() {
+        ErrorCode::HttpServerError
+    } else {
+        ErrorCode::HttpClientError
+    };
+    let text = format!("Sent {} response: {exception}", status.as_u16());
+    because(response, code, text)
+}
+
+/// 422 with this body, an object with `errors`, of which the log hears.
+#[must_use]
+pub fn unprocessable(body: String) -> Response<Body> {
+    let shown = (body.len() <= SHOWN_ERRORS_BYTES_MAX).then(|| errors_of(&body));
+    let text = shown.flatten();
+    let text = text.unwrap_or_else(|| format!("<{} bytes of errors>", body.len()));
+    let response = json(StatusCode::UNPROCESSABLE_ENTITY, body);
+    because(response, ErrorCode::UnprocessableEntity, text)
+}
+
+/// More is not shown: a client chooses how many mistakes it makes.
+const SHOWN_ERRORS_BYTES_MAX: usize = 16 * 1024;
+
+fn errors_of(body: &str) -> Option<String> {
+    let body: Map<String, Value> = serde_json::from_str(body).ok()?;
+    body.get("errors")?.as_object().map(inspect_errors)
 }
 
 /// Plain text.

@@ -117,13 +117,12 @@ struct Node {
 }
 
 impl Node {
-    /// As the original names a node that is alone: it takes the variables that would tell it an address, which are not ours.
     fn of(config: &Config) -> Self {
-        let host = "127.0.0.1";
+        let host = Config::HOST;
         Self {
             region: config.region.clone().unwrap_or_else(|| "nil".to_owned()),
             host,
-            id: format!("{}@{host}", config.app_name),
+            id: config.node(),
         }
     }
 
@@ -206,10 +205,14 @@ impl Scribe {
                 }
             }
             if !pages.is_empty() {
+                let began = clock::now();
                 match caught(self.page()).await {
-                    Ok(page) => pages
-                        .into_iter()
-                        .for_each(|sender| drop(sender.send(page.clone()))),
+                    Ok(page) => {
+                        pages
+                            .into_iter()
+                            .for_each(|sender| drop(sender.send(page.clone())));
+                        self.say_collected(began);
+                    }
                     Err(panic) => self.say_lost(&*panic),
                 }
             }
@@ -290,6 +293,15 @@ impl Scribe {
             parcels_waiting: outgoing.waiting() as u64,
             restarts: supervise::restarts(),
             lines: (log.held_back(), log.lost()),
+        }
+    }
+
+    /// In the original's words (spec: errors-and-logs 3).
+    fn say_collected(&self, began: Instant) {
+        if self.environment.log.is_enabled(Level::Info) {
+            let took = clock::now().duration_since(began).as_millis();
+            let text = format!("Collected cluster metrics in {took} milliseconds");
+            self.say(Level::Info, &text);
         }
     }
 

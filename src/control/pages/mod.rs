@@ -30,6 +30,8 @@ use std::sync::LazyLock;
 /// Where pages and files with fixed addresses stand, and which they are. One row an address.
 pub const PAGES: &[(&str, &str)] = &[
     ("/", "index.html"),
+    ("/inspector", "inspector/inspector.html"),
+    ("/inspector/new", "inspector/inspector.html"),
     ("/status", "status/status.html"),
     ("/favicon.svg", "favicon.svg"),
     ("/robots.txt", "robots.txt"),

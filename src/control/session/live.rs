@@ -9,7 +9,7 @@ use super::{End, Failure, Phase, Seat, Sessions};
 use crate::control::clock;
 use crate::control::database::{Pool, Settings};
 use crate::control::messages::{self, Source};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::mail::{AskError, DatabaseState};
 use crate::tenant::Tenant;
@@ -144,7 +144,10 @@ async fn watch_over(
                 };
                 sessions.tell(seat, state).await;
             }
-            Ok(()) = stop.changed() => return End::Idle,
+            Ok(()) = stop.changed() => {
+                sessions.say(tenant.id, Level::Warning, "Shutdowning tenant connection");
+                return End::Idle;
+            }
             Ok(()) = tenants.changed() => {
                 let now = tenants.borrow_and_update().database(tenant.id).cloned();
                 match sessions.wanted(tenant.id) {
@@ -172,6 +175,8 @@ async fn watch_over(
             }
             _ = users.tick() => {
                 if idle.sample(tenant.usage.users()) {
+                    let text = "Tenant has no connected users, database connection will be terminated";
+                    sessions.say(tenant.id, Level::Info, text);
                     return End::Idle;
                 }
             }

@@ -395,6 +395,7 @@ impl Sessions {
             let phase = Phase::Starting { is_connected: true };
             seat.phase.send_replace(phase);
         };
+        self.say_initializing(&tenant);
         let mut stop = seat.stop.subscribe();
         let started = tokio::select! {
             started = start::start(Rc::clone(&settings), connected) => started,
@@ -469,7 +470,22 @@ impl Sessions {
             self.log(id, ErrorCode::PartitionCreationFailed, error);
         }
         for note in &prepared.notes {
-            self.write(id, Line::new(clock::unix_ms(), Level::Warning, note));
+            self.say(id, Level::Warning, note);
+        }
+    }
+
+    /// In the original's words (spec: errors-and-logs 3).
+    fn say_initializing(&self, tenant: &Tenant) {
+        let node = self.0.environment.config.node();
+        let text = format!("Tenant {} is initializing: :\"{node}\"", tenant.external_id);
+        self.say(tenant.id, Level::Info, &text);
+        self.say(tenant.id, Level::Info, "Connection process starting up");
+    }
+
+    /// A line without a code.
+    fn say(&self, id: TenantId, level: Level, text: &str) {
+        if self.0.environment.log.is_enabled(level) {
+            self.write(id, Line::new(clock::unix_ms(), level, text));
         }
     }
 

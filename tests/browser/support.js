@@ -19,7 +19,7 @@ export { Server, token, within } from '../clients/support.js'
 const OUTPUT = fileURLToPath(new URL('../output/browser/', import.meta.url))
 
 /** How long a page may take to show something, on a busy machine. */
-export const TIMEOUT_MS = 30_000
+export const TIMEOUT_MS = Number(process.env.BROWSER_TIMEOUT ?? 30_000)
 
 /** Headless, and silent towards the network. */
 const FLAGS = [

@@ -162,8 +162,8 @@ function flush() {
   const [x, y] = stage.own
   const told = message(me, { x, y, ms: median(), ripples: pending })
   pending = null
-  pace.sent(performance.now())
   room.send(told)
+  pace.sent(performance.now())
 }
 
 // -- what comes ----------------------------------------------------------------------------------------------------------

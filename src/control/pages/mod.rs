@@ -32,6 +32,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("/", "index.html"),
     ("/inspector", "inspector/inspector.html"),
     ("/inspector/new", "inspector/inspector.html"),
+    ("/demo/cursors", "cursors/cursors.html"),
     ("/status", "status/status.html"),
     ("/favicon.svg", "favicon.svg"),
     ("/robots.txt", "robots.txt"),

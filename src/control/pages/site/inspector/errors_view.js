@@ -4,6 +4,8 @@ import { make } from './dom.js'
 
 /** Errors that are shown; older ones are in the log. */
 const ERRORS_MAX = 5
+/** A note at a field says no more than this; all of it stands above. */
+const NOTE_CHARS_MAX = 120
 
 export class ErrorsView {
   #element
@@ -72,7 +74,7 @@ export class ErrorsView {
   }
 
   #mark({ code, text, field }) {
-    if (field) this.#note(field, `${code}: ${text}`)
+    if (field) this.#note(field, text.length <= NOTE_CHARS_MAX ? `${code}: ${text}` : `${code}: see above.`)
   }
 
   #note(field, text) {

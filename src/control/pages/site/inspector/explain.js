@@ -78,7 +78,7 @@ const FIELD_OF_CODE = {
   PrivateOnly: 'private_channel',
   InvalidPresencePayload: 'track-payload',
   RealtimeDisabledForConfiguration: (_, text) => {
-    if (/`filter`|for filter|filter /.test(text.replace(/filters: \[.*?\]/, ''))) return 'filter'
+    if (/`filter`|filter /.test(text)) return 'filter'
     if (/`select`|Column selection/.test(text)) return 'select'
     return 'table'
   },

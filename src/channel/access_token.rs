@@ -72,7 +72,7 @@ impl Channels {
                 }
             }
             Err(error) => {
-                self.report_token(io, id, &error);
+                self.report_token(io, id, &error, text);
                 self.shut_down(io, id, place, &error.shutdown_message());
             }
         }

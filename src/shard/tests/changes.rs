@@ -66,6 +66,7 @@ impl World {
             listener: listen.listener,
             seats: Some(seats.collect()),
             news,
+            line: None,
         };
         self.sim
             .control

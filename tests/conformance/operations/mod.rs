@@ -11,7 +11,9 @@ use libtest_mimic::Trial;
 use crate::caught;
 use crate::server::{Server, Setup};
 
+mod authorities;
 mod capacity;
+mod codes;
 mod collector;
 mod command;
 mod redaction;
@@ -39,6 +41,8 @@ pub fn trials() -> Vec<Trial> {
         ("signals", signals::TESTS),
         ("systemd", systemd::TESTS),
         ("redaction", redaction::TESTS),
+        ("codes", codes::TESTS),
+        ("authorities", authorities::TESTS),
         ("traces", collector::TESTS),
     ];
     let tests = rooms

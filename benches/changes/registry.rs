@@ -97,12 +97,15 @@ pub(crate) fn candidates(c: &mut Criterion) {
         }
         // The first change behind a subscription or a leave finds the index gone.
         let mut registry = registry(listeners, |n| Some((Operator::Eq, n)));
-        group.bench_function(BenchmarkId::new("index made anew, a room each", listeners), |b| {
-            b.iter(|| {
-                registry.forget_table(table::OID);
-                registry.table(table::OID, "public", "todos")
-            });
-        });
+        group.bench_function(
+            BenchmarkId::new("index made anew, a room each", listeners),
+            |b| {
+                b.iter(|| {
+                    registry.forget_table(table::OID);
+                    registry.table(table::OID, "public", "todos")
+                });
+            },
+        );
     }
     group.finish();
 }

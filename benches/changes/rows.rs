@@ -82,6 +82,8 @@ pub(crate) fn payload(c: &mut Criterion) {
     }
     group.throughput(Throughput::Elements(1));
     let role = table::role();
-    group.bench_function("view of a role", |b| b.iter(|| shape.view(black_box(&role), None)));
+    group.bench_function("view of a role", |b| {
+        b.iter(|| shape.view(black_box(&role), None))
+    });
     group.finish();
 }

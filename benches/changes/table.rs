@@ -10,13 +10,33 @@ pub(crate) const OID: u32 = 16_385;
 /// Name, `pg_type.oid`, name of the type, and a value as PostgreSQL prints it.
 const COLUMNS: [(&str, u32, &str, &str); 8] = [
     ("id", 20, "int8", "4711"),
-    ("user_id", 2950, "uuid", "b2a1c5c4-8d5b-4a51-9a3e-0a6ae7a0e6d2"),
-    ("task", 25, "text", "buy milk, \"bread\" and caf\u{e9} au lait"),
+    (
+        "user_id",
+        2950,
+        "uuid",
+        "b2a1c5c4-8d5b-4a51-9a3e-0a6ae7a0e6d2",
+    ),
+    (
+        "task",
+        25,
+        "text",
+        "buy milk, \"bread\" and caf\u{e9} au lait",
+    ),
     ("is_done", 16, "bool", "f"),
     ("room", 23, "int4", "42"),
     ("price", 1700, "numeric", "12.50"),
-    ("meta", 3802, "jsonb", r#"{"tags": ["home", "food"], "priority": 2}"#),
-    ("inserted_at", 1184, "timestamptz", "2026-11-20 10:15:30.123456+00"),
+    (
+        "meta",
+        3802,
+        "jsonb",
+        r#"{"tags": ["home", "food"], "priority": 2}"#,
+    ),
+    (
+        "inserted_at",
+        1184,
+        "timestamptz",
+        "2026-11-20 10:15:30.123456+00",
+    ),
 ];
 
 /// The message that describes the table.

@@ -8,8 +8,7 @@ use std::rc::Rc;
 
 use loadtest::bare::{Hub, Session};
 use shards::{
-    Close, Closed, ConnectionId, Handler, Io, Listen, LocalBytes, Options, Peer, Placement,
-    ShardId,
+    Close, Closed, ConnectionId, Handler, Io, Listen, LocalBytes, Options, Peer, Placement, ShardId,
 };
 
 /// One shard, with the options that the product gives it.

@@ -129,7 +129,10 @@ impl Sizes {
 
 /// Prints the table.
 pub(crate) fn print(out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "allocations in calls of the product: how many, bytes, bytes that stay; each by its size")?;
+    writeln!(
+        out,
+        "allocations in calls of the product: how many, bytes, bytes that stay; each by its size"
+    )?;
     joins(out)?;
     broadcasts(out)
 }
@@ -156,8 +159,16 @@ fn joins(out: &mut impl Write) -> io::Result<()> {
     }
     for (what, name, config) in [
         ("join of a topic that others are on", topic.clone(), PLAIN),
-        ("join of a topic of one's own", format!("{topic}-own"), PLAIN),
-        ("join with presence, nobody present", topic.clone(), PRESENCE),
+        (
+            "join of a topic of one's own",
+            format!("{topic}-own"),
+            PLAIN,
+        ),
+        (
+            "join with presence, nobody present",
+            topic.clone(),
+            PRESENCE,
+        ),
     ] {
         let client = bed.connect(0, 2);
         bed.run();

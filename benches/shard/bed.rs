@@ -71,11 +71,16 @@ impl Watch {
 
     /// The time of these calls.
     pub(crate) fn of(&self, calls: &[Call]) -> Duration {
-        calls.iter().map(|call| self.spent[*call as usize].get()).sum()
+        calls
+            .iter()
+            .map(|call| self.spent[*call as usize].get())
+            .sum()
     }
 
     fn reset(&self) {
-        self.spent.iter().for_each(|spent| spent.set(Duration::ZERO));
+        self.spent
+            .iter()
+            .for_each(|spent| spent.set(Duration::ZERO));
         self.longest_turn.set(Duration::ZERO);
     }
 }
@@ -99,15 +104,18 @@ impl Handler for Watched {
     }
 
     fn on_accept(&mut self, io: &mut Io<'_, Mail>, id: ConnectionId) {
-        self.watch.time(Call::Other, || self.shard.on_accept(io, id));
+        self.watch
+            .time(Call::Other, || self.shard.on_accept(io, id));
     }
 
     fn on_bytes(&mut self, io: &mut Io<'_, Mail>, id: ConnectionId, bytes: &mut [u8]) {
-        self.watch.time(Call::Bytes, || self.shard.on_bytes(io, id, bytes));
+        self.watch
+            .time(Call::Bytes, || self.shard.on_bytes(io, id, bytes));
     }
 
     fn on_close(&mut self, io: &mut Io<'_, Mail>, id: ConnectionId, why: Closed) {
-        self.watch.time(Call::Other, || self.shard.on_close(io, id, why));
+        self.watch
+            .time(Call::Other, || self.shard.on_close(io, id, why));
     }
 
     fn on_detached(&mut self, io: &mut Io<'_, Mail>, id: ConnectionId, socket: OwnedFd) {
@@ -115,11 +123,13 @@ impl Handler for Watched {
     }
 
     fn on_mail(&mut self, io: &mut Io<'_, Mail>, from: Peer, mail: Mail) {
-        self.watch.time(Call::Letter, || self.shard.on_mail(io, from, mail));
+        self.watch
+            .time(Call::Letter, || self.shard.on_mail(io, from, mail));
     }
 
     fn on_timer(&mut self, io: &mut Io<'_, Mail>, key: u64) {
-        self.watch.time(Call::Other, || self.shard.on_timer(io, key));
+        self.watch
+            .time(Call::Other, || self.shard.on_timer(io, key));
     }
 
     fn on_visit(&mut self, io: &mut Io<'_, Mail>, id: ConnectionId) {
@@ -127,11 +137,13 @@ impl Handler for Watched {
     }
 
     fn on_stalled(&mut self, io: &mut Io<'_, Mail>, id: ConnectionId) {
-        self.watch.time(Call::Other, || self.shard.on_stalled(io, id));
+        self.watch
+            .time(Call::Other, || self.shard.on_stalled(io, id));
     }
 
     fn on_turn_end(&mut self, io: &mut Io<'_, Mail>) {
-        self.watch.time(Call::TurnEnd, || self.shard.on_turn_end(io));
+        self.watch
+            .time(Call::TurnEnd, || self.shard.on_turn_end(io));
     }
 }
 

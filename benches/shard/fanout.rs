@@ -3,9 +3,7 @@
 use super::bed::{Bed, Call, PLAIN, SELF, broadcast_payload, frame, message};
 use super::crowds;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use realtime::mail::{
-    Audience, Content, Encoded, Receivers, Serializers, TopicHasher, TopicKey,
-};
+use realtime::mail::{Audience, Content, Encoded, Receivers, Serializers, TopicHasher, TopicKey};
 use realtime::metrics::Relayed;
 use realtime::tenant::{Counter, TenantId, Usage};
 use realtime::websocket::Opcode;
@@ -30,7 +28,11 @@ fn receive(c: &mut Criterion) {
     let kind_3 = |topic: &str| {
         let topic_bytes = u8::try_from(topic.len()).expect("a short name");
         let mut bytes = vec![3, 1, 1, topic_bytes, 6, 0, 1];
-        bytes.extend(["1", "2", topic, "cursor", r#"{"x":812.5,"y":44.25}"#].concat().bytes());
+        bytes.extend(
+            ["1", "2", topic, "cursor", r#"{"x":812.5,"y":44.25}"#]
+                .concat()
+                .bytes(),
+        );
         frame(Opcode::Binary, &bytes)
     };
     let ack = PLAIN.replace(r#""ack":false"#, r#""ack":true"#);
@@ -50,7 +52,11 @@ fn receive(c: &mut Criterion) {
             _ => message(vsn, &topic, "broadcast", &payload),
         };
         let frames = one.repeat(FRAMES);
-        assert!(frames.len() <= 2048, "{name}: one receive of {} bytes", frames.len());
+        assert!(
+            frames.len() <= 2048,
+            "{name}: one receive of {} bytes",
+            frames.len()
+        );
         group.throughput(Throughput::Elements(FRAMES as u64));
         group.bench_function(name, |b| {
             b.iter_custom(|times| {

@@ -11,7 +11,10 @@ pub(crate) fn bench(c: &mut Criterion) {
     group.throughput(Throughput::Elements(SOCKETS as u64));
     group.sample_size(20);
     let mut exp = 1_800_000_000;
-    for (name, has_token_of_its_own) in [("upgrade", false), ("upgrade, with tokens not seen before", true)] {
+    for (name, has_token_of_its_own) in [
+        ("upgrade", false),
+        ("upgrade, with tokens not seen before", true),
+    ] {
         group.bench_function(name, |b| {
             b.iter_custom(|times| {
                 rounds(times, |bed| {
@@ -21,9 +24,9 @@ pub(crate) fn bench(c: &mut Criterion) {
                     bed.run();
                     let clients: Vec<_> = (0..SOCKETS).map(|_| bed.open(0)).collect();
                     bed.measure(&[Call::Bytes], 1, |bed| {
-                        for client in clients {
+                        for client in &clients {
                             exp += u64::from(has_token_of_its_own);
-                            bed.write(client, &upgrade(2, &token(exp)));
+                            bed.write(*client, &upgrade(2, &token(exp)));
                         }
                     })
                 })
@@ -45,12 +48,12 @@ pub(crate) fn bench(c: &mut Criterion) {
                     let clients: Vec<_> = (0..SOCKETS).map(|_| bed.connect(0, 2)).collect();
                     bed.run();
                     bed.measure(&[Call::Bytes], 1, |bed| {
-                        for (n, client) in clients.into_iter().enumerate() {
+                        for (n, client) in clients.iter().enumerate() {
                             let topic = match is_shared {
                                 true => topic.clone(),
                                 false => format!("{topic}-{n}"),
                             };
-                            bed.write(client, &join(2, &topic, config));
+                            bed.write(*client, &join(2, &topic, config));
                         }
                     })
                 })

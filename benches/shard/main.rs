@@ -19,7 +19,13 @@ use std::time::Duration;
 fn crowds(sizes: &[usize]) -> Vec<usize> {
     let mut crowds: Vec<usize> = sizes
         .iter()
-        .map(|size| if is_measured() { *size } else { size.div_ceil(100) })
+        .map(|size| {
+            if is_measured() {
+                *size
+            } else {
+                size.div_ceil(100)
+            }
+        })
         .collect();
     crowds.dedup();
     crowds

@@ -35,7 +35,10 @@ fn phx_ref(n: usize) -> PhxRef {
 
 /// A key as the server makes them: as long as a UUID, in no order.
 fn key(n: usize) -> String {
-    format!("{:0UUID_BYTES$x}", (n as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+    format!(
+        "{:0UUID_BYTES$x}",
+        (n as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+    )
 }
 
 fn roster_of(members: usize) -> Roster {
@@ -191,7 +194,11 @@ pub(crate) fn print_longest_turns(out: &mut impl Write) -> io::Result<()> {
             run(bed, &topic);
             bed.run();
         });
-        writeln!(out, "  {what}, {members} present: {:.2} ms", longest.as_secs_f64() * 1000.0)
+        writeln!(
+            out,
+            "  {what}, {members} present: {:.2} ms",
+            longest.as_secs_f64() * 1000.0
+        )
     };
     line("32 join in one turn", &|bed, topic| {
         let clients: Vec<_> = (0..32).map(|_| bed.connect(0, 2)).collect();
@@ -204,14 +211,26 @@ pub(crate) fn print_longest_turns(out: &mut impl Write) -> io::Result<()> {
         let clients: Vec<_> = (0..32).map(|_| bed.connect(0, 2)).collect();
         bed.run();
         for (n, client) in clients.into_iter().enumerate() {
-            bed.write(client, &[join(2, topic, PRESENCE), track(topic, n)].concat());
+            bed.write(
+                client,
+                &[join(2, topic, PRESENCE), track(topic, n)].concat(),
+            );
         }
     })?;
-    line("the tenant's limit of events ends all channels", &|bed, topic| {
-        let client = bed.crowd(0, 2, 1, topic, SELF)[0];
-        let limit = bed.tenant.limits.events_per_second_max;
-        let is_new = bed.tenant.usage.publish(Counter::Events, f64::from(limit), limit);
-        assert!(is_new, "nothing had reached it before");
-        bed.write(client, &message(2, topic, "broadcast", &super::bed::broadcast_payload(60)));
-    })
+    line(
+        "the tenant's limit of events ends all channels",
+        &|bed, topic| {
+            let client = bed.crowd(0, 2, 1, topic, SELF)[0];
+            let limit = bed.tenant.limits.events_per_second_max;
+            let is_new = bed
+                .tenant
+                .usage
+                .publish(Counter::Events, f64::from(limit), limit);
+            assert!(is_new, "nothing had reached it before");
+            bed.write(
+                client,
+                &message(2, topic, "broadcast", &super::bed::broadcast_payload(60)),
+            );
+        },
+    )
 }

@@ -100,7 +100,11 @@ pub(crate) fn bench(c: &mut Criterion) {
     let (_, token) = &tokens[0];
     let mut known = Tokens::default();
     group.bench_function("known already", |b| {
-        b.iter(|| known.verify(TenantId(1), &verifier, black_box(token), NOW).is_ok());
+        b.iter(|| {
+            known
+                .verify(TenantId(1), &verifier, black_box(token), NOW)
+                .is_ok()
+        });
     });
     group.finish();
 }

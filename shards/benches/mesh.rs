@@ -26,7 +26,7 @@ enum Letter {
     /// To the first shard: send a letter to and fro, so many times.
     RoundTrips(u64),
     /// One of a burst; the last one says so.
-    Load { is_last: bool, _load: [u64; 6] },
+    Load { is_last: bool, _load: [u64; 7] },
     /// To the first shard: the burst was taken.
     Taken,
     /// To the second shard: answer.
@@ -74,7 +74,7 @@ impl<R: Report> Node<R> {
         for n in 1..=BURST {
             let letter = Letter::Load {
                 is_last: n == BURST,
-                _load: [n; 6],
+                _load: [n; 7],
             };
             io.mail(Peer::Shard(OTHER), letter);
         }
@@ -211,14 +211,17 @@ fn between_cores(c: &mut Criterion) {
     let (sender, done) = channel();
     let make = move |_| Node::new(Channel(sender.clone()));
     let options = Options { cpus, ..options() };
-    let mut runtime = shards::start(options, make).expect("shards start where they listen to nobody");
+    let mut runtime =
+        shards::start(options, make).expect("shards start where they listen to nobody");
     let mut run = |letter| {
         runtime.control.send(ONE, letter);
         done.recv().expect("the shards run")
     };
     let mut group = c.benchmark_group("letters between two cores");
     group.throughput(Throughput::Elements(BURST));
-    group.bench_function("stream", |b| b.iter_custom(|bursts| run(Letter::Bursts(bursts))));
+    group.bench_function("stream", |b| {
+        b.iter_custom(|bursts| run(Letter::Bursts(bursts)))
+    });
     group.throughput(Throughput::Elements(2));
     group.bench_function("to and fro, each woken by its letter", |b| {
         b.iter_custom(|trips| run(Letter::RoundTrips(trips)));

@@ -23,7 +23,7 @@ pub(crate) fn serve(listener: &TcpListener, stop: &OwnedFd) -> io::Result<()> {
         ..Options::default()
     };
     let (mut control, threads) = shards::start(options, |_| Relay::default())?.into_parts();
-    UnixStream::from(stop.try_clone()?).read(&mut [0])?;
+    UnixStream::from(stop.try_clone()?).read_to_end(&mut Vec::new())?;
     control.send(ShardId(0), Stop);
     threads.join()
 }

@@ -46,7 +46,7 @@ impl Channels {
         let Some(channel) = socket.channels.get_mut(place) else {
             return;
         };
-        if *channel.token.text == *text {
+        if channel.token.is(text) {
             return;
         }
         let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
@@ -72,7 +72,7 @@ impl Channels {
                 }
             }
             Err(error) => {
-                self.report_token(io, id, &error);
+                self.report_token(io, id, &error, text);
                 self.shut_down(io, id, place, &error.shutdown_message());
             }
         }

@@ -3,7 +3,7 @@
 use super::question::{check_role, name_of, reads};
 use super::replay::Replay;
 use super::{Channels, Delayed};
-use crate::auth::TokenError;
+use crate::auth::{TokenError, unverified_identity};
 use crate::connection::{
     Address, Channel, ConnectionId, Extra, Flags, Io, PendingJoin, RawJson, Stage, Token,
     WaitingRefusal,
@@ -11,6 +11,7 @@ use crate::connection::{
 use crate::error::ErrorCode;
 use crate::fanout::{Reads, Subscription};
 use crate::limits;
+use crate::logging::Identity;
 use crate::mail::{AskError, Replayed, TopicRef, Verdict};
 use crate::phoenix::{self, JoinPayload, Message, Payload, TokenChoice};
 use crate::tenant::{Counter, Tenant};
@@ -26,6 +27,8 @@ pub(super) struct Refusal {
     pub(super) log: String,
     /// The socket is closed with 1001 behind the reply (spec 5.5).
     pub(super) closes_socket: bool,
+    /// Who the token that is refused says it belongs to, where it is not the socket's.
+    pub(super) identity: Option<Box<Identity>>,
 }
 
 impl Refusal {
@@ -35,6 +38,7 @@ impl Refusal {
             reason: code.reason(text),
             log: text.into(),
             closes_socket: false,
+            identity: None,
         }
     }
 
@@ -45,6 +49,14 @@ impl Refusal {
             .strip_prefix(&code)
             .unwrap_or(&self.reason)
             .to_owned()
+    }
+
+    /// The same, about this token.
+    fn about_token(self, text: &str) -> Self {
+        Self {
+            identity: Some(Box::new(unverified_identity(text))),
+            ..self
+        }
     }
 
     fn closing(self) -> Self {
@@ -62,6 +74,7 @@ impl From<TokenError> for Refusal {
             reason: error.join_reason(),
             log: error.log_text(),
             closes_socket: false,
+            identity: None,
         }
     }
 }
@@ -242,13 +255,13 @@ impl Channels {
         id: ConnectionId,
         tenant: &Tenant,
         choice: &TokenChoice<'_>,
-    ) -> Result<Rc<Token>, TokenError> {
+    ) -> Result<Rc<Token>, Refusal> {
         let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
         match choice {
-            TokenChoice::UserToken(text) | TokenChoice::AccessToken(text) => {
-                self.tokens
-                    .verify(tenant.id, &tenant.verifier, text, unix_now)
-            }
+            TokenChoice::UserToken(text) | TokenChoice::AccessToken(text) => self
+                .tokens
+                .verify(tenant.id, &tenant.verifier, text, unix_now)
+                .map_err(|error| Refusal::from(error).about_token(text)),
             TokenChoice::Socket => {
                 let socket = self
                     .sockets
@@ -424,7 +437,7 @@ impl Channels {
         };
         socket.is_user |= join.added_user;
         let reads = if private { reads(verdict) } else { Reads::ALL };
-        let member = self.fanout.add_member(io, topic, id, socket.vsn, reads);
+        let member = self.fanout.add_member(topic, id, socket.vsn, reads);
         let visit = Self::next_visit(
             socket.last_seen,
             self.settings.idle_timeout_seconds,
@@ -459,10 +472,8 @@ impl Channels {
         if join.waits_for_replication {
             self.wait_for_replication(io, id, topic);
         }
-        if let Some(join_ref) = of_join
-            && let Some(state) = self.fanout.presence_state(io, topic, id, join_ref)
-        {
-            self.on_presence_state(io, &state);
+        if let Some(join_ref) = of_join {
+            self.fanout.presence_state(io, topic, id, join_ref);
         }
         self.report_joined(io, id, &address.topic, asked_unix_ms);
     }

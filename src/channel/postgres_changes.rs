@@ -119,6 +119,9 @@ impl Channels {
         if let Some(seats) = listening.seats {
             self.fanout.changes.seat(listening.listener, &seats);
         }
+        if let Some((code, text)) = listening.line {
+            self.report(io, id, code, &text);
+        }
         if let Some(news) = listening.news {
             let status = if news.is_ok { "ok" } else { "error" };
             self.push_system(io, id, topic, EXTENSION, status, &news.message);

@@ -6,9 +6,9 @@
 use super::Channels;
 use super::figures::thread;
 use super::join::Refusal;
-use crate::auth::TokenError;
+use crate::auth::{TokenError, unverified_identity};
 use crate::connection::{self, ConnectionId, Io};
-use crate::error::{ErrorCode, Level, Origin, inspect};
+use crate::error::{ErrorCode, Level, Origin, inspect, inspect_errors};
 use crate::http::{self, Head, LogLevel};
 use crate::limits;
 use crate::logging::{Identity, Line};
@@ -27,16 +27,17 @@ impl Channels {
         code: ErrorCode,
         text: &str,
     ) {
-        self.report_at(io, id, code, code.level(), text);
+        self.report_at(io, id, (code, code.level()), text, None);
     }
 
+    /// On behalf of who is meant, else of the socket's token.
     fn report_at(
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
-        code: ErrorCode,
-        level: Level,
+        (code, level): (ErrorCode, Level),
         text: &str,
+        whose: Option<Identity>,
     ) {
         let Some(socket) = self.sockets.get(id) else {
             return;
@@ -56,7 +57,8 @@ impl Channels {
         }
         let claims = &socket.token.claims;
         let exp = claims.exp.map(|exp| exp.to_string());
-        let identity = Identity::new(claims.sub.as_deref(), claims.iss.as_deref(), exp.as_deref());
+        let own = || Identity::new(claims.sub.as_deref(), claims.iss.as_deref(), exp.as_deref());
+        let identity = whose.unwrap_or_else(own);
         let line = Line::coded(io.unix_ms(), code, text)
             .at_level(level)
             .on_behalf_of(identity);
@@ -184,13 +186,9 @@ impl Channels {
             format!("REFUSED JOIN {topic}\n  Parameters: [FILTERED]")
         });
         if !has_own_line {
-            self.report_at(
-                io,
-                id,
-                refusal.code,
-                refusal.code.level_in_join(),
-                &refusal.log,
-            );
+            let level = refusal.code.level_in_join();
+            let whose = refusal.identity.as_deref().cloned();
+            self.report_at(io, id, (refusal.code, level), &refusal.log, whose);
         }
     }
 
@@ -224,24 +222,42 @@ impl Channels {
         {
             tenant.usage.count_error(thread(io), *code);
         }
-        if !refusal.is_logged_for(head) || !self.gate.is_enabled(code.level()) {
-            return;
-        }
-        let line = Line::coded(io.unix_ms(), *code, text);
         let tenant = label
             .and_then(|external_id| self.tenants.find(&external_id))
             .cloned();
-        self.write(io, line, tenant.as_deref());
+        if refusal.is_logged_for(head) && self.gate.is_enabled(code.level()) {
+            let line = Line::coded(io.unix_ms(), *code, text);
+            let line = line.on_behalf_of(refusal.identity(head));
+            self.write(io, line, tenant.as_deref());
+        }
+        if let Some(text) = refusal.connection_line(head)
+            && self.gate.is_enabled(Level::Info)
+        {
+            let line = Line::new(io.unix_ms(), Level::Info, text);
+            self.write(io, line, tenant.as_deref());
+        }
     }
 
-    pub(super) fn report_token(&mut self, io: &mut Io<'_>, id: ConnectionId, error: &TokenError) {
-        self.report_at(
-            io,
-            id,
-            error.code(),
-            error.code().level_in_join(),
-            &error.log_text(),
-        );
+    /// The reaper's round (spec: errors-and-logs 3).
+    pub(super) fn report_reaped(&mut self, io: &mut Io<'_>, count: usize) {
+        if count > 0 && self.gate.is_enabled(Level::Info) {
+            let text = format!("Killing {count} transport pids with no channels open");
+            let line = Line::new(io.unix_ms(), Level::Info, &text);
+            self.write(io, line, None);
+        }
+    }
+
+    /// A new token is no good.
+    pub(super) fn report_token(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        error: &TokenError,
+        token: &str,
+    ) {
+        let (code, whose) = (error.code(), unverified_identity(token));
+        let level = code.level_in_join();
+        self.report_at(io, id, (code, level), &error.log_text(), Some(whose));
     }
 }
 
@@ -268,7 +284,7 @@ fn invalid_fields(invalid: &[Invalid], payload: &str) -> String {
         place.insert(last, Value::from(vec![*error]));
     }
     let mut text = String::from("%{changeset_errors: ");
-    write_errors(&mut text, &errors);
+    text.push_str(&inspect_errors(&errors));
     text.push_str(", params: ");
     let shown = Some(payload).filter(|payload| payload.len() <= SHOWN_PAYLOAD_BYTES_MAX);
     match shown.and_then(|payload| serde_json::from_str::<Map<String, Value>>(payload).ok()) {
@@ -284,21 +300,6 @@ fn invalid_fields(invalid: &[Invalid], payload: &str) -> String {
     }
     text.push('}');
     text
-}
-
-/// A map whose keys are atoms.
-fn write_errors(text: &mut String, errors: &Map<String, Value>) {
-    text.push_str("%{");
-    for (n, (name, value)) in errors.iter().enumerate() {
-        text.push_str(if n == 0 { "" } else { ", " });
-        text.push_str(name);
-        text.push_str(": ");
-        match value {
-            Value::Object(inner) => write_errors(text, inner),
-            other => text.push_str(&inspect(other)),
-        }
-    }
-    text.push('}');
 }
 
 #[cfg(test)]

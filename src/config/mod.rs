@@ -229,6 +229,15 @@ impl Reading {
 }
 
 impl Config {
+    /// The host in the name of this node: the original takes it from variables that would tell it an address, which are not ours.
+    pub const HOST: &str = "127.0.0.1";
+
+    /// What this node is called, as the original calls one that is alone.
+    #[must_use]
+    pub fn node(&self) -> String {
+        format!("{}@{}", self.app_name, Self::HOST)
+    }
+
     /// Reads the environment through `get`, without any file.
     ///
     /// # Errors
@@ -246,7 +255,7 @@ impl Config {
         let mut warnings = unused_but_set(env);
         check_shapes(env)?;
         let writes_gcm = env.boolean("DB_ENC_WRITE_GCM", false)?;
-        let encryption_key_gcm = env.key("DB_ENC_KEY_GCM", 32)?;
+        let encryption_key_gcm = env.gcm_key("DB_ENC_KEY_GCM", 32)?;
         if writes_gcm && encryption_key_gcm.is_none() {
             warnings.push(unused::GCM_WITHOUT_KEY);
         }

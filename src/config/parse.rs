@@ -153,6 +153,19 @@ impl<'a> Environment<'a> {
         }
     }
 
+    /// The same of AES-256-GCM, with the original's sentence (spec: control-database 4.2).
+    pub(super) fn gcm_key(&self, name: &str, bytes: usize) -> Result<Option<Secret>, ConfigError> {
+        match self.secret(name) {
+            Some(key) if key.expose().len() != bytes => {
+                let length = key.expose().len();
+                Err(ConfigError(format!(
+                    "{name} must be exactly {bytes} bytes for AES-256-GCM, got {length} bytes"
+                )))
+            }
+            key => Ok(key),
+        }
+    }
+
     /// A whole base-10 integer within the bounds of `T`, which are those of the field's unit.
     pub(super) fn integer<T: Integer>(&self, name: &str, default: T) -> Result<T, ConfigError> {
         self.integer_from(T::MIN, name, default)

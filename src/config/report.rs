@@ -58,9 +58,17 @@ impl Shown {
     /// A URL, or several with commas between them, without what may be secret in it: user, password and query. What is in doubt is hidden:
     /// a password may hold a slash, a comma or an `@`.
     pub(super) fn url(urls: &str) -> Self {
-        let (urls, query) = urls
-            .split_once('?')
-            .map_or((urls, ""), |(urls, _)| (urls, "?***"));
+        // A password may hold what begins a query elsewhere.
+        let credentials_end = if Self::has_credentials(urls) {
+            urls.rfind('@').unwrap_or_default()
+        } else {
+            0
+        };
+        let query = urls[credentials_end..].find('?');
+        let (urls, query) = match query {
+            Some(place) => (&urls[..credentials_end + place], "?***"),
+            None => (urls, ""),
+        };
         let mut items: Vec<String> = Vec::new();
         for part in urls.split(',') {
             match items.last_mut() {
@@ -71,6 +79,21 @@ impl Shown {
         }
         let items: Vec<String> = items.iter().map(|item| Self::one_url(item)).collect();
         Self::Text(items.join(",") + query)
+    }
+
+    /// Whether a URL holds a user or a password, be it one that does not belong into a URL as it is: with `/`, `?` or `#` in it.
+    pub(super) fn has_credentials(url: &str) -> bool {
+        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
+            return true;
+        }
+        // A port is a number; what is none, with an `@` behind it, is the beginning of a password.
+        let port = authority
+            .rsplit_once(':')
+            .filter(|_| !authority.ends_with(']'));
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        port.is_some_and(|(_, port)| !is_port(port)) && rest.contains('@')
     }
 
     fn one_url(url: &str) -> String {
@@ -324,6 +347,10 @@ mod tests {
             ("https://me:se/cret@host/path", "https://***@host/path"),
             ("https://h/a?k=1,2", "https://h/a?***"),
             ("https://me:se,cret@host", "https://***@host"),
+            ("https://me:se?cret@host/x?y=z", "https://***@host/x?***"),
+            ("https://me:se#cret@host", "https://***@host"),
+            ("https://host:9/x?mail=me@here", "https://host:9/x?***"),
+            ("https://[::1]:9/x?mail=me@here", "https://[::1]:9/x?***"),
         ] {
             assert_eq!(Shown::url(url).text(), expected);
         }

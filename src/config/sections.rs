@@ -273,9 +273,7 @@ impl MetricsPusher {
 /// A URL that can be posted to. One with credentials would be shown wherever it is; they have variables of their own.
 fn check_pusher_url(url: &str) -> Result<(), ConfigError> {
     let name = "METRICS_PUSHER_URL";
-    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
+    if Shown::has_credentials(url) {
         return Err(ConfigError(format!(
             "env {name} must not hold a user or a password: set METRICS_PUSHER_USER and METRICS_PUSHER_AUTH"
         )));

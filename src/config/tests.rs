@@ -229,7 +229,7 @@ fn wrong_values_are_named() {
     check(
         "DB_ENC_KEY_GCM",
         "short",
-        "env DB_ENC_KEY_GCM expected a key of 32 bytes, got one of 5 bytes",
+        "DB_ENC_KEY_GCM must be exactly 32 bytes for AES-256-GCM, got 5 bytes",
     );
     check(
         "API_JWT_JWKS",
@@ -292,7 +292,19 @@ fn a_push_needs_a_url_that_can_be_posted_to() {
         check(url, Err(&text));
     }
     let text = "env METRICS_PUSHER_URL must not hold a user or a password: set METRICS_PUSHER_USER and METRICS_PUSHER_AUTH";
-    check("http://me:secret@metrics/", Err(text));
+    for url in [
+        "http://me:secret@metrics/",
+        "http://me@metrics/",
+        // A password with what ends a host elsewhere.
+        "http://me:se/cret@metrics/",
+        "http://me:se?cret@metrics/",
+        "http://me:se#cret@metrics/",
+        "http://me:se@cret@metrics/",
+        "me:se/cret@metrics",
+    ] {
+        check(url, Err(text));
+    }
+    check("https://metrics:8428/import?mail=me@here", Ok(()));
 }
 
 #[test]

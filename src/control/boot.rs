@@ -9,9 +9,10 @@ use super::clock;
 use super::database::migrate::migrate;
 use super::database::partitions::{drop_old_partitions, ensure_partitions};
 use super::database::{Settings, connect};
+use super::described::{Described, DescribedError};
 use super::main_database::{self, Engine, MainDatabaseError, Opened};
 use super::store::{
-    Cipher, EmbeddedStore, ExtensionRecord, StoreError, TenantRecord, TenantStore, apply,
+    Cipher, EmbeddedStore, ExtensionRecord, StoreError, TenantRecord, TenantStore,
     database_extension,
 };
 use super::tenants::{Common, Registry};
@@ -21,9 +22,9 @@ use crate::error::Level;
 use crate::limits;
 use crate::logging::{Line, Writer};
 use crate::tenant::TenantDirectory;
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -41,6 +42,8 @@ pub struct BootTenants {
     pub directory: TenantDirectory,
     /// The tenant that a person who tries the server out means, if it is there.
     pub self_host: Option<TenantRecord>,
+    /// The names that stand in `EMBEDDED_TENANTS`.
+    pub described: HashSet<String>,
 }
 
 /// Why the process does not start. The text is a sentence for the operator.
@@ -52,20 +55,14 @@ pub enum StartError {
     MainDatabase(MainDatabaseError),
     /// The kernel refuses what waiting takes.
     Runtime(std::io::Error),
-    /// `EMBEDDED_TENANTS` cannot be read.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        error: std::io::Error,
-    },
     /// `EMBEDDED_TENANTS` is not what it should be.
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Described(DescribedError),
+}
+
+impl From<DescribedError> for StartError {
+    fn from(error: DescribedError) -> Self {
+        Self::Described(error)
+    }
 }
 
 impl From<StoreError> for StartError {
@@ -86,18 +83,7 @@ impl fmt::Display for StartError {
             Self::Store(error) => error.fmt(f),
             Self::MainDatabase(error) => error.fmt(f),
             Self::Runtime(error) => write!(f, "the kernel refuses a runtime: {error}"),
-            Self::File { path, error } => {
-                write!(
-                    f,
-                    "env EMBEDDED_TENANTS names {}, which cannot be read: {error}",
-                    path.display()
-                )
-            }
-            Self::Content { path, problem } => write!(
-                f,
-                "env EMBEDDED_TENANTS names {}, which is not a JSON array of tenants: {problem}",
-                path.display()
-            ),
+            Self::Described(error) => error.fmt(f),
         }
     }
 }
@@ -115,13 +101,16 @@ pub fn boot_tenants(
     threads: usize,
     unix_now: i64,
 ) -> Result<BootTenants, StartError> {
+    let path = config.embedded_tenants.as_deref();
+    let described = path.map(Described::read).transpose()?;
+    let described = described.as_ref();
     let (store, engine, records): (Arc<dyn TenantStore>, _, _) = match &config.database {
         None => {
-            let (store, records) = boot_embedded(config, unix_now)?;
+            let (store, records) = boot_embedded(config, described, unix_now)?;
             (Arc::new(store), None, records)
         }
         Some(database) => {
-            let opened = boot_database(database, config, unix_now)?;
+            let opened = boot_database(database, config, described, unix_now)?;
             (Arc::new(opened.store), Some(opened.engine), opened.records)
         }
     };
@@ -131,9 +120,7 @@ pub fn boot_tenants(
         client_presence_calls_max: config.client_presence_calls_max,
         client_presence_window_ms: config.client_presence_window_ms,
     });
-    for record in &records {
-        registry.apply(record);
-    }
+    registry.apply_all(&records);
     let directory = registry.watch().borrow().directory.clone();
     let self_host = records
         .into_iter()
@@ -144,25 +131,32 @@ pub fn boot_tenants(
         registry,
         directory,
         self_host,
+        described: described.map(names_of).unwrap_or_default(),
     })
+}
+
+/// The names that stand in a file.
+pub fn names_of(described: &Described) -> HashSet<String> {
+    let tenants = described.tenants().iter();
+    tenants.map(|one| one.external_id.clone()).collect()
 }
 
 fn boot_embedded(
     config: &Config,
+    described: Option<&Described>,
     unix_now: i64,
 ) -> Result<(EmbeddedStore, Vec<TenantRecord>), StartError> {
     let store = EmbeddedStore::open(&config.data_dir, Cipher::of(config))?;
     let mut records = store.list_blocking()?;
     let mut changed = Vec::new();
     if let Some(seeded) = seed(config, &records, unix_now) {
-        upsert(&mut records, seeded.clone());
+        upsert(&mut records, vec![seeded.clone()]);
         changed.push(seeded);
     }
-    if let Some(path) = &config.embedded_tenants {
-        for record in described(path, config, &records, unix_now)? {
-            upsert(&mut records, record.clone());
-            changed.push(record);
-        }
+    if let Some(described) = described {
+        let described = described.records(&records, &config.tenant_defaults, unix_now)?;
+        upsert(&mut records, described.clone());
+        changed.extend(described);
     }
     store.put_blocking(&mut changed)?;
     Ok((store, records))
@@ -171,18 +165,21 @@ fn boot_embedded(
 fn boot_database(
     database: &MainDatabase,
     config: &Config,
+    described: Option<&Described>,
     unix_now: i64,
 ) -> Result<Opened, StartError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;
-    LocalSet::new().block_on(&runtime, boot_opened(database, config, unix_now))
+    let opened = boot_opened(database, config, described, unix_now);
+    LocalSet::new().block_on(&runtime, opened)
 }
 
 async fn boot_opened(
     database: &MainDatabase,
     config: &Config,
+    described: Option<&Described>,
     unix_now: i64,
 ) -> Result<Opened, StartError> {
     // The log's thread is started later.
@@ -199,10 +196,10 @@ async fn boot_opened(
     if let Some(record) = &seeded {
         opening.seed(record).await?;
     }
-    if let Some(path) = &config.embedded_tenants {
+    if let Some(described) = described {
         opening.begin().await?;
         let records = opening.records().await?;
-        let described = described(path, config, &records, unix_now)?;
+        let described = described.records(&records, &config.tenant_defaults, unix_now)?;
         opening.put(&described).await?;
     }
     let opened = opening.finish().await?;
@@ -240,13 +237,17 @@ async fn prepare_database(record: &TenantRecord) -> Result<(), String> {
     outcome.unwrap_or_else(|_| Err(format!("it took longer than {} ms", bound.as_millis())))
 }
 
-fn upsert(records: &mut Vec<TenantRecord>, record: TenantRecord) {
-    match records
-        .iter_mut()
-        .find(|known| known.external_id == record.external_id)
-    {
-        Some(known) => *known = record,
-        None => records.push(record),
+fn upsert(records: &mut Vec<TenantRecord>, changed: Vec<TenantRecord>) {
+    let places: HashMap<String, usize> = records
+        .iter()
+        .enumerate()
+        .map(|(place, record)| (record.external_id.clone(), place))
+        .collect();
+    for record in changed {
+        match places.get(&record.external_id) {
+            Some(place) => records[*place] = record,
+            None => records.push(record),
+        }
     }
 }
 
@@ -303,72 +304,12 @@ fn seeded_database(config: &Config, unix_now: i64) -> Option<ExtensionRecord> {
     Some(database_extension(settings, unix_now).expect("every required setting is a string"))
 }
 
-/// Names that the management API shows and nobody sets.
-const READ_ONLY: [&str; 3] = ["id", "inserted_at", "updated_at"];
-
-/// The tenants that `EMBEDDED_TENANTS` describes, in the words of the management API: new ones complete, known ones changed.
-fn described(
-    path: &Path,
-    config: &Config,
-    records: &[TenantRecord],
-    unix_now: i64,
-) -> Result<Vec<TenantRecord>, StartError> {
-    let content = |problem: String| StartError::Content {
-        path: path.to_owned(),
-        problem,
-    };
-    let text = std::fs::read(path).map_err(|error| StartError::File {
-        path: path.to_owned(),
-        error,
-    })?;
-    let list: Vec<Map<String, Value>> =
-        serde_json::from_slice(&text).map_err(|error| content(error.to_string()))?;
-    let mut described: Vec<TenantRecord> = Vec::with_capacity(list.len());
-    for (index, mut attributes) in list.into_iter().enumerate() {
-        attributes.retain(|name, _| !READ_ONLY.contains(&name.as_str()));
-        let external_id = attributes
-            .get("external_id")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        if described
-            .iter()
-            .any(|record| record.external_id == external_id)
-        {
-            return Err(content(format!(
-                "tenant {external_id:?} stands in it twice"
-            )));
-        }
-        let known = records
-            .iter()
-            .find(|record| record.external_id == external_id)
-            .cloned();
-        let mut record = known
-            .unwrap_or_else(|| TenantRecord::new(&external_id, &config.tenant_defaults, unix_now));
-        apply(&mut record, &attributes, unix_now).map_err(|errors| {
-            content(format!(
-                "tenant {external_id:?}, entry {index}: {}",
-                Value::Object(errors)
-            ))
-        })?;
-        // The API ignores names that it does not know; in a file such a name is a slip that nobody would notice.
-        if let Some(unknown) = attributes
-            .keys()
-            .find(|name| !TenantRecord::ATTRIBUTES.contains(&name.as_str()))
-        {
-            return Err(content(format!(
-                "tenant {external_id:?}, entry {index}: there is no attribute {unknown:?}"
-            )));
-        }
-        described.push(record);
-    }
-    Ok(described)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::SelfHost;
+    use serde_json::Value;
+    use std::path::PathBuf;
 
     struct Scratch(PathBuf);
 

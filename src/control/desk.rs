@@ -256,8 +256,13 @@ async fn answer(
             };
             if let Err(error) = &outcome {
                 // The shard tells the client, and the log, only that it failed.
-                let code = ErrorCode::ErrorExecutingTransaction;
-                say(environment, tenant, code, &format!("replay: {error:?}"));
+                let code = match error {
+                    AskError::PoolExhausted => ErrorCode::UnableCheckoutConnection,
+                    _ => ErrorCode::ErrorExecutingTransaction,
+                };
+                let text = code.text().map(str::to_owned);
+                let text = text.unwrap_or_else(|| format!("replay: {error:?}"));
+                say(environment, tenant, code, &text);
             }
             outcome.map(Told::Replayed)
         }

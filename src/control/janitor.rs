@@ -40,8 +40,15 @@ async fn rounds(sessions: Sessions, environment: Rc<Environment>) {
     loop {
         sleep(pause + period(&environment.config.janitor, random())).await;
         pause = Duration::ZERO;
+        say(&environment, "Janitor started");
         sweep(&environment, sessions.take_connected()).await;
+        say(&environment, "Janitor finished");
     }
+}
+
+fn say(environment: &Environment, text: &str) {
+    let line = Line::new(clock::unix_ms(), Level::Info, text);
+    environment.log.write(line);
 }
 
 /// The time between two runs; `random` chooses the 1 to 59 minutes that are added so that servers do not all sweep at once.

@@ -26,8 +26,10 @@ pub mod metrics;
 pub mod registrar;
 pub mod desk;
 pub mod janitor;
+pub mod described;
 pub mod boot;
 pub mod banner;
+pub mod pages;
 pub mod api;
 pub mod notify;
 pub mod reload;
@@ -35,6 +37,7 @@ pub mod drain;
 pub mod carrier;
 
 use crate::config::{Config, Reading, Report};
+use crate::error::Level;
 use crate::limits;
 use crate::logging::{Line, Threshold, Writer};
 use crate::mail::{Mail, TopicHasher};
@@ -48,7 +51,7 @@ use desk::Desk;
 use log::Log;
 use metrics::Metrics;
 use outgoing::Outgoing;
-use rates::{Notice, Rates};
+use rates::{Notice, Rates, Ticked};
 use registrar::{Means, Registrar};
 use reload::Reloader;
 use session::Sessions;
@@ -136,6 +139,8 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         engine.start(log.clone());
     }
     let flush = traces::start(config.traces.as_ref(), &log);
+    // On a thread of its own: compressing takes longer than a shard should wait for an answer.
+    drop(tokio::task::spawn_blocking(pages::prepare));
     let (outgoing, parcels) = Outgoing::new();
     let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
     let environment = Rc::new(Environment {
@@ -156,7 +161,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         Rc::clone(&environment),
         instruments,
     );
-    metrics::push::start(metrics.clone(), &environment);
+    let pusher = metrics::push::start(metrics.clone(), &environment);
     let desk = Desk::start(sessions.clone(), Rc::clone(&environment));
     let means = Means {
         registry: tenants.registry,
@@ -179,6 +184,9 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         report,
         threshold,
         api: api.clone(),
+        registrar: registrar.clone(),
+        described: tenants.described,
+        clients: pusher.into_iter().chain(flush.client()).collect(),
         log: environment.log.clone(),
     };
     reloader.listen()?;
@@ -217,6 +225,7 @@ fn settings(config: &Config) -> api::Settings {
         header_value_bytes_max: config.header_value_bytes_max as usize,
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
         healthcheck_is_silent: !config.logs_healthchecks,
+        tenant_name: config.self_host.tenant_name.clone(),
     }
 }
 
@@ -253,28 +262,50 @@ fn tick_rates(inbox: mpsc::Receiver<Notice>, live: watch::Receiver<Arc<Live>>, l
                 let now = clock::now().duration_since(start);
                 let live = Arc::clone(&live.borrow());
                 let mut rates = rates.borrow_mut();
-                if let Some(notice) = notice {
-                    rates.note(now, &live, notice);
-                }
-                for trip in rates.tick(now, &live) {
-                    let (code, text) = trip.line();
-                    let line = Line::trip(clock::unix_ms(), code, text);
-                    log.write(line.of_tenant(Arc::clone(&trip.tenant.external_id)));
-                }
+                let started = notice.map(|notice| rates.note(now, &live, notice));
+                say_started(&log, &live, &started.unwrap_or_default());
+                say_ticked(&log, rates.tick(now, &live));
             }
         }
     };
     tokio::task::spawn_local(async move {
         let say = |name: &str, panic: &str| {
             let text = format!("the task {name} panicked and starts again: {panic}");
-            task_log.write(Line::new(
-                clock::unix_ms(),
-                crate::error::Level::Error,
-                &text,
-            ));
+            task_log.write(Line::new(clock::unix_ms(), Level::Error, &text));
         };
         supervise::supervise("rates", say, task).await;
     });
+}
+
+/// In the original's words (spec: errors-and-logs 3).
+fn say_started(log: &Log, live: &Live, started: &[rates::Name]) {
+    for (id, counter) in started {
+        if let Some(tenant) = live
+            .directory
+            .get(*id)
+            .filter(|_| log.is_enabled(Level::Info))
+        {
+            let name = rates::written(*counter, &tenant.external_id);
+            let text = format!("Starting Realtime.RateCounter for: {name}");
+            let line = Line::new(clock::unix_ms(), Level::Info, &text);
+            log.write(line.of_tenant(Arc::clone(&tenant.external_id)));
+        }
+    }
+}
+
+fn say_ticked(log: &Log, ticked: Ticked) {
+    for trip in ticked.trips {
+        let (code, text) = trip.line();
+        let line = Line::trip(clock::unix_ms(), code, text);
+        log.write(line.of_tenant(Arc::clone(&trip.tenant.external_id)));
+    }
+    for billed in ticked.billed {
+        if log.is_enabled(Level::Info) {
+            let line = Line::new(clock::unix_ms(), Level::Info, &billed.text());
+            let line = line.measuring(billed.sum, billed.limit);
+            log.write(line.of_tenant(Arc::clone(&billed.tenant.external_id)));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -319,7 +350,7 @@ mod tests {
             let variable =
                 |name: &str| (name == "DATA_DIR").then(|| directory.display().to_string());
             let (mut config, _) = Config::from_env(variable).unwrap();
-            config.log_level = crate::error::Level::Emergency;
+            config.log_level = Level::Emergency;
             let tenants = boot::boot_tenants(&config, SHARDS + 1, clock::unix_seconds()).unwrap();
             let (hasher, directory_of_shards) = (TopicHasher::new(7), tenants.directory.clone());
             let options = shards::Options {
@@ -338,7 +369,7 @@ mod tests {
                     queued_bytes_max: 1_000_000,
                     idle_timeout_seconds: 60,
                     open_sockets: OpenSockets::new(sockets_max),
-                    log_level: crate::error::Level::Emergency.into(),
+                    log_level: Level::Emergency.into(),
                     board: of_shards.clone(),
                 };
                 let upgrades = UpgradeSettings {

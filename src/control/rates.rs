@@ -6,7 +6,7 @@
 //! (spec: websocket-protocol 9.2). Deliberately absent: a clock, and counting itself.
 
 use super::tenants::{Live, RequestCounter};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, inspect_str};
 use crate::limits;
 use crate::tenant::{Counter, RateMeter, RateWindow, Tenant, TenantId, TenantLimits};
 use rustc_hash::FxHashMap;
@@ -63,6 +63,59 @@ impl Trip {
     }
 }
 
+/// A counter as the original writes its name (spec: errors-and-logs 3).
+#[must_use]
+pub fn written(counter: Option<Counter>, external_id: &str) -> String {
+    let tenant = inspect_str(external_id);
+    match counter {
+        Some(counter) => format!("{{:channel, :{}, {tenant}}}", word(counter)),
+        None => format!("{{:plug, :requests, {tenant}}}"),
+    }
+}
+
+/// The original's word for what a counter counts.
+const fn word(counter: Counter) -> &'static str {
+    match counter {
+        Counter::Joins => "joins",
+        Counter::Events => "events",
+        Counter::PresenceEvents => "presence_events",
+        Counter::DbEvents => "db_events",
+    }
+}
+
+/// What a counter counted since its last tick: lines that are made into bills (spec: errors-and-logs 3).
+#[derive(Debug)]
+pub struct Billed {
+    /// Whose.
+    pub tenant: Arc<Tenant>,
+    /// Which counter.
+    pub counter: Counter,
+    /// How much was counted.
+    pub sum: u64,
+    /// The limit that it is held to, per second.
+    pub limit: u32,
+}
+
+impl Billed {
+    /// The text of the line, which is the same for everybody.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!(
+            "Billing metrics: [:realtime, :rate_counter, :channel, :{}]",
+            word(self.counter)
+        )
+    }
+}
+
+/// What ticks have led to.
+#[derive(Debug, Default)]
+pub struct Ticked {
+    /// Flags that went up.
+    pub trips: Vec<Trip>,
+    /// What was counted, where that is something.
+    pub billed: Vec<Billed>,
+}
+
 /// The limit that a counter is held to.
 #[must_use]
 pub const fn limit(limits: &TenantLimits, counter: Counter) -> u32 {
@@ -101,17 +154,18 @@ const fn ordinal(counter: Option<Counter>) -> u8 {
 const REQUESTS: u8 = Counter::ALL.len() as u8;
 
 impl Rates {
-    /// Takes note. A counter of an unknown tenant is none.
-    pub fn note(&mut self, now: Duration, live: &Live, notice: Notice) {
+    /// Takes note. A counter of an unknown tenant is none. Returns the counters that begin to live.
+    pub fn note(&mut self, now: Duration, live: &Live, notice: Notice) -> Vec<Name> {
+        let mut started = Vec::new();
         match notice {
             Notice::Started(id, counter) => {
-                if live.directory.get(id).is_some() {
-                    self.start(now, (id, counter));
+                if live.directory.get(id).is_some() && self.start(now, (id, counter)) {
+                    started.push((id, counter));
                 }
             }
             Notice::LimitsChanged(id) => {
                 let Some(tenant) = live.directory.get(id) else {
-                    return;
+                    return started;
                 };
                 for counter in Counter::ALL {
                     let Some(meter) = self
@@ -127,6 +181,7 @@ impl Rates {
                         .usage
                         .publish(counter, 0.0, limit(&tenant.limits, counter));
                     self.start(now, (id, Some(counter)));
+                    started.push((id, Some(counter)));
                 }
             }
             Notice::Gone(id) => {
@@ -136,11 +191,12 @@ impl Rates {
                 }
             }
         }
+        started
     }
 
     /// Begins a counter's life, unless it lives. Its first bucket holds what was counted since the end of its life before: the
-    /// use that created it, and whatever followed up to the first tick.
-    fn start(&mut self, now: Duration, name: Name) {
+    /// use that created it, and whatever followed up to the first tick. False when it lives already.
+    fn start(&mut self, now: Duration, name: Name) -> bool {
         let window = if name.1.is_some() {
             RateWindow::USAGE
         } else {
@@ -152,7 +208,7 @@ impl Rates {
             .get(&name)
             .is_some_and(|meter| meter.due.is_some())
         {
-            return;
+            return false;
         }
         let due = now + limits::RATE_FIRST_TICK;
         self.meters.insert(
@@ -164,6 +220,7 @@ impl Rates {
             },
         );
         self.due.push(Reverse((due, name.0, ordinal(name.1))));
+        true
     }
 
     /// When [`Rates::tick`] is to be called next.
@@ -173,8 +230,8 @@ impl Rates {
     }
 
     /// Ticks every counter that is due.
-    pub fn tick(&mut self, now: Duration, live: &Live) -> Vec<Trip> {
-        let mut trips = Vec::new();
+    pub fn tick(&mut self, now: Duration, live: &Live) -> Ticked {
+        let mut ticked = Ticked::default();
         while let Some(&Reverse((due, id, ordinal))) = self.due.peek() {
             if due > now {
                 break;
@@ -197,10 +254,20 @@ impl Rates {
             };
             match counter {
                 Some(counter) => {
+                    let before = meter.total;
                     if meter.tick_usage(now, tenant, counter) {
-                        trips.push(Trip {
+                        ticked.trips.push(Trip {
                             tenant: Arc::clone(tenant),
                             counter,
+                        });
+                    }
+                    let sum = meter.total.wrapping_sub(before);
+                    if sum > 0 {
+                        ticked.billed.push(Billed {
+                            tenant: Arc::clone(tenant),
+                            counter,
+                            sum,
+                            limit: limit(&tenant.limits, counter),
                         });
                     }
                 }
@@ -215,7 +282,7 @@ impl Rates {
             }
             self.meters.insert((id, counter), meter);
         }
-        trips
+        ticked
     }
 }
 
@@ -314,11 +381,8 @@ mod tests {
 
         fn tick(&mut self, now: Duration) -> Vec<&'static str> {
             let live = self.live();
-            self.rates
-                .tick(now, &live)
-                .iter()
-                .map(|trip| trip.line().1)
-                .collect()
+            let ticked = self.rates.tick(now, &live);
+            ticked.trips.iter().map(|trip| trip.line().1).collect()
         }
 
         fn average(&self, counter: Counter) -> u32 {
@@ -370,7 +434,7 @@ mod tests {
             let mut bench = Bench::new(0);
             bench.count(SECOND, counter, 10);
             let live = bench.live();
-            let trips = bench.rates.tick(SECOND + MS, &live);
+            let trips = bench.rates.tick(SECOND + MS, &live).trips;
             assert_eq!(
                 trips.iter().map(Trip::line).collect::<Vec<_>>(),
                 [(code, text)]
@@ -397,6 +461,40 @@ mod tests {
             ErrorCode::MessagePerSecondRateLimitReached,
             text,
         );
+    }
+
+    #[test]
+    fn what_was_counted_is_billed_once_and_nothing_is_not() {
+        let mut bench = Bench::new(100);
+        bench.count(SECOND, Counter::Joins, 3);
+        let live = bench.live();
+        let mut billed = |now| {
+            let ticked = bench.rates.tick(now, &live);
+            let entries = ticked.billed.iter();
+            entries
+                .map(|it| (it.text(), it.sum, it.limit))
+                .collect::<Vec<_>>()
+        };
+        let text = "Billing metrics: [:realtime, :rate_counter, :channel, :joins]";
+        assert_eq!(billed(SECOND + MS), [(text.to_owned(), 3, 100)]);
+        assert_eq!(billed(SECOND * 6 + MS), []);
+    }
+
+    #[test]
+    fn a_counter_says_that_it_lives_once() {
+        let mut bench = Bench::new(100);
+        let (live, id) = (bench.live(), bench.tenant.id);
+        let events = Notice::Started(id, Some(Counter::Events));
+        let name = (id, Some(Counter::Events));
+        assert_eq!(bench.rates.note(SECOND, &live, events), [name]);
+        assert_eq!(bench.rates.note(SECOND, &live, events), []);
+        // New limits begin a new life of those that live.
+        let changed = Notice::LimitsChanged(id);
+        assert_eq!(bench.rates.note(SECOND, &live, changed), [name]);
+        let unknown = Notice::Started(TenantId(77), None);
+        assert_eq!(bench.rates.note(SECOND, &live, unknown), []);
+        assert_eq!(written(name.1, "t"), "{:channel, :events, \"t\"}");
+        assert_eq!(written(None, "t"), "{:plug, :requests, \"t\"}");
     }
 
     #[test]

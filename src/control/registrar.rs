@@ -17,10 +17,12 @@
 mod clerk;
 mod effects;
 mod health;
+mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use health::Health;
+pub use survey::{Database, Survey, Surveyed};
 
 use super::changes::Hub;
 use super::database::Environment;
@@ -195,6 +197,21 @@ impl Registrar {
             .await
     }
 
+    /// Makes the tenant that a file describes, or changes the one of that name. None when nothing about it is new, else whether it is a new
+    /// one. Its database is looked at when somebody needs it.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub async fn describe(
+        &self,
+        external_id: String,
+        attributes: Map<String, Value>,
+    ) -> Result<Option<bool>, Failure> {
+        self.run(|clerk| async move { clerk.describe(&external_id, &attributes).await })
+            .await
+    }
+
     /// Deletes a tenant, if it is there, and ends everything of it.
     ///
     /// # Errors
@@ -232,6 +249,16 @@ impl Registrar {
     /// [`Failure`].
     pub async fn health(&self, external_id: String) -> Result<Option<Health>, Failure> {
         self.run(|clerk| async move { Ok(clerk.health(&external_id).await) })
+            .await
+    }
+
+    /// How all tenants are that this process knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub async fn survey(&self) -> Result<Survey, Failure> {
+        self.run(|clerk| async move { Ok(clerk.survey(limits::FIGURES_TENANTS_MAX).await) })
             .await
     }
 

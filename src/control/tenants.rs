@@ -142,6 +142,21 @@ impl Registry {
     /// than before: its rate counters are to start over.
     pub fn apply(&mut self, record: &TenantRecord) -> (Arc<Tenant>, bool) {
         let mut live = Live::clone(&self.live.borrow());
+        let applied = self.enter(&mut live, record);
+        self.live.send_replace(Arc::new(live));
+        applied
+    }
+
+    /// Takes many records at once: the picture of all tenants, which grows with them, is made once.
+    pub fn apply_all(&mut self, records: &[TenantRecord]) {
+        let mut live = Live::clone(&self.live.borrow());
+        for record in records {
+            self.enter(&mut live, record);
+        }
+        self.live.send_replace(Arc::new(live));
+    }
+
+    fn enter(&mut self, live: &mut Live, record: &TenantRecord) -> (Arc<Tenant>, bool) {
         let before = live.directory.find(&record.external_id).cloned();
         let id = before
             .as_ref()
@@ -180,7 +195,6 @@ impl Registry {
                 live.databases.remove(&id);
             }
         }
-        self.live.send_replace(Arc::new(live));
         self.records
             .insert(record.external_id.clone(), record.clone());
         let limits_changed = before.is_some_and(|before| before.limits != tenant.limits);
@@ -279,6 +293,23 @@ pub mod tests {
             first.id,
             "a number is never given twice"
         );
+    }
+
+    #[test]
+    fn many_records_at_once_are_as_one_after_the_other() {
+        let records = ["a", "b", "a"].map(record);
+        let (mut at_once, mut singly) = (registry(), registry());
+        at_once.apply_all(&records);
+        for record in &records {
+            singly.apply(record);
+        }
+        let ids = |registry: &Registry| {
+            let live = Arc::clone(&registry.watch().borrow());
+            ["a", "b"].map(|name| live.directory.find(name).map(|tenant| tenant.id))
+        };
+        assert_eq!(ids(&at_once), ids(&singly));
+        assert_eq!(ids(&at_once), [Some(TenantId(1)), Some(TenantId(2))]);
+        assert_eq!(at_once.watch().borrow().directory.len(), 2);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! What comes in: JSON values and strings. What goes out: text without control characters. What always holds: the text is bounded,
 //! however large the value ([`ITEMS_MAX`], [`STRING_BYTES_MAX`]); what is cut ends in `...`, as Elixir does it.
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 use std::fmt::Write;
 
 /// Items of lists and maps, all together, that are printed of one value: Elixir's default `limit`. Above: `...`.
@@ -41,6 +41,42 @@ pub fn inspect_str(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(STRING_BYTES_MAX) + 2);
     write_string(&mut out, text);
     out
+}
+
+/// Errors by field, as Elixir prints the map that they are: its keys, and those of maps in it, are atoms.
+#[must_use]
+pub fn inspect_errors(errors: &Map<String, Value>) -> String {
+    let mut out = String::new();
+    let mut items_left = ITEMS_MAX;
+    write_errors(&mut out, errors, &mut items_left);
+    out
+}
+
+fn write_errors(out: &mut String, errors: &Map<String, Value>, items_left: &mut usize) {
+    out.push_str("%{");
+    write_items(
+        out,
+        errors.iter(),
+        items_left,
+        |out, (name, error), left| {
+            out.push_str(name);
+            out.push_str(": ");
+            write_error(out, error, left);
+        },
+    );
+    out.push('}');
+}
+
+fn write_error(out: &mut String, error: &Value, items_left: &mut usize) {
+    match error {
+        Value::Object(inner) => write_errors(out, inner, items_left),
+        Value::Array(items) => {
+            out.push('[');
+            write_items(out, items.iter(), items_left, write_error);
+            out.push(']');
+        }
+        other => write_value(out, other, items_left),
+    }
 }
 
 fn write_value(out: &mut String, value: &Value, items_left: &mut usize) {
@@ -164,6 +200,19 @@ mod tests {
     fn check(json: &str, expected: &str) {
         let value: Value = serde_json::from_str(json).expect("the case is JSON");
         assert_eq!(inspect(&value), expected, "{json}");
+    }
+
+    #[test]
+    fn errors_have_atoms_for_keys() {
+        let errors =
+            serde_json::json!({"messages": [{}, {"topic": ["can't be blank"]}], "n": {"a": ["b"]}});
+        let Value::Object(errors) = errors else {
+            unreachable!("it is one")
+        };
+        assert_eq!(
+            inspect_errors(&errors),
+            r#"%{messages: [%{}, %{topic: ["can't be blank"]}], n: %{a: ["b"]}}"#
+        );
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! (`logging`).
 
 mod inspect;
+mod remedy;
 
-pub use inspect::{inspect, inspect_str, inspect_tuples};
+pub use inspect::{inspect, inspect_errors, inspect_str, inspect_tuples};
 
 /// How bad a line is, from worst to least. The names are those of `LOG_LEVEL`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -102,6 +103,12 @@ macro_rules! codes {
                 match name { $(stringify!($name) => Some(Self::$name),)* _ => None }
             }
 
+            /// What happened, in a sentence: for whoever reads the code and does not know it. [`ErrorCode::remedy`] says what to do.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)* }
+            }
+
             /// The level of a line with this code (spec: errors-and-logs 2). Two codes are critical when a counter trips and errors
             /// when a join is refused by it: the trip's level stands here, and [`ErrorCode::level_in_join`] knows the other.
             #[must_use]
@@ -124,223 +131,224 @@ codes! {
     // -- 2.1 connecting and joining --
     /// A join of `realtime:` with nothing behind it.
     TopicNameRequired Error "You must provide a topic name";
-    /// A join payload has invalid fields; the join goes on with defaults.
+    /// A join has fields that are not valid; it goes on with the defaults for these.
     InvalidJoinPayload Error;
-    /// No tenant of that name: upgrade, join, management API, each with its own text.
+    /// There is no tenant of that name: where it is connected to, joined or managed, each with its own text.
     TenantNotFound Error;
-    /// An upgrade without a token.
+    /// A socket was opened without a token.
     MissingAPIKey Error "API key is missing or not a valid string";
-    /// Upgrade failures without a code of their own, as an inspected error.
+    /// A socket was refused for a reason without a code of its own; the text is that error, inspected.
     ErrorConnectingToWebsocket Error;
-    /// A token that has expired or lacks `role` or `exp`.
+    /// A token has expired, or lacks `role` or `exp`.
     InvalidJWTToken Warning;
-    /// What was sent is no JWT.
+    /// What was sent as a token is no JWT.
     MalformedJWT Error "The token provided is not a valid JWT";
-    /// The signature is wrong.
+    /// The signature of a token was made with another key, or the token was changed.
     JwtSignatureError Error "Failed to validate JWT signature";
-    /// There is no key to check the token with.
+    /// There is no key to check a token with.
     JwtSignerError Error;
-    /// A private join without read permission; the text names the topic.
+    /// No policy lets this token read a private channel; the text names the topic.
     Unauthorized Error;
-    /// A public join to a tenant that allows private channels only.
+    /// A public channel was joined at a tenant that allows private channels only.
     PrivateOnly Error "This project only allows private channels";
     /// The tenant is suspended.
     RealtimeDisabledForTenant Error "Realtime disabled for this tenant";
-    /// The process is about to end.
+    /// The process is about to end, and takes no joins any more.
     RealtimeRestarting Error "Realtime is restarting, please standby";
-    /// Something unexpected in a channel.
+    /// Something unexpected happened in a channel; the text says what.
     UnknownErrorOnChannel Error;
-    /// Membership of the cluster could not be joined.
+    /// Membership of a cluster could not be joined.
     MusterJoinError Error;
-    /// A frame that cannot be decoded.
+    /// A client sent a frame that cannot be decoded.
     MalformedWebSocketMessage Error;
-    /// A frame that broke the decoder.
+    /// A client sent a frame that is encoded well and is still no message.
     UnknownErrorOnWebSocketMessage Error;
-    /// A channel was shut down; the text is the shutdown message.
+    /// A channel was shut down; the text is the message that the client gets.
     ChannelShutdown Warning;
-    /// Replay is not possible, three texts.
+    /// Kept messages could not be replayed at a join; one of three texts says why.
     UnableToReplayMessages Error;
-    /// A private broadcast could not be checked.
+    /// A private broadcast could not be checked against the policies, and was dropped.
     UnableToHandleBroadcast Error;
-    /// A presence message failed.
+    /// A presence message could not be handled.
     UnableToHandlePresence Error;
-    /// A track was refused.
+    /// The tracker refused a presence.
     UnableToTrackPresence Error;
-    /// A presence event that is neither track nor untrack.
+    /// A presence message is neither `track` nor `untrack`; the text is its event.
     UnknownPresenceEvent Error;
-    /// A track payload that is not an object.
+    /// What a client tracks is not an object.
     InvalidPresencePayload Error ":invalid_payload";
 
     // -- 2.2 limits --
-    /// `max_concurrent_users` sockets are connected.
+    /// As many sockets are connected as `max_concurrent_users` of the tenant allows.
     ConnectionRateLimitReached Error "Too many connected users";
-    /// `max_joins_per_second` at an upgrade.
+    /// A socket was refused while the tenant is above its `max_joins_per_second`.
     JoinsRateLimitReached Error "Too many joins per second";
-    /// `max_joins_per_second` at a join.
+    /// The joins of a tenant went above its `max_joins_per_second`; the socket that joins then is closed.
     ClientJoinRateLimitReached Critical "Too many joins per second";
-    /// `max_channels_per_client`: logged when the last slot is taken.
+    /// A socket has as many channels as `max_channels_per_client` of its tenant allows.
     ChannelRateLimitReached Error "Too many channels";
-    /// `max_events_per_second`, also for row changes.
+    /// The messages of a tenant went above its `max_events_per_second`; row changes have a limit of their own.
     MessagePerSecondRateLimitReached Error;
-    /// `max_presence_events_per_second`.
+    /// The presence messages of a tenant went above its `max_presence_events_per_second`.
     PresenceRateLimitReached Error "Too many presence events per second";
-    /// Presence calls of one channel per window.
+    /// One channel sent more presence messages than a window allows, and was closed.
     ClientPresenceRateLimitReached Error ":client_rate_limit_exceeded";
-    /// Connection attempts to the tenant's database.
+    /// Connecting to the database of a tenant was tried too often within a short time.
     DatabaseConnectionRateLimitReached Critical;
-    /// Time-outs of the authorization pool.
+    /// Checks of private channels waited too long for a connection of the pool, again and again.
     IncreaseConnectionPool Critical;
-    /// Time-outs of the subscription pool.
+    /// Subscriptions to row changes waited too long for a connection of their pool, again and again.
     IncreaseSubscriptionConnectionPool Error "Too many database timeouts";
-    /// A rate counter is not available.
+    /// The counter of a rate is not there.
     RateCounterError Error;
-    /// A counter is not available.
+    /// A counter that a join or a request asks is not there.
     UnknownErrorOnCounter Error;
 
     // -- 2.3 authorization and tenant database --
-    /// A policy query failed unexpectedly.
+    /// The policies of a channel could not be read, for another reason than an error of SQL.
     UnableToSetPolicies Error;
-    /// A policy raised an SQL error.
+    /// A policy on `realtime.messages` raised an error of SQL; the text is that error.
     RlsPolicyError Error;
-    /// The statement time-out cancelled a check.
+    /// The statement time-out of the database cancelled a check of the policies.
     QueryCanceled Error;
     /// `realtime.messages` has no partition for today.
     MissingPartition Error "Realtime was unable to find the expected messages partition";
-    /// The tenant's database cannot be reached, as a client reads it.
+    /// The database of a tenant cannot be reached, as a client reads it.
     UnableToConnectToProject Error "Realtime was unable to connect to the project database";
-    /// The tenant's database cannot be reached, as an operator reads it.
+    /// The database of a tenant cannot be reached, as an operator reads it.
     UnableToConnectToTenantDatabase Error;
-    /// Too few connections are left in the tenant's database.
+    /// The database of a tenant has fewer connections left than the tenant needs.
     DatabaseLackOfConnections Error "Database can't accept more connections, Realtime won't connect";
-    /// The connection is being made, two texts.
+    /// The connection to the database of a tenant is still being made.
     InitializingProjectConnection Error;
-    /// The database host has an IPv4 address only.
+    /// The host of the database has an IPv4 address only.
     DatabaseIpVersionIsIpv4 Warning;
-    /// The database pool lost its connection.
+    /// The pool to the database of a tenant lost its connection, and is made anew.
     DatabaseConnectionDown Warning "Database pool connection lost, recovery window opened";
-    /// The database pool did not come back in time.
+    /// The pool to the database of a tenant did not come back in time; the session ended.
     DatabaseConnectionRecoveryWindowExceeded Warning;
-    /// The registry is in an unexpected state.
+    /// The registry of tenant sessions is in an unexpected state.
     SynInitializationError Error;
-    /// A transaction failed.
+    /// A transaction in the database of a tenant failed; the text is its error.
     ErrorExecutingTransaction Error;
-    /// No connection could be taken from the pool.
+    /// No connection could be taken from the pool to the database.
     UnableCheckoutConnection Error "Unable to checkout connection, please check your connection pool configuration";
-    /// A query failed.
+    /// A query in the database of a tenant failed.
     ErrorRunningQuery Error;
-    /// Something unexpected with a database.
+    /// Something unexpected happened with a database; the text says what.
     UnknownError Error;
-    /// Tenant migrations failed.
+    /// The schema `realtime` in the database of a tenant could not be brought up to date.
     MigrationsFailedToRun Error;
-    /// Recorded and actual migration counts differ.
+    /// The count of migrations that is stored with the tenant is not the one in its database.
     MigrationCountMismatch Warning;
-    /// That difference could not be reconciled.
+    /// The count of migrations that is stored with the tenant could not be put right.
     MigrationCountMismatchReconcileFailed Error;
-    /// A partition could not be created.
+    /// A partition of `realtime.messages` could not be created.
     PartitionCreationFailed Error;
-    /// Stored secrets could not be rewritten with the current cipher.
+    /// Stored secrets of a tenant could not be sealed anew with the current cipher.
     EncryptionReconcileFailed Error;
-    /// The janitor could not delete old messages.
+    /// The janitor could not delete the old messages of some tenants; the text names them.
     JanitorFailedToDeleteOldMessages Error;
 
     // -- 2.4 broadcast from the database --
-    /// A replication stream could not be started.
+    /// The replication stream of `realtime.messages` could not be started.
     StartReplicationFailed Error;
-    /// The database has no WAL sender left.
+    /// The database of a tenant has no free WAL sender.
     ReplicationMaxWalSendersReached Error "Tenant database has reached the maximum number of WAL senders";
-    /// Starting a replication stream took too long.
+    /// Starting the replication stream of `realtime.messages` took too long.
     ReplicationConnectionTimeout Error "Replication connection timed out during initialization";
-    /// A replication stream ended.
+    /// The replication stream of `realtime.messages` ended, and is started again.
     ReplicationConnectionDown Warning "Replication connection has been terminated, recovery window opened";
-    /// The check before a new attempt failed.
+    /// The database could not be asked before a new attempt to start the stream.
     ReplicationConnectionRecoveryFailed Error;
-    /// The stream did not come back in time.
+    /// The replication stream did not come back in time; the session ended.
     ReplicationRecoveryWindowExceeded Warning;
-    /// The stream does not answer its watchdog.
+    /// The replication stream does not answer its watchdog.
     ReplicationConnectionWatchdogTimeout Error "ReplicationConnection is not responding";
-    /// The slot is gone or inactive.
+    /// The slot of a replication stream is gone or inactive.
     ReplicationSlotNotAlive Error;
-    /// The slot retains too much WAL.
+    /// A slot keeps too much of the log of the database, and was given up.
     ReplicationSlotLagTooHigh Error "Replication slot lag exceeds 50% of max_slot_wal_keep_size, shutting down";
-    /// The slot could not be looked at.
+    /// A slot could not be looked at; the next look comes in its time.
     ReplicationSlotCheckSkipped Warning;
-    /// A row of `realtime.messages` could not be broadcast.
+    /// A row of `realtime.messages` could not be broadcast, and was dropped; the text says what is wrong with it.
     UnableToBroadcastChanges Error;
-    /// The stream sent something unknown.
+    /// The replication stream sent a message that this server does not know.
     UnexpectedMessageReceived Error;
 
     // -- 2.5 Postgres changes --
-    /// A subscription was refused for its parameters.
+    /// A subscription to row changes was refused for what it asks for; the client reads the same text.
     RealtimeDisabledForConfiguration Warning;
-    /// The worker is not ready, the subscription is tried again.
+    /// The reader of row changes is not ready; the subscription is tried again.
     ReconnectSubscribeToPostgres Warning;
-    /// A subscription failed.
+    /// A subscription to row changes failed; the text is the error.
     UnableToSubscribeToPostgres Error;
-    /// The worker could not be started.
+    /// The reader of a tenant's row changes could not be started.
     ErrorStartingPostgresCDC Error;
-    /// The change slot is held elsewhere.
+    /// The slot of row changes is held by another connection.
     ReplicationSlotBeingUsed Error;
-    /// `pg_stat_activity` could not be read.
+    /// Who holds the slot of row changes could not be asked.
     PgStatActivityQueryFailed Error;
-    /// The change slot could not be created.
+    /// The slot of row changes could not be created.
     PoolingReplicationPreparationError Error;
-    /// A poll of the change slot failed.
+    /// Reading the slot of row changes failed.
     PoolingReplicationError Error;
-    /// The poller could not connect.
+    /// The reader of row changes could not connect to the database.
     ReplicationPollerConnectionFailed Error;
-    /// The poller gave up.
+    /// The reader of row changes gave up after all its attempts.
     ReplicationPollerMaxRetriesReached Error;
-    /// The change slot could not be dropped.
+    /// A slot of row changes that nobody needs could not be dropped.
     DropReplicationSlotFailed Error;
-    /// The publication could not be checked.
+    /// Which tables are published could not be asked.
     CheckOidsError Error;
-    /// The subscription manager could not connect.
+    /// What checks subscriptions to row changes could not connect to the database.
     SubscriptionManagerConnectionFailed Error;
-    /// Old subscriptions could not be removed.
+    /// Subscriptions of the time before could not be removed.
     SubscriptionCleanupFailed Error;
     /// A subscription could not be deleted.
     SubscriptionDeletionFailed Error;
-    /// Subscribers of another node could not be checked.
+    /// Subscribers of another node could not be asked after.
     UnableToCheckProcessesOnRemoteNode Error;
     /// A task got a message that it does not know.
     UnhandledProcessMessage Error;
 
     // -- 2.6 HTTP, cluster, operations --
-    /// A step of deleting a tenant failed.
+    /// A tenant was deleted, and a step of what follows failed.
     UnableToDeleteTenant Error;
-    /// A request is well-formed but not acceptable.
+    /// A request is well formed, and what it asks for is not acceptable.
     UnprocessableEntity Error;
-    /// A route came to an unexpected result.
+    /// A route of the HTTP interface came to an unexpected result.
     UnknownErrorOnController Error;
-    /// An answer could not be encoded.
+    /// An answer could not be encoded as JSON.
     UnableToEncodeJson Error;
-    /// A request was answered 5xx.
+    /// A request was answered with a status of 500 or more.
     HttpServerError Error;
-    /// A request was answered 4xx by no route.
+    /// A request was refused before it came to a route: an unknown path, a body that cannot be read, an answer that cannot be
+    /// accepted.
     HttpClientError Warning;
-    /// A call to another node failed.
+    /// A broadcast by HTTP could not be handed to the node that serves its tenant.
     RpcError Error;
-    /// A call to another node took too long.
+    /// Another node took too long to answer.
     TimeoutOnRpcCall Error "Node request timeout";
     /// A call to another node failed.
     ErrorOnRpcCall Error;
     /// Another node is not reachable.
     RealtimeNodeDisconnected Error;
-    /// Pushing metrics took too long.
+    /// Pushing metrics took longer than `METRICS_PUSHER_TIMEOUT_MS`.
     MetricsPusherTimeout Error;
     /// The task that pushes metrics ended.
     MetricsPusherTaskExited Error;
-    /// Pushing metrics was refused.
+    /// Whoever receives pushed metrics refused them; the text has the status.
     MetricsPusherFailed Error;
-    /// Pushing metrics broke.
+    /// Metrics could not be pushed: the receiver is not reachable, or the connection broke.
     MetricsPusherException Error;
     /// The database of a tenant could not be reached to look at its migrations.
     TenantMigrationsConnectFailed Error;
-    /// A tenant database's version could not be read.
+    /// The version of the PostgreSQL of a tenant could not be read.
     TenantInfoPgVersionFailed Warning;
-    /// A dump of migrations was left out.
+    /// A dump of the schema behind the migrations of a tenant was left out.
     TenantMigrationsDumpSkipped Warning;
-    /// The count of run migrations could not be read.
+    /// The count of migrations that a tenant has run could not be read.
     TenantMigrationsRanCheckFailed Error;
 }
 

@@ -18,6 +18,6 @@ mod upgrade;
 pub use head::{Head, HeadLimits, Parsed, Route, parse_head, route};
 pub use refusal::{Refusal, http_date, write_101, write_refusal};
 pub use upgrade::{
-    LogLevel, UpgradeRequest, check_upgrade_headers, external_id, is_bare_host, query_value,
-    upgrade_request,
+    LogLevel, UpgradeRequest, check_upgrade_headers, external_id, is_bare_host, log_level,
+    query_value, upgrade_request,
 };

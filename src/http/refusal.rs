@@ -1,8 +1,9 @@
 //! Answers that end a connection before it is a WebSocket, and the one that makes it one.
 
-use super::{Head, query_value};
-use crate::auth::TokenError;
+use super::{Head, LogLevel, log_level, upgrade_request};
+use crate::auth::{TokenError, unverified_identity};
 use crate::error::{ErrorCode, Level};
+use crate::logging::Identity;
 use crate::metrics::Refused;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -29,11 +30,28 @@ impl Refusal {
     /// Whether its line is written: a warning only for a client that asks for warnings (spec: websocket-protocol 2, 10).
     #[must_use]
     pub fn is_logged_for(&self, head: &Head) -> bool {
-        let log_level = || query_value(head.query(), "log_level");
         self.log.as_ref().is_some_and(|(code, _)| {
-            code.level() != Level::Warning
-                || matches!(log_level().as_deref(), Some("warning" | "info"))
+            code.level() != Level::Warning || log_level(head) >= LogLevel::Warning
         })
+    }
+
+    /// The line that a client gets written that asks for all of them: somebody looked at who it is, and did not let it in (spec:
+    /// errors-and-logs 1). The checks take no time worth telling.
+    #[must_use]
+    pub fn connection_line(&self, head: &Head) -> Option<&'static str> {
+        (self.log.is_some() && log_level(head) == LogLevel::Info).then_some(
+            "REFUSED CONNECTION TO RealtimeWeb.UserSocket in 0ms\n  Transport: :websocket\n  Parameters: [FILTERED]",
+        )
+    }
+
+    /// Who the token says it belongs to, where it was good once (spec: errors-and-logs 1). Nobody else's claims are worth reading.
+    #[must_use]
+    pub fn identity(&self, head: &Head) -> Identity {
+        let is_known = |code| code == ErrorCode::InvalidJWTToken;
+        let is_meant = self.log.as_ref().is_some_and(|(code, _)| is_known(*code));
+        let request = is_meant.then(|| upgrade_request(head).ok()).flatten();
+        let token = request.and_then(|request| request.token);
+        token.map_or_else(Identity::default, |token| unverified_identity(&token))
     }
 
     /// Whether it is [`Self::tenant_not_found`]: somebody else may know the tenant.
@@ -287,6 +305,25 @@ mod tests {
         check(&expired, "log_level=info", true);
         check(&Refusal::missing_api_key(), "", true);
         check(&Refusal::plain(400, ""), "log_level=info", false);
+    }
+
+    #[test]
+    fn refused_connections_are_told_to_those_who_ask_for_everything() {
+        let check = |refusal: &Refusal, query: &str, expected: bool| {
+            let head = Head {
+                method: "GET".into(),
+                target: format!("/socket/websocket?{query}").into(),
+                headers: Vec::new(),
+            };
+            let line = refusal.connection_line(&head);
+            assert_eq!(line.is_some(), expected, "{refusal:?} {query}");
+        };
+        check(&Refusal::missing_api_key(), "log_level=info", true);
+        check(&Refusal::missing_api_key(), "log_level=warning", false);
+        check(&Refusal::missing_api_key(), "", false);
+        // Nobody had looked at who it is.
+        check(&Refusal::plain(403, ""), "log_level=info", false);
+        check(&Refusal::too_many_connections(), "log_level=info", false);
     }
 
     #[test]

@@ -49,11 +49,7 @@ pub fn upgrade_request(head: &Head) -> Result<UpgradeRequest, Refusal> {
         .values("x-api-key")
         .next()
         .map(|value| String::from_utf8_lossy(value).into_owned());
-    let log_level = match query_value(head.query(), "log_level").as_deref() {
-        Some("info") => LogLevel::Info,
-        Some("warning") => LogLevel::Warning,
-        _ => LogLevel::Error,
-    };
+    let log_level = log_level(head);
     let x_headers = head
         .headers
         .iter()
@@ -72,6 +68,16 @@ pub fn upgrade_request(head: &Head) -> Result<UpgradeRequest, Refusal> {
         log_level,
         x_headers: x_headers.collect(),
     })
+}
+
+/// Which log lines this request asks for.
+#[must_use]
+pub fn log_level(head: &Head) -> LogLevel {
+    match query_value(head.query(), "log_level").as_deref() {
+        Some("info") => LogLevel::Info,
+        Some("warning") => LogLevel::Warning,
+        _ => LogLevel::Error,
+    }
 }
 
 /// The tenant that a host means: what stands before its first dot, in lower case, without the port.

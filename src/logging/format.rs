@@ -1,6 +1,6 @@
 //! A line as text or as JSON (spec: errors-and-logs 1).
 
-use super::{Line, UtcTime};
+use super::{Line, Measurements, UtcTime};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -96,6 +96,8 @@ struct Json<'a> {
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measurements: Option<Measurements>,
 }
 
 /// One JSON object, with a line break. Unlike the text it has a date, the code of every coded line, region and cluster.
@@ -118,6 +120,7 @@ pub(super) fn json(line: &Line, region: Option<&str>, cluster: Option<&str>) -> 
         sub: line.identity.sub.as_deref(),
         iss: line.identity.iss.as_deref(),
         exp: line.identity.exp.as_deref(),
+        measurements: line.measurements,
     };
     let mut out = serde_json::to_string(&object).expect("an object of strings is always JSON");
     out.push('\n');
@@ -181,5 +184,11 @@ mod tests {
             "\n"
         );
         assert_eq!(json(&line, Some("local"), None), expected);
+        let line = Line::new(NOON, Level::Info, "Billing metrics: []").measuring(7, 100);
+        assert!(
+            json(&line, None, None)
+                .ends_with(concat!(r#""measurements":{"sum":7,"limit":100}}"#, "\n"))
+        );
+        assert_eq!(text(&line), "12:00:01.123 [info] Billing metrics: []\n");
     }
 }

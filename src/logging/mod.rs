@@ -21,11 +21,12 @@ mod writer;
 pub use gate::Gate;
 pub use redact::redact;
 pub use threshold::Threshold;
-pub use time::UtcTime;
+pub use time::{UtcTime, timestamp};
 pub use writer::Writer;
 
 use crate::error::{ErrorCode, Level};
 use crate::limits;
+use serde::Serialize;
 use std::sync::Arc;
 
 /// One event of the log.
@@ -47,8 +48,19 @@ pub struct Line {
     pub application_name: Option<&'static str>,
     /// On whose behalf it happened.
     pub identity: Identity,
+    /// What was measured, for whoever makes bills of it. The text does not show it, as upstream's does not.
+    pub measurements: Option<Measurements>,
     /// What happened, without secrets.
     pub message: Box<str>,
+}
+
+/// What a rate counter counted between two ticks.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Measurements {
+    /// How much.
+    pub sum: u64,
+    /// The limit that it is held to, per second.
+    pub limit: u32,
 }
 
 /// Who a token says it belongs to. All of it may be a lie: it is for people who read logs.
@@ -91,6 +103,7 @@ impl Line {
             request_id: None,
             application_name: None,
             identity: Identity::default(),
+            measurements: None,
             message: text.into(),
         }
     }
@@ -137,6 +150,15 @@ impl Line {
     #[must_use]
     pub fn on_behalf_of(self, identity: Identity) -> Self {
         Self { identity, ..self }
+    }
+
+    /// The same line about something that was counted.
+    #[must_use]
+    pub fn measuring(self, sum: u64, limit: u32) -> Self {
+        Self {
+            measurements: Some(Measurements { sum, limit }),
+            ..self
+        }
     }
 
     /// The same line with another level: some codes have two.

@@ -54,9 +54,35 @@ impl UtcTime {
     }
 }
 
+/// Seconds of UTC, without a zone, as the control database and the management API write them: `2023-01-01T00:00:00`.
+#[must_use]
+pub fn timestamp(unix_seconds: i64) -> String {
+    let unix_ms = u64::try_from(unix_seconds)
+        .unwrap_or(0)
+        .saturating_mul(1000);
+    let UtcTime {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+        ..
+    } = UtcTime::from_unix_ms(unix_ms);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timestamps_are_seconds_without_a_zone() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00");
+        assert_eq!(timestamp(1_795_454_397), "2026-11-23T17:19:57");
+        assert_eq!(timestamp(1_700_000_001), "2023-11-14T22:13:21");
+        assert_eq!(timestamp(-1), "1970-01-01T00:00:00");
+    }
 
     #[test]
     fn known_days_have_their_dates() {

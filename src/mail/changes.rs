@@ -12,6 +12,7 @@
 //! names of classes and groups are never used twice, so a letter that comes late finds nobody.
 
 use crate::auth::Claims;
+use crate::error::ErrorCode;
 use crate::tenant::TenantId;
 use std::any::Any;
 use std::fmt;
@@ -58,6 +59,8 @@ pub struct Listening {
     pub seats: Option<Vec<Seat>>,
     /// What its client reads.
     pub news: Option<ListenerNews>,
+    /// What the log hears of it on the channel's behalf.
+    pub line: Option<(ErrorCode, Arc<str>)>,
 }
 
 /// Where an entry of a channel stands.

@@ -75,6 +75,17 @@ impl BodyError {
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+
+    /// What the log says of it: the original's exception, where it has one.
+    #[must_use]
+    pub const fn exception(self) -> &'static str {
+        match self {
+            Self::Malformed => "Plug.Parsers.ParseError - malformed request",
+            Self::TooLarge => "Plug.Parsers.RequestTooLargeError - the request is too large",
+            Self::Late => "Plug.TimeoutError - the body did not arrive in time",
+            Self::Busy => "too many bytes of other bodies are held",
+        }
+    }
 }
 
 /// Bytes of bodies that are held now, over all requests.

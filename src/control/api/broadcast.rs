@@ -89,7 +89,7 @@ async fn send_batch(api: &Api, head: &Parts) -> Outcome {
     let claims = exchange.authenticate(api, head, &tenant)?;
     refuse_suspended(&tenant)?;
     let messages = messages::parse(parameters(head).object(), tenant.limits.payload_bytes_max)
-        .map_err(|body| respond::json(StatusCode::UNPROCESSABLE_ENTITY, body))?;
+        .map_err(respond::unprocessable)?;
     check_room(&tenant, messages.len())?;
     let (private, public): (Vec<_>, Vec<_>) = messages.iter().partition(|message| message.private);
     for message in public {
@@ -146,7 +146,7 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
     };
     if !is_within {
         let body = r#"{"errors":{"payload":["Payload size exceeds tenant limit"]}}"#;
-        return Err(respond::json(StatusCode::UNPROCESSABLE_ENTITY, body).into());
+        return Err(respond::unprocessable(body.to_owned()).into());
     }
     if tenant.usage.average(Counter::Events) >= tenant.limits.events_per_second_max {
         return Err(respond::message(

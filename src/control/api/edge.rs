@@ -7,11 +7,13 @@
 use super::body::{self, BodyError, Parameters};
 use super::exchange::{Exchange, text_of};
 use super::request_id::request_id;
+use super::respond::Cause;
 use super::{Api, respond, upgrade};
 use crate::control::clock;
+use crate::control::pages::failure::Browser;
 use crate::control::supervise::{caught, panic_text};
 use crate::control::traces;
-use crate::error::Level;
+use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::logging::Line;
 use axum::Router;
@@ -56,20 +58,25 @@ impl App {
         ));
         let (method, path) = (request.method().clone(), normal_path(request.uri().path()));
         let is_logged = api.log.is_enabled(Level::Info)
-            && !(api.settings.healthcheck_is_silent && is_about_health(&path));
+            && !(api.settings.healthcheck_is_silent && is_about_health(&path))
+            && !is_polled(&path);
         if is_logged {
             let text = format!("{} {}", request.method(), request.uri().path());
             api.log
                 .forward(exchange.line(Line::new(clock::unix_ms(), Level::Info, &text)));
         }
         let accept = text_of(request.headers(), ACCEPT).map(str::to_owned);
+        let browser = Browser::of(request.headers()).filter(|_| !upgrade::is_upgrade_path(&path));
         let outcome = caught(self.route(api, &exchange, &path, &mut request)).await;
         let mut response = outcome.unwrap_or_else(|panic| {
-            let text = format!("a request failed: {}", panic_text(&*panic));
-            api.log
-                .write(exchange.line(Line::new(clock::unix_ms(), Level::Error, &text)));
-            exchange.failure(accept.as_deref())
+            let exception = format!("panic - {}", panic_text(&*panic));
+            respond::because_of(exchange.failure(accept.as_deref()), &exception)
         });
+        log_cause(api, &exchange, &mut response);
+        if let Some(browser) = browser {
+            let phrase = respond::reason(response.status());
+            response = browser.page(response, phrase);
+        }
         complete(&exchange, &mut response);
         exchange.trace(&mut span, &method, response.status());
         if is_logged || response.status().as_u16() >= 400 {
@@ -127,7 +134,8 @@ impl App {
 struct WithoutRequestId;
 
 fn refuse_body(error: BodyError, accept: Option<&str>) -> Response<Body> {
-    let mut response = respond::phrase(error.status(), accept);
+    let response = respond::phrase(error.status(), accept);
+    let mut response = respond::because_of(response, error.exception());
     match error {
         BodyError::Malformed => drop(response.extensions_mut().insert(WithoutRequestId)),
         BodyError::TooLarge => {
@@ -185,6 +193,11 @@ fn is_about_health(path: &str) -> bool {
     path == "/healthcheck" || of_tenant.is_some_and(|tenant| !tenant.contains('/'))
 }
 
+/// Whether pages ask for it every second while they are shown: a line for each would hide the others.
+fn is_polled(path: &str) -> bool {
+    matches!(path, "/status/figures" | "/admin/figures")
+}
+
 fn rewrite_path(request: &mut Request<Body>, path: &str) {
     if request.uri().path() == path && request.uri().authority().is_none() {
         return;
@@ -232,6 +245,23 @@ fn complete(exchange: &Exchange, response: &mut Response<Body>) {
         headers.insert(REQUEST_ID, exchange.request_id.clone());
     }
     exchange.mark(headers);
+}
+
+/// The coded line of an answer, where it has one: what ends in 5xx always has.
+fn log_cause(api: &Api, exchange: &Exchange, response: &mut Response<Body>) {
+    let status = response.status();
+    let cause = response.extensions_mut().remove::<Cause>();
+    let cause = cause.or_else(|| {
+        let phrase = status.canonical_reason().unwrap_or_default();
+        status.is_server_error().then(|| Cause {
+            code: ErrorCode::HttpServerError,
+            text: format!("Sent {} response: {phrase}", status.as_u16()),
+        })
+    });
+    if let Some(Cause { code, text }) = cause {
+        let line = Line::coded(clock::unix_ms(), code, &text);
+        api.log.write(exchange.line(line));
+    }
 }
 
 fn log_outcome(api: &Api, exchange: &Exchange, status: StatusCode, took: std::time::Duration) {

@@ -111,7 +111,11 @@ impl Exchange {
             .iter()
             .any(|subtype| super::accept::accepts(accept, subtype))
         {
-            return Err(respond::phrase(StatusCode::NOT_ACCEPTABLE, accept).into());
+            let answer = respond::phrase(StatusCode::NOT_ACCEPTABLE, accept);
+            let exception = format!(
+                "Phoenix.NotAcceptableError - no supported media type in accept header. Expected one of {subtypes:?}"
+            );
+            return Err(respond::because_of(answer, &exception).into());
         }
         let _ = self.speaks_json.set(());
         Ok(())

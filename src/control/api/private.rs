@@ -113,7 +113,12 @@ impl<'a> Sender<'a> {
             Err(error) => {
                 self.log(&error);
                 let (status, text) = refusal(&error);
-                Err(respond::message(status, text).into())
+                let answer = respond::message(status, text);
+                Err(if status == StatusCode::UNPROCESSABLE_ENTITY {
+                    respond::because(answer, ErrorCode::UnprocessableEntity, text).into()
+                } else {
+                    answer.into()
+                })
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Answers in the forms that clients match on (spec: http-api 1.2, 1.4).
 
 use super::accept;
+use crate::error::{ErrorCode, inspect_errors};
 use axum::body::Body;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
+use serde_json::{Map, Value};
 
 /// An answer that ends a request before its route is through with it.
 pub type Refused = Box<Response<Body>>;
@@ -25,6 +27,58 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+/// What the log hears of an answer, beside its status.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// The code of the line.
+    pub code: ErrorCode,
+    /// Its text.
+    pub text: String,
+}
+
+/// The same answer with a line in the log.
+#[must_use]
+pub fn because(
+    mut response: Response<Body>,
+    code: ErrorCode,
+    text: impl Into<String>,
+) -> Response<Body> {
+    let text = text.into();
+    response.extensions_mut().insert(Cause { code, text });
+    response
+}
+
+/// The same answer with the line that the original writes of an exception: one that ends a request before its route is through with it.
+#[must_use]
+pub fn because_of(response: Response<Body>, exception: &str) -> Response<Body> {
+    let status = response.status();
+    let code = if status.is_server_error() {
+        ErrorCode::HttpServerError
+    } else {
+        ErrorCode::HttpClientError
+    };
+    let text = format!("Sent {} response: {exception}", status.as_u16());
+    because(response, code, text)
+}
+
+/// 422 with this body, an object with `errors`, of which the log hears.
+#[must_use]
+pub fn unprocessable(body: String) -> Response<Body> {
+    let shown = (body.len() <= SHOWN_ERRORS_BYTES_MAX).then(|| errors_of(&body));
+    let text = shown.flatten();
+    let text = text.unwrap_or_else(|| format!("<{} bytes of errors>", body.len()));
+    let response = json(StatusCode::UNPROCESSABLE_ENTITY, body);
+    because(response, ErrorCode::UnprocessableEntity, text)
+}
+
+/// More is not shown: a client chooses how many mistakes it makes.
+const SHOWN_ERRORS_BYTES_MAX: usize = 16 * 1024;
+
+fn errors_of(body: &str) -> Option<String> {
+    let body: Map<String, Value> = serde_json::from_str(body).ok()?;
+    body.get("errors")?.as_object().map(inspect_errors)
 }
 
 /// Plain text.
@@ -60,17 +114,6 @@ pub fn page(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-/// A whole document around a body that is HTML already.
-#[must_use]
-pub fn html_document(title: &str, body: &str) -> String {
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{}</title>\n<style>\n\
-         body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}\n\
-         td {{ padding: 0.2rem 1rem 0.2rem 0; vertical-align: top; }}\n</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
-        escaped(title)
-    )
-}
-
 /// Text as it stands in HTML.
 #[must_use]
 pub fn escaped(text: &str) -> String {
@@ -103,7 +146,8 @@ pub fn phrase_json(status: StatusCode) -> Response<Body> {
 }
 
 /// The phrases of the original, which are older than those of today's registry.
-fn reason(status: StatusCode) -> &'static str {
+#[must_use]
+pub fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
         StatusCode::URI_TOO_LONG => "Request-URI Too Long",
@@ -118,6 +162,5 @@ mod tests {
     #[test]
     fn text_in_a_page_is_no_markup() {
         assert_eq!(escaped("<a b=\"&\">"), "&lt;a b=&quot;&amp;&quot;&gt;");
-        assert!(html_document("a<b", "<p>x</p>").contains("<title>a&lt;b</title>"));
     }
 }

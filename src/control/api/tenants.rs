@@ -11,7 +11,7 @@ use super::respond::{self, Refused};
 use crate::control::clock;
 use crate::control::registrar::{Failure, Stored};
 use crate::control::store::TenantRecord;
-use crate::logging::UtcTime;
+use crate::logging::timestamp;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
@@ -139,7 +139,11 @@ fn admit(api: &Api, head: &Parts) -> Result<(), Refused> {
 }
 
 fn named(name: Name) -> Result<String, Refused> {
-    let bad = |_| respond::phrase_json(StatusCode::BAD_REQUEST).into();
+    let bad = |_| {
+        let answer = respond::phrase_json(StatusCode::BAD_REQUEST);
+        let exception = "Plug.Conn.InvalidQueryError - the name in the path is no text";
+        respond::because_of(answer, exception).into()
+    };
     name.map(|Path(name)| name).map_err(bad)
 }
 
@@ -152,7 +156,11 @@ fn description(head: &Parts) -> Result<Map<String, Value>, Refused> {
     let parameters: Option<Map<String, Value>> = serde_json::from_str(parameters.object()).ok();
     match parameters.and_then(|mut parameters| parameters.remove("tenant")) {
         Some(Value::Object(description)) => Ok(description),
-        _ => Err(respond::phrase_json(StatusCode::BAD_REQUEST).into()),
+        _ => {
+            let answer = respond::phrase_json(StatusCode::BAD_REQUEST);
+            let exception = "Phoenix.ActionClauseError - there is no map `tenant` in the body";
+            Err(respond::because_of(answer, exception).into())
+        }
     }
 }
 
@@ -189,10 +197,7 @@ fn data(status: StatusCode, data: Value) -> Response<Body> {
 
 fn refusal(failure: Failure) -> Refused {
     let answer = match failure {
-        Failure::Invalid(errors) => respond::json(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            json!({ "errors": errors }).to_string(),
-        ),
+        Failure::Invalid(errors) => respond::unprocessable(json!({ "errors": errors }).to_string()),
         // Parity: what the original answers to everything that it does not know how to answer. The tenant is stored.
         Failure::NotReady => respond::message(StatusCode::UNAUTHORIZED, "Unauthorized"),
         Failure::Store | Failure::Lost => respond::phrase_json(StatusCode::INTERNAL_SERVER_ERROR),
@@ -226,33 +231,4 @@ fn shown(record: &TenantRecord) -> Value {
         "inserted_at": timestamp(record.inserted_at),
         "extensions": extensions.collect::<Vec<_>>(),
     })
-}
-
-/// Seconds of UTC, without a zone: `2023-01-01T00:00:00`.
-fn timestamp(unix_seconds: i64) -> String {
-    let unix_ms = u64::try_from(unix_seconds)
-        .unwrap_or(0)
-        .saturating_mul(1000);
-    let UtcTime {
-        year,
-        month,
-        day,
-        hour,
-        minute,
-        second,
-        ..
-    } = UtcTime::from_unix_ms(unix_ms);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timestamps_are_seconds_without_a_zone() {
-        assert_eq!(timestamp(0), "1970-01-01T00:00:00");
-        assert_eq!(timestamp(1_795_454_397), "2026-11-23T17:19:57");
-        assert_eq!(timestamp(-1), "1970-01-01T00:00:00");
-    }
 }

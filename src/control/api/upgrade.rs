@@ -8,7 +8,7 @@ use super::serve::Prefixed;
 use super::{Api, respond};
 use crate::control::clock;
 use crate::control::outgoing::Parcel;
-use crate::error::Origin;
+use crate::error::{Level, Origin};
 use crate::http::{self, Head, Refusal, UpgradeRequest};
 use crate::logging::Line;
 use crate::mail::Adopted;
@@ -102,8 +102,13 @@ async fn refuse(api: &Api, exchange: &Exchange, head: &Head, refusal: &Refusal) 
     if let Some((code, text)) = &refusal.log
         && refusal.is_logged_for(head)
     {
+        let line = Line::coded(clock::unix_ms(), *code, text);
+        let line = line.on_behalf_of(refusal.identity(head));
+        api.log.write(exchange.line(line));
+    }
+    if let Some(text) = refusal.connection_line(head) {
         api.log
-            .write(exchange.line(Line::coded(clock::unix_ms(), *code, text)));
+            .write(exchange.line(Line::new(clock::unix_ms(), Level::Info, text)));
     }
     count(api, head, refusal);
     if refusal.delayed {

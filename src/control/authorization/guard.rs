@@ -1,4 +1,5 @@
-//! The protection of a tenant's pool: checks that waited in vain for a connection, counted (spec: authorization-rls 4).
+//! The protection of a tenant's pool: checks that waited in vain for a connection, counted (spec: authorization-rls 4). Subscriptions to row
+//! changes have the same (spec: postgres-changes 4.1).
 //!
 //! What comes in: time-outs, moments. What goes out: whether further checks are refused at once. What always holds: at most as many
 //! time-outs are remembered as trip it. Deliberately absent: clocks.
@@ -9,11 +10,11 @@ use tokio::time::Instant;
 
 /// The time-outs of one tenant within [`limits::POOL_TIMEOUTS_WINDOW`].
 #[derive(Debug, Default)]
-pub(super) struct Timeouts(VecDeque<Instant>);
+pub(in crate::control) struct Timeouts(VecDeque<Instant>);
 
 impl Timeouts {
     /// Remembers one more. True when it is the one that trips.
-    pub(super) fn note(&mut self, now: Instant, pool_size: usize) -> bool {
+    pub(in crate::control) fn note(&mut self, now: Instant, pool_size: usize) -> bool {
         let was_tripped = self.are_too_many(now, pool_size);
         if self.0.len() >= pool_size {
             self.0.pop_front();
@@ -23,7 +24,7 @@ impl Timeouts {
     }
 
     /// Whether there are as many as the pool has connections.
-    pub(super) fn are_too_many(&mut self, now: Instant, pool_size: usize) -> bool {
+    pub(in crate::control) fn are_too_many(&mut self, now: Instant, pool_size: usize) -> bool {
         let is_old = |noted: Instant| now.duration_since(noted) >= limits::POOL_TIMEOUTS_WINDOW;
         while self.0.front().is_some_and(|noted| is_old(*noted)) {
             self.0.pop_front();
@@ -32,7 +33,7 @@ impl Timeouts {
     }
 
     /// Whether none is remembered.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::control) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -14,7 +14,7 @@
 
 mod asker;
 mod check;
-mod guard;
+pub(super) mod guard;
 mod outcome;
 
 use super::clock;

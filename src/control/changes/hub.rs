@@ -16,12 +16,13 @@ use crate::control::database::{Environment, Settings};
 use crate::control::outgoing::Parcel;
 use crate::control::session::Sessions;
 use crate::control::supervise::{caught, panic_text};
-use crate::error::{ErrorCode, text};
+use crate::error::{ErrorCode, Level, inspect, text};
 use crate::limits;
 use crate::logging::Line;
 use crate::mail::{Listen, ListenerId, ListenerNews, Listening};
 use crate::tenant::{Tenant, TenantId};
 use rustc_hash::FxHashMap;
+use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
@@ -122,6 +123,15 @@ impl Hub {
         self.0.measures.borrow().get(&tenant).cloned()
     }
 
+    /// How many channels of a tenant listen now.
+    #[must_use]
+    pub fn listeners(&self, tenant: TenantId) -> usize {
+        let workers = self.0.workers.borrow();
+        workers
+            .get(&tenant)
+            .map_or(0, |worker| worker.roster.borrow().len())
+    }
+
     /// Ends all engines and drops their slots; at the latest after [`limits::CHANGES_END_TIMEOUT`] it returns, slots or not.
     pub async fn end(&self) {
         for worker in self.0.workers.borrow().values() {
@@ -201,17 +211,18 @@ impl Hub {
         let settings = match Settings::in_live(&live, id)? {
             Ok(settings) => Rc::new(settings),
             Err(text) => {
-                self.log(id, ErrorCode::SubscriptionManagerConnectionFailed, &text);
+                self.log(id, ErrorCode::ErrorStartingPostgresCDC, &text);
                 return None;
             }
         };
         let changes = match ChangesSettings::in_live(&live, id)? {
             Ok(changes) => Rc::new(changes),
             Err(text) => {
-                self.log(id, ErrorCode::SubscriptionManagerConnectionFailed, &text);
+                self.log(id, ErrorCode::ErrorStartingPostgresCDC, &text);
                 return None;
             }
         };
+        self.say_starting(tenant, live.database(id));
         let measures = Rc::clone(self.0.measures.borrow_mut().entry(id).or_default());
         let context = Context {
             tenant: Arc::clone(tenant),
@@ -281,6 +292,7 @@ impl Hub {
                 is_ok: false,
                 message: text::UNABLE_TO_CONNECT.into(),
             }),
+            line: None,
         };
         let parcel = Parcel::Listening(shard, Box::new(listening));
         self.0.environment.outgoing.send(parcel).await;
@@ -310,6 +322,21 @@ impl Hub {
             .directory
             .get(id)
             .cloned()
+    }
+
+    /// In the original's words (spec: errors-and-logs 3).
+    fn say_starting(&self, tenant: &Tenant, settings: Option<&Arc<Map<String, Value>>>) {
+        let region = settings.and_then(|settings| settings.get("region"));
+        let region = region.map_or_else(|| "nil".to_owned(), inspect);
+        let node = self.0.environment.config.node();
+        let text = format!(
+            "Starting distributed postgres extension [launch_node: :\"{node}\", region: {region}]"
+        );
+        let line = Line::new(clock::unix_ms(), Level::Warning, &text);
+        self.0
+            .environment
+            .log
+            .write(line.of_tenant(Arc::clone(&tenant.external_id)));
     }
 
     fn log(&self, id: TenantId, code: ErrorCode, text: &str) {

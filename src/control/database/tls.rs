@@ -32,6 +32,15 @@ pub fn client_config() -> ClientConfig {
         .with_no_client_auth()
 }
 
+/// Whether a file can be used by [`verifying_connector`]. It is read for each connection, so another content counts from the next one on.
+///
+/// # Errors
+///
+/// As there.
+pub fn check_ca_cert(ca_cert: &Path) -> Result<(), String> {
+    verifying_connector(ca_cert).map(drop)
+}
+
 /// Makes TLS connections to a database whose certificate one of those in this file has signed, for the name that it is reached by.
 ///
 /// # Errors

@@ -131,6 +131,9 @@ impl Engine {
     pub fn start(self, log: Log) {
         let (opened, pool) = watch::channel(None);
         let (old, mut found) = mpsc::channel(limits::CONTROL_DATABASE_RENEWALS_WAITING_MAX);
+        // They are on their way already: a look at all tenants that comes first does not send them once more.
+        let underway = self.old.iter().map(|record| record.external_id.clone());
+        let underway = underway.collect();
         let running = Rc::new(Running {
             settings: Rc::new(self.settings),
             place: self.place,
@@ -145,7 +148,7 @@ impl Engine {
             listener: RefCell::default(),
             flags: RefCell::default(),
             old,
-            renewing: RefCell::default(),
+            renewing: RefCell::new(underway),
             failures: RefCell::default(),
         });
         let (engine, first) = (Rc::clone(&running), self.old);

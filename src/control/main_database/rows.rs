@@ -10,7 +10,7 @@ use crate::control::store::{
     BroadcastAdapter, Cipher, ExtensionRecord, Flag, Sealed, StoreError, TenantRecord, Version,
 };
 use crate::limits;
-use crate::logging::UtcTime;
+use crate::logging::timestamp;
 use serde_json::{Map, Value, json};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -376,15 +376,6 @@ fn extensions_json(record: &TenantRecord) -> String {
     Value::Array(record.extensions.iter().map(row).collect()).to_string()
 }
 
-/// A moment as a timestamp without a zone: in UTC by contract.
-fn timestamp(unix_seconds: i64) -> String {
-    let time = UtcTime::from_unix_ms(u64::try_from(unix_seconds).unwrap_or(0) * 1000);
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}",
-        time.year, time.month, time.day, time.hour, time.minute, time.second
-    )
-}
-
 fn stored(row: &Row, cipher: &Cipher) -> Result<Stored, StoreError> {
     let read = || -> Result<_, tokio_postgres::Error> {
         let texts: (String, &str) = (row.try_get(0)?, row.try_get(1)?);
@@ -509,11 +500,5 @@ mod tests {
         assert!(!record.suspend && record.jwt_secret.is_none() && record.feature_flags.is_empty());
         assert_eq!(record.broadcast_adapter, BroadcastAdapter::GenRpc);
         assert_eq!((record.inserted_at, record.updated_at), (1, 2));
-    }
-
-    #[test]
-    fn times_are_in_utc() {
-        assert_eq!(timestamp(1_700_000_001), "2023-11-14T22:13:21");
-        assert_eq!(timestamp(-1), "1970-01-01T00:00:00");
     }
 }

@@ -9,7 +9,7 @@ use super::pace::Pace;
 use super::page::SLICE_BYTES;
 use super::{Metrics, Page};
 use crate::config::MetricsPusher;
-use crate::control::client::{self, Client, chain};
+use crate::control::client::{Client, chain};
 use crate::control::clock;
 use crate::control::database::Environment;
 use crate::control::log::Log;
@@ -31,15 +31,20 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
-/// Starts pushing, if that is wanted. To be called within the `LocalSet`.
-pub fn start(metrics: Metrics, environment: &Environment) {
-    let Some(settings) = environment.config.metrics.pusher.clone() else {
-        return;
-    };
+/// Starts pushing, if that is wanted. To be called within the `LocalSet`. What pushes is returned.
+pub fn start(metrics: Metrics, environment: &Environment) -> Option<Client> {
+    let settings = environment.config.metrics.pusher.clone()?;
     let log = environment.log.clone();
     match Pusher::new(settings, log.clone()) {
-        Ok(pusher) => drop(spawn_local(pusher.work(metrics))),
-        Err(text) => say(&log, ErrorCode::MetricsPusherException, &text),
+        Ok(pusher) => {
+            let client = pusher.client.clone();
+            spawn_local(pusher.work(metrics));
+            Some(client)
+        }
+        Err(text) => {
+            say(&log, ErrorCode::MetricsPusherException, &text);
+            None
+        }
     }
 }
 
@@ -60,7 +65,7 @@ impl Pusher {
         let uri = with_labels(&settings.url, &settings.extra_labels)
             .parse::<Uri>()
             .map_err(|error| format!("METRICS_PUSHER_URL is no URL: {error}"))?;
-        let client = client::client(&uri, "METRICS_PUSHER_URL")?;
+        let client = Client::new(&uri, "METRICS_PUSHER_URL")?;
         let authorization = settings.password.as_ref().map(|password| {
             let pair = format!("{}:{}", settings.user, password.expose());
             let value = format!("Basic {}", STANDARD.encode(pair));

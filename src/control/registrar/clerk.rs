@@ -35,7 +35,7 @@ pub(super) struct Clerk {
     store: Arc<dyn TenantStore>,
     pub(super) registry: RefCell<Registry>,
     pub(super) sessions: Sessions,
-    changes: Hub,
+    pub(super) changes: Hub,
     pub(super) environment: Rc<Environment>,
     /// Whose turn it is, for each tenant that is being changed.
     turns: RefCell<ByName<Arc<Semaphore>>>,
@@ -43,8 +43,9 @@ pub(super) struct Clerk {
     seeks: RefCell<ByName<watch::Receiver<()>>>,
     /// Bounds what they ask the store at the same time: operators and news of others find a connection to it.
     lookups: Semaphore,
-    /// Tenants that others have changed and that are being read again. Whoever reads looks here for further changes.
-    following: RefCell<ByName<watch::Sender<()>>>,
+    /// Tenants that others have changed and that are being read again. Whoever reads looks here for further changes, and whether somebody
+    /// has asked for a reload.
+    following: RefCell<ByName<watch::Sender<bool>>>,
     /// Bounds what is read because of that.
     reading: Semaphore,
     /// Whose databases are being brought up to date because of a question about their health.
@@ -163,6 +164,38 @@ impl Clerk {
         Ok(Stored { record, is_new })
     }
 
+    /// A tenant as a file describes it: one that is whole is made, and one that says nothing new is left alone.
+    pub(super) async fn describe(
+        self: &Rc<Self>,
+        external_id: &str,
+        attributes: &Map<String, Value>,
+    ) -> Result<Option<bool>, Failure> {
+        if !is_storable(external_id) {
+            return Err(Failure::Invalid(about("external_id", "is invalid")));
+        }
+        let _turn = self.turn(external_id).await;
+        let stored = self
+            .rewrite(external_id, |before| {
+                let now = clock::unix_seconds();
+                let defaults = &self.environment.config.tenant_defaults;
+                let made = || TenantRecord::new(external_id, defaults, now);
+                let mut record = before.clone().unwrap_or_else(made);
+                apply(&mut record, attributes, now).map_err(Failure::Invalid)?;
+                let is_known = before
+                    .as_ref()
+                    .is_some_and(|before| before.says_the_same_as(&record));
+                Ok((!is_known).then_some((record, before.is_none())))
+            })
+            .await?;
+        let Some((record, is_new)) = stored else {
+            return Ok(None);
+        };
+        self.adopt(&record, Effects::default()).await;
+        self.announce(StoreNews::Changed(external_id.to_owned()))
+            .await;
+        Ok(Some(is_new))
+    }
+
     /// Reads a tenant, and stores what `change` makes of it; again with what another process has made of it meanwhile. Nothing when
     /// nothing is to be stored.
     async fn rewrite<T>(
@@ -237,9 +270,7 @@ impl Clerk {
         let unknown = record.extensions.iter().find(|it| is_unknown(&it.kind));
         if let Some(unknown) = unknown {
             let text = format!("nobody knows an extension of type {:?}", unknown.kind);
-            let line = Line::coded(clock::unix_ms(), ErrorCode::MigrationsFailedToRun, &text);
-            let line = line.of_tenant(record.external_id.as_str().into());
-            self.environment.log.write(line);
+            self.log(ErrorCode::MigrationsFailedToRun, &text, &record.external_id);
             return Err(Failure::NotReady);
         }
         self.migrate(&record.external_id, id).await
@@ -253,13 +284,18 @@ impl Clerk {
             return Ok(());
         };
         let _turn = self.turn(external_id).await;
+        let known = self.registry.borrow().record(external_id).cloned();
         // It may be another one by now, or none.
-        let is_known = |registry: &Registry| {
-            let known = registry.record(external_id);
-            known.is_some_and(|known| known.migrations_ran == ran)
-        };
-        if is_known(&self.registry.borrow()) {
+        let cached = known.map_or(0, |known| known.migrations_ran);
+        if cached == ran {
             return Ok(());
+        }
+        // A tenant that has had none yet is as it should be.
+        if cached != 0 {
+            let text = format!(
+                "Reconciling migrations_ran for tenant {external_id} cached={cached} database={ran}"
+            );
+            self.log(ErrorCode::MigrationCountMismatch, &text, external_id);
         }
         let noted = self
             .rewrite(external_id, |before| {
@@ -273,8 +309,13 @@ impl Clerk {
                     (record, ())
                 }))
             })
-            .await?;
-        if let Some((record, ())) = noted {
+            .await;
+        if noted.is_err() {
+            let text = "the count of its migrations could not be stored";
+            let code = ErrorCode::MigrationCountMismatchReconcileFailed;
+            self.log(code, text, external_id);
+        }
+        if let Some((record, ())) = noted? {
             self.adopt(&record, Effects::default()).await;
         }
         Ok(())
@@ -348,6 +389,7 @@ impl Clerk {
                 .await;
         }
         if own.disconnects || also.disconnects {
+            self.say_disconnecting(&record.external_id);
             let disconnect = Parcel::All(News::Disconnect(id));
             self.environment.outgoing.send(disconnect).await;
         }
@@ -365,6 +407,7 @@ impl Clerk {
         let Some(tenant) = self.registry.borrow_mut().remove(external_id) else {
             return;
         };
+        self.say_disconnecting(external_id);
         // This disconnects its sockets as well.
         place.send(Parcel::All(News::TenantGone(tenant.id)));
         let _ = self.environment.notices.send(Notice::Gone(tenant.id)).await;
@@ -398,9 +441,8 @@ impl Clerk {
         let swept = source::sweep(&self.environment, tenant, Rc::new(settings), changes).await;
         if let Swept::Failed = swept {
             let text = "its database could not be asked for what is left of it";
-            let line = Line::coded(clock::unix_ms(), ErrorCode::UnableToDeleteTenant, text);
-            let line = line.of_tenant(Arc::clone(&tenant.external_id));
-            self.environment.log.write(line);
+            let code = ErrorCode::UnableToDeleteTenant;
+            self.log(code, text, &tenant.external_id);
         }
     }
 
@@ -462,6 +504,14 @@ impl Clerk {
         }
     }
 
+    /// A line with a code, about a tenant.
+    fn log(&self, code: ErrorCode, text: &str, external_id: &str) {
+        let line = Line::coded(clock::unix_ms(), code, text);
+        self.environment
+            .log
+            .write(line.of_tenant(external_id.into()));
+    }
+
     /// An error of which clients choose how often it happens: its lines are bounded by code and tenant.
     fn say_bounded(&self, text: &str, external_id: Option<&str>) {
         let line = Line::coded(clock::unix_ms(), ErrorCode::UnknownError, text);
@@ -504,9 +554,8 @@ impl Clerk {
 
     async fn take(self: &Rc<Self>, news: StoreNews) {
         match news {
-            StoreNews::Changed(external_id) => self.take_changed(&external_id).await,
-            // The same as here.
-            StoreNews::Reload(external_id) => drop(self.reload_here(&external_id).await),
+            StoreNews::Changed(external_id) => self.take_changed(&external_id, false).await,
+            StoreNews::Reload(external_id) => self.take_changed(&external_id, true).await,
             StoreNews::Shutdown(external_id) => {
                 if let Some(id) = self.id_of(&external_id) {
                     self.sessions.end(id);
@@ -516,13 +565,13 @@ impl Clerk {
     }
 
     /// Takes a tenant as it is stored now. While the store does not say, it goes on with what it is known as, and is asked for again:
-    /// nobody tells of the change once more.
-    async fn take_changed(self: &Rc<Self>, external_id: &str) {
+    /// nobody tells of the change once more, and nobody asks for the reload again.
+    async fn take_changed(self: &Rc<Self>, external_id: &str, reloads: bool) {
         if let Some(again) = self.following.borrow().get(external_id) {
-            again.send_replace(());
+            again.send_modify(|wanted| *wanted |= reloads);
             return;
         }
-        let (again, mut news) = watch::channel(());
+        let (again, mut news) = watch::channel(reloads);
         let entry = Following(self, external_id);
         let name = external_id.to_owned();
         self.following.borrow_mut().insert(name, again);
@@ -557,14 +606,18 @@ impl Clerk {
     async fn take_stored(
         self: &Rc<Self>,
         external_id: &str,
-        news: &mut watch::Receiver<()>,
+        news: &mut watch::Receiver<bool>,
     ) -> Result<(), StoreError> {
         let _turn = self.turn(external_id).await;
         let room = self.reading.acquire().await;
-        news.mark_unchanged();
+        let reloads = *news.borrow_and_update();
         let read = self.store.get(external_id).await;
         drop(room);
         match read? {
+            Some(record) if reloads => {
+                self.note_reload(external_id);
+                self.adopt(&record, Effects::ALL).await;
+            }
             Some(record) => {
                 // A name that nobody here has asked for yet is known from now on.
                 let known = self.registry.borrow().record(external_id) == Some(&record);
@@ -575,6 +628,17 @@ impl Clerk {
             None => self.remove(external_id, false).await,
         }
         Ok(())
+    }
+
+    /// The reload that was asked for happens now; nothing was awaited since it was read for.
+    fn note_reload(&self, external_id: &str) {
+        if let Some(wanted) = self.following.borrow().get(external_id) {
+            // Who has asked meanwhile gets this one.
+            wanted.send_if_modified(|wanted| {
+                *wanted = false;
+                false
+            });
+        }
     }
 
     /// Waits for the right to change a tenant: first come, first served.
@@ -614,6 +678,15 @@ impl Clerk {
             }
             error.into()
         })
+    }
+
+    /// In the original's words (spec: errors-and-logs 3).
+    fn say_disconnecting(&self, external_id: &str) {
+        let text = format!("Disconnecting all sockets for tenant {external_id}");
+        let line = Line::new(clock::unix_ms(), Level::Warning, &text);
+        self.environment
+            .log
+            .write(line.of_tenant(external_id.into()));
     }
 
     pub(super) fn say(&self, level: Level, text: &str) {

@@ -20,6 +20,7 @@ use std::time::Duration;
 use tokio::task::LocalSet;
 
 mod seeking;
+mod survey;
 
 use seeking::seek;
 
@@ -140,7 +141,7 @@ pub(crate) struct Office {
     pub(crate) registrar: Registrar,
     pub(crate) environment: Rc<Environment>,
     pub(crate) store: Arc<SharedStore>,
-    sessions: Sessions,
+    pub(crate) sessions: Sessions,
     /// What others do.
     news: mpsc::UnboundedSender<StoreNews>,
     /// What others hear.
@@ -232,7 +233,7 @@ impl Office {
         }
     }
 
-    fn id(&self, external_id: &str) -> Option<TenantId> {
+    pub(crate) fn id(&self, external_id: &str) -> Option<TenantId> {
         let live = self.environment.tenants.borrow();
         live.directory.find(external_id).map(|tenant| tenant.id)
     }
@@ -272,6 +273,13 @@ impl Office {
     async fn put(&self, external_id: &str, attributes: Value) -> Result<Stored, Failure> {
         let attributes = attributes.as_object().unwrap().clone();
         self.registrar.put(external_id.to_owned(), attributes).await
+    }
+
+    /// What was said that somebody should look at.
+    fn errors(&mut self) -> Vec<Line> {
+        let mut lines = (self.lines)();
+        lines.retain(|line| line.level == Level::Error);
+        lines
     }
 
     fn announced(&mut self) -> Option<StoreNews> {
@@ -442,7 +450,7 @@ fn what_others_do_has_the_same_effects_here() {
         office.news.send(changed("b")).unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(office.id("b").is_some() && office.parcels.is_empty());
-        assert_eq!((office.lines)().len(), 1, "it is said once");
+        assert_eq!(office.errors().len(), 1, "it is said once");
         // And what could not be read is read when it answers.
         office.store.records.lock().await.remove("b");
         office.store.fails.store(false, Ordering::Relaxed);
@@ -464,11 +472,71 @@ fn a_store_that_is_away_loses_no_change() {
         office.store.records.lock().await.remove("a");
         office.store.is_away.store(false, Ordering::Relaxed);
         assert_eq!(office.told().await, "gone");
-        assert!((office.lines)().is_empty(), "the store says it itself");
+        assert!(office.errors().is_empty(), "the store says it itself");
         // Nothing is left that asks.
         let gets = office.store.gets.load(Ordering::Relaxed);
         tokio::time::sleep(10 * limits::TASK_RESTART_PAUSE_MAX).await;
         assert_eq!(office.store.gets.load(Ordering::Relaxed), gets);
+    });
+}
+
+#[test]
+fn a_reload_by_others_is_not_lost_when_the_store_does_not_answer() {
+    run(async {
+        let mut office = Office::open(&[record("a")], true, &[]);
+        office.store.is_away.store(true, Ordering::Relaxed);
+        let reload = || StoreNews::Reload("a".to_owned());
+        for news in [changed("a"), reload(), changed("a"), reload()] {
+            office.news.send(news).unwrap();
+        }
+        tokio::time::sleep(limits::TASK_RESTART_PAUSE_MAX).await;
+        assert!(office.all_told().await.is_empty());
+        office.store.is_away.store(false, Ordering::Relaxed);
+        assert_eq!(office.told().await, "tenant a");
+        assert_eq!(office.told().await, "disconnect");
+        // Once, however often it was asked for meanwhile.
+        tokio::time::sleep(limits::TASK_RESTART_PAUSE_MAX).await;
+        assert!(office.all_told().await.is_empty());
+        // And the next one is another.
+        office.news.send(reload()).unwrap();
+        assert_eq!(office.told().await, "tenant a");
+        assert_eq!(office.told().await, "disconnect");
+        let said = |line: &Line| {
+            line.level == Level::Warning
+                && &*line.message == "Disconnecting all sockets for tenant a"
+                && line.tenant.as_deref() == Some("a")
+        };
+        assert_eq!((office.lines)().iter().filter(|line| said(line)).count(), 2);
+    });
+}
+
+#[test]
+fn what_a_file_says_is_stored_where_it_is_new() {
+    run(async {
+        let mut office = Office::open(&[record("a")], true, &[]);
+        let registrar = office.registrar.clone();
+        let describe = async |name: &str, attributes: Value| {
+            let attributes = attributes.as_object().unwrap().clone();
+            registrar.describe(name.to_owned(), attributes).await
+        };
+        let same = json!({"external_id": "a", "jwt_secret": "secret", "suspend": false});
+        assert_eq!(describe("a", same).await.unwrap(), None);
+        assert!(office.all_told().await.is_empty() && office.announced().is_none());
+        let other = json!({"external_id": "a", "max_joins_per_second": 3});
+        assert_eq!(describe("a", other).await.unwrap(), Some(false));
+        assert_eq!(office.told().await, "tenant a");
+        assert_eq!(office.announced(), Some(changed("a")));
+        let stored = office.store.stored("a").await.unwrap();
+        assert_eq!(stored.jwt_secret.as_deref(), Some("secret"));
+        // One that is new needs no database.
+        let new = json!({"external_id": "b", "jwt_secret": "s"});
+        assert_eq!(describe("b", new).await.unwrap(), Some(true));
+        assert_eq!(office.told().await, "tenant b");
+        for wrong in [json!({"external_id": "c"}), json!({"suspend": "x"})] {
+            let refused = describe("c", wrong).await;
+            assert!(matches!(refused, Err(Failure::Invalid(_))), "{refused:?}");
+        }
+        assert!(office.store.stored("c").await.is_none());
     });
 }
 

@@ -9,7 +9,7 @@ use super::{End, Failure, Phase, Seat, Sessions};
 use crate::control::clock;
 use crate::control::database::{Pool, Settings};
 use crate::control::messages::{self, Source};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::mail::{AskError, DatabaseState};
 use crate::tenant::Tenant;
@@ -80,6 +80,7 @@ pub(super) async fn live(
             .database(tenant.id)
             .cloned(),
     );
+    seat.failure.set(None);
     seat.phase.send_replace(Phase::Up(pool.clone()));
     let watched = Watched {
         tenant: &tenant,
@@ -132,7 +133,7 @@ async fn watch_over(
             // Neither of the tasks returns while all is well.
             ended = tasks.join_next() => {
                 if let Some(Err(error)) = ended {
-                    sessions.log(tenant.id, ErrorCode::UnknownError, &error.to_string());
+                    sessions.fail(seat, ErrorCode::UnknownError, &error.to_string());
                 }
                 return End::Lost(AskError::Unreachable);
             }
@@ -143,7 +144,10 @@ async fn watch_over(
                 };
                 sessions.tell(seat, state).await;
             }
-            Ok(()) = stop.changed() => return End::Idle,
+            Ok(()) = stop.changed() => {
+                sessions.say(tenant.id, Level::Warning, "Shutdowning tenant connection");
+                return End::Idle;
+            }
             Ok(()) = tenants.changed() => {
                 let now = tenants.borrow_and_update().database(tenant.id).cloned();
                 match sessions.wanted(tenant.id) {
@@ -166,11 +170,13 @@ async fn watch_over(
                     "Database pool could not reconnect within {}ms, terminating connection",
                     limits::DATABASE_RECOVERY_WINDOW.as_millis()
                 );
-                sessions.log(tenant.id, ErrorCode::DatabaseConnectionRecoveryWindowExceeded, &text);
+                sessions.fail(seat, ErrorCode::DatabaseConnectionRecoveryWindowExceeded, &text);
                 return End::Lost(AskError::Unreachable);
             }
             _ = users.tick() => {
                 if idle.sample(tenant.usage.users()) {
+                    let text = "Tenant has no connected users, database connection will be terminated";
+                    sessions.say(tenant.id, Level::Info, text);
                     return End::Idle;
                 }
             }

@@ -158,6 +158,21 @@ impl ExtensionRecord {
 }
 
 impl TenantRecord {
+    /// Whether both say the same, whenever they were written.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.without_times() == other.without_times()
+    }
+
+    fn without_times(&self) -> Self {
+        let mut record = self.clone();
+        (record.inserted_at, record.updated_at) = (0, 0);
+        for extension in &mut record.extensions {
+            (extension.inserted_at, extension.updated_at) = (0, 0);
+        }
+        record
+    }
+
     /// The extension that makes a tenant's database known.
     pub const POSTGRES_CDC: &'static str = "postgres_cdc_rls";
 

@@ -4,7 +4,7 @@
 //! error never holds the URL's credentials or a header's value. Deliberately absent: trying again.
 
 use crate::config::Traces;
-use crate::control::client::{Client, chain, client};
+use crate::control::client::{Client, chain};
 use crate::limits;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -62,11 +62,16 @@ impl Collector {
         }
         let uri = Uri::from_parts(parts).map_err(|_| wrong("there is no host in it"))?;
         Ok(Self {
-            client: client(&uri, ENDPOINT)?,
+            client: Client::new(&uri, ENDPOINT)?,
             uri,
             headers,
             timeout: Duration::from_millis(traces.timeout_ms),
         })
+    }
+
+    /// What posts: its certificate authorities may have to be read again.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Posts, and waits for the answer.

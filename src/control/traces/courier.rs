@@ -5,6 +5,7 @@
 
 use super::collector::Collector;
 use crate::config::Traces;
+use crate::control::client::Client;
 use crate::control::clock;
 use crate::control::log::Log;
 use crate::error::Level;
@@ -27,7 +28,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// The way to the task that sends.
 #[derive(Debug)]
-pub(super) struct Courier(mpsc::Sender<Parcel>);
+pub(super) struct Courier {
+    parcels: mpsc::Sender<Parcel>,
+    client: Option<Client>,
+}
 
 /// Hands spans that have ended to the task.
 #[derive(Debug)]
@@ -54,7 +58,8 @@ pub(super) fn start(
     log: Log,
 ) -> Result<(Courier, Processor), String> {
     let collector = Collector::new(traces)?;
-    let (courier, processor, parcels) = queue(traces.waiting_max as usize);
+    let (mut courier, processor, parcels) = queue(traces.waiting_max as usize);
+    courier.client = Some(collector.client().clone());
     let task = Task {
         resource: resource.into(),
         batch_max: traces.batch_max as usize,
@@ -73,15 +78,24 @@ fn queue(waiting_max: usize) -> (Courier, Processor, mpsc::Receiver<Parcel>) {
         parcels: sender.clone(),
         dropped: Arc::default(),
     };
-    (Courier(sender), processor, parcels)
+    let courier = Courier {
+        parcels: sender,
+        client: None,
+    };
+    (courier, processor, parcels)
 }
 
 impl Courier {
+    /// What posts to the collector.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
     /// Returns when what was handed in is sent, or after [`limits::LAST_TRACES_TIMEOUT`].
     pub(super) async fn flush(self) {
         let (done, is_done) = oneshot::channel();
         let flush = async {
-            if self.0.send(Parcel::Flush(done)).await.is_ok() {
+            if self.parcels.send(Parcel::Flush(done)).await.is_ok() {
                 let _ = is_done.await;
             }
         };

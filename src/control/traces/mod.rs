@@ -9,6 +9,7 @@ mod collector;
 mod courier;
 
 use crate::config::{Sampler, Traces};
+use crate::control::client::Client;
 use crate::control::clock;
 use crate::control::log::Log;
 use crate::error::Level;
@@ -31,6 +32,12 @@ static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 pub struct Flush(Option<Courier>);
 
 impl Flush {
+    /// What posts to the collector, where somebody does.
+    #[must_use]
+    pub fn client(&self) -> Option<Client> {
+        self.0.as_ref().and_then(Courier::client).cloned()
+    }
+
     /// Sends what is left, and returns when it is sent or that takes too long.
     pub async fn flush(self) {
         if let Some(courier) = self.0 {

@@ -241,7 +241,7 @@ fn joins(server: &Server, tokens: &[String]) {
 }
 
 /// A database that wants another password. It is there until the test process ends.
-fn refusing_database() -> u16 {
+pub(super) fn refusing_database() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there are free ports");
     let port = listener.local_addr().expect("it is bound").port();
     thread::spawn(move || {

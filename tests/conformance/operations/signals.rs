@@ -4,13 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::systemd::Manager;
-use super::{PATIENCE, SETUP, Test, wait_for_line};
-use crate::server::Server;
-use crate::socket::{self, Event, Headers};
+use super::{PATIENCE, SETUP, Test, wait_for_line, wait_for_lines};
+use crate::server::{self, Server};
+use crate::socket::{self, Event, Headers, Writer};
 use crate::token;
 
 pub const TESTS: &[Test] = &[
@@ -24,6 +25,10 @@ pub const TESTS: &[Test] = &[
         sighup_applies_what_can_be_applied,
     ),
     ("a_wrong_file_changes_nothing", a_wrong_file_changes_nothing),
+    (
+        "tenants_of_the_file_are_added_changed_and_removed",
+        tenants_of_the_file_are_added_changed_and_removed,
+    ),
 ];
 
 fn sigterm_and_sigint_end_with_0() {
@@ -140,7 +145,7 @@ fn sighup_applies_what_can_be_applied() {
         &server,
         "Reloaded: nothing has changed that a reload can change\n",
     );
-    assert_eq!(server.log().matches("after a restart: REGION\n").count(), 2);
+    wait_for_lines(&server, "after a restart: REGION\n", 2);
     assert!(
         !server.log().contains(&token),
         "values do not stand in lines"
@@ -174,4 +179,95 @@ fn a_wrong_file_changes_nothing() {
     file.write("");
     reload(&server, &manager);
     assert_eq!(scrape(&server, &token), 200);
+}
+
+/// A socket of a tenant that has joined something.
+fn joined(server: &Server, tenant: &str) -> (Writer, Receiver<Event>) {
+    let mut writer = Writer::connect(server.address).expect("the server accepts");
+    let (sender, events) = std::sync::mpsc::channel();
+    writer.read_into(move |event| sender.send(event).is_ok());
+    let path = format!("/socket/websocket?vsn=2.0.0&apikey={}", token::good());
+    let host = format!("{tenant}.localhost");
+    let head = writer.upgrade(&path, &host, &Headers::new());
+    head.expect("the server reads a head");
+    let answer = events.recv_timeout(PATIENCE).expect("the server answers");
+    assert!(
+        matches!(answer, Event::Upgrade { status: 101, .. }),
+        "{tenant}: {answer:?}"
+    );
+    let join = json!(["1", "1", "realtime:x", "phx_join", {"config": {}}]);
+    writer.text(&join.to_string()).expect("the server reads");
+    while !matches!(events.recv_timeout(PATIENCE), Ok(Event::Text(text)) if text.contains("phx_reply"))
+    {
+    }
+    (writer, events)
+}
+
+/// Whether a heartbeat is answered; the server has ended the connection otherwise.
+fn is_alive((writer, events): &mut (Writer, Receiver<Event>)) -> bool {
+    let beat = json!([null, "beat", "phoenix", "heartbeat", {}]).to_string();
+    if writer.text(&beat).is_err() {
+        return false;
+    }
+    loop {
+        match events.recv_timeout(PATIENCE).expect("something comes") {
+            Event::Text(text) if text.contains("\"beat\"") => return true,
+            Event::Close { .. } | Event::End => return false,
+            _ => {}
+        }
+    }
+}
+
+fn tenants_of_the_file_are_added_changed_and_removed() {
+    let manager = Manager::new("tenants");
+    let tenant = |name: &str, more: Value| server::tenant(name, &more);
+    let text = |tenants: &[Value]| json!(tenants).to_string();
+    let (a, b) = (tenant("a", json!({})), tenant("b", json!({})));
+    let file = EnvFile::new("tenants", &text(&[a.clone(), b.clone()]));
+    let env = [
+        ("NOTIFY_SOCKET", &*manager.path()),
+        ("EMBEDDED_TENANTS", &*file.0.display().to_string()),
+    ];
+    let server = Server::start(SETUP, &[], &env);
+    assert_eq!(manager.next().trim_end(), "READY=1");
+    let [mut on_a, mut on_b] = ["a", "b"].map(|name| joined(&server, name));
+    // What stands there as it stood there is nothing new.
+    reload(&server, &manager);
+    wait_for_line(
+        &server,
+        "Reloaded: nothing has changed that a reload can change\n",
+    );
+    let changed = tenant("a", json!({"max_events_per_second": 7}));
+    file.write(&text(&[changed.clone(), tenant("c", json!({}))]));
+    reload(&server, &manager);
+    wait_for_line(
+        &server,
+        "[notice] Reloaded: EMBEDDED_TENANTS (1 added, 1 changed, 1 removed)\n",
+    );
+    assert!(is_alive(&mut on_a), "its limits alone are others");
+    assert!(!is_alive(&mut on_b), "it is gone");
+    drop(joined(&server, "c"));
+    // A mistake anywhere changes nothing at all.
+    for (wrong, why) in [
+        ("[", "which is not a JSON array of tenants"),
+        (
+            r#"[{"external_id": "d"}]"#,
+            "either jwt_secret or jwt_jwks must be provided",
+        ),
+    ] {
+        file.write(wrong);
+        reload(&server, &manager);
+        wait_for_line(&server, "[error] Not reloaded: env EMBEDDED_TENANTS names ");
+        wait_for_line(&server, why);
+    }
+    assert!(is_alive(&mut on_a));
+    drop(joined(&server, "c"));
+    let other = json!({"max_events_per_second": 7, "private_only": true});
+    file.write(&text(&[tenant("a", other), tenant("c", json!({}))]));
+    reload(&server, &manager);
+    wait_for_line(
+        &server,
+        "Reloaded: EMBEDDED_TENANTS (0 added, 1 changed, 0 removed)\n",
+    );
+    assert!(!is_alive(&mut on_a), "public channels are no more");
 }

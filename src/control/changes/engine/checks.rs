@@ -9,6 +9,7 @@
 use super::Unanswered;
 use super::manager::Manager;
 use super::questions::{Look, Outcome, Question, Refusal};
+use crate::control::authorization::guard::Timeouts;
 use crate::control::changes::catalog::{Catalog, Published};
 use crate::control::changes::filter::{CheckError, Checked, check};
 use crate::control::changes::settings::ChangesSettings;
@@ -37,6 +38,8 @@ pub(super) struct Answer {
     /// None where it could not be looked at.
     pub(super) look: Option<Look>,
     pub(super) outcome: Outcome,
+    /// So many have run out of time by now that nobody is asked about for a while. True once.
+    pub(super) trips: bool,
 }
 
 /// See the room's documentation.
@@ -54,6 +57,8 @@ pub(super) struct Checks {
     /// The last look, and when it began.
     last: RefCell<Option<(Instant, Look)>>,
     looks: Cell<u64>,
+    /// Questions that ran out of time.
+    timeouts: RefCell<Timeouts>,
 }
 
 /// A connection, and what is prepared on it.
@@ -85,6 +90,7 @@ impl Checks {
             turn: Semaphore::new(1),
             last: RefCell::default(),
             looks: Cell::new(0),
+            timeouts: RefCell::default(),
         }
     }
 
@@ -123,6 +129,18 @@ impl Checks {
     ) -> Answer {
         // Nobody closes it.
         let _room = self.room.acquire().await;
+        let connections = self.changes.check_connections_max;
+        let are_too_many = self
+            .timeouts
+            .borrow_mut()
+            .are_too_many(clock::now(), connections);
+        if are_too_many {
+            return Answer {
+                look: None,
+                outcome: Err(too_slow("too many checks have run out of time of late")),
+                trips: false,
+            };
+        }
         let mut look = None;
         let asking = async {
             let seen = self.look(manager, asked_at).await;
@@ -131,13 +149,18 @@ impl Checks {
             self.ask(&published, question).await
         };
         let outcome = tokio::time::timeout(limits::CHANGES_SUBSCRIBE_TIMEOUT, asking).await;
+        let trips = outcome.is_err() && self.timeouts.borrow_mut().note(clock::now(), connections);
         let outcome = outcome.unwrap_or_else(|_| Err(too_slow("the check took too long")));
         let given_up = self.given_up.take();
         for connection in given_up {
             // Where it fails, the timeouts of the statements end it.
             let _ = cancel(&self.settings, &connection).await;
         }
-        Answer { look, outcome }
+        Answer {
+            look,
+            outcome,
+            trips,
+        }
     }
 
     async fn ask(&self, published: &Published, (wish, role): &Question) -> Outcome {

@@ -22,9 +22,10 @@ use crate::control::clock;
 use crate::control::database::connect::jittered;
 use crate::control::outgoing::Parcel;
 use crate::control::replication::Lsn;
-use crate::error::{ErrorCode, Level, Origin};
+use crate::error::{ErrorCode, Level, inspect, text};
 use crate::limits;
 use crate::mail::{self, Listen, ListenerNews};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -203,6 +204,11 @@ impl Engine {
     }
 
     pub(super) async fn on_checked(&mut self, question: Question, answer: Answer) {
+        if answer.trips {
+            let text = text::TOO_MANY_DATABASE_TIMEOUTS;
+            self.context
+                .trip(ErrorCode::IncreaseSubscriptionConnectionPool, text);
+        }
         if let Some(look) = answer.look {
             let position = look.published.position;
             match self.listening.seen.note(look) {
@@ -246,6 +252,7 @@ impl Engine {
             listener: key.1,
             seats: Some(seats),
             news: (!is_refresh).then(|| news.clone()),
+            line: None,
         };
         place.send(Parcel::Listening(key.0, Box::new(listening)));
         if is_refresh {
@@ -255,23 +262,16 @@ impl Engine {
 
     /// Somebody is not served, and reads why.
     async fn refuse(&mut self, key: ListenerKey, listen: &Rc<Listen>, refusal: &Refusal) {
-        let (text, log, code) = match refusal {
+        let (text, line) = match refusal {
             Refusal::Refused(text) => {
                 let code = ErrorCode::RealtimeDisabledForConfiguration;
-                (Arc::clone(text), text, code)
+                (Arc::clone(text), (code, Arc::clone(text)))
             }
-            Refusal::Failed(text, log) => (
-                Arc::from(*text),
-                log,
-                ErrorCode::UnableToSubscribeToPostgres,
-            ),
+            Refusal::Failed(text, log) => {
+                let code = ErrorCode::UnableToSubscribeToPostgres;
+                (Arc::from(*text), (code, Arc::clone(log)))
+            }
         };
-        self.context.log(code, log);
-        // The original writes this line on the channel's behalf, and counts those (spec: errors-and-logs 4).
-        if code.counts_in_metrics(Origin::Socket) {
-            let cell = self.context.environment.cell;
-            self.context.tenant.usage.count_error(cell, code);
-        }
         let news = ListenerNews {
             is_ok: false,
             message: text,
@@ -294,6 +294,7 @@ impl Engine {
             // database is slow costs nobody a row.
             seats: (!is_failed).then(Vec::new),
             news: (!is_refresh).then(|| news.clone()),
+            line: Some(line),
         };
         place.send(Parcel::Listening(key.0, Box::new(listening)));
         if is_refresh {
@@ -334,10 +335,21 @@ impl Engine {
 
     /// A client reads something; where it stands stays as it is.
     async fn tell(&self, key: ListenerKey, news: ListenerNews) {
+        self.tell_with(key, news, None).await;
+    }
+
+    /// The same, and the log hears this on its behalf.
+    async fn tell_with(
+        &self,
+        key: ListenerKey,
+        news: ListenerNews,
+        line: Option<(ErrorCode, Arc<str>)>,
+    ) {
         let listening = mail::Listening {
             listener: key.1,
             seats: None,
             news: Some(news),
+            line,
         };
         let parcel = Parcel::Listening(key.0, Box::new(listening));
         self.context.environment.outgoing.send(parcel).await;
@@ -442,7 +454,9 @@ impl Engine {
             is_ok: false,
             message: DOWN.into(),
         };
-        self.tell(key, news).await;
+        let code = ErrorCode::ReconnectSubscribeToPostgres;
+        let line = (code, reconnect_text(&listen.entries).into());
+        self.tell_with(key, news, Some(line)).await;
     }
 
     /// Subscribes somebody again who listened before: it reads of it at once.
@@ -544,6 +558,27 @@ impl Engine {
     }
 }
 
+/// What waits for a slot, as the original's log has it: the entries of the join, as many of them as a line is to show.
+fn reconnect_text(entries: &[Box<str>]) -> String {
+    let mut text = String::from("Re-connecting to PostgreSQL with params: [");
+    for (n, entry) in entries.iter().enumerate() {
+        if n > 0 {
+            text.push_str(", ");
+        }
+        if text.len() > SHOWN_ENTRIES_BYTES_MAX {
+            text.push_str("...");
+            break;
+        }
+        let entry: Value = serde_json::from_str(entry).unwrap_or_default();
+        text.push_str(&inspect(&entry));
+    }
+    text.push(']');
+    text
+}
+
+/// A join may have a thousand entries, and nobody reads them.
+const SHOWN_ENTRIES_BYTES_MAX: usize = 1024;
+
 fn ok_news() -> ListenerNews {
     ListenerNews {
         is_ok: true,
@@ -559,6 +594,18 @@ fn retry_pause() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_is_shown_as_the_original_does_and_not_all_of_it() {
+        let entry: Box<str> = r#"{"event":"*","schema":"public"}"#.into();
+        let one = "%{\"event\" => \"*\", \"schema\" => \"public\"}";
+        assert_eq!(
+            reconnect_text(&[entry.clone(), entry.clone()]),
+            format!("Re-connecting to PostgreSQL with params: [{one}, {one}]")
+        );
+        let many = reconnect_text(&vec![entry; 1000]);
+        assert!(many.ends_with(", ...]") && many.len() < 2 * SHOWN_ENTRIES_BYTES_MAX);
+    }
 
     #[test]
     fn what_is_due_is_taken_in_its_order_and_once() {

@@ -693,6 +693,11 @@ impl Context {
         self.write(Line::coded(clock::unix_ms(), code, text));
     }
 
+    /// A line about a bound that was reached.
+    fn trip(&self, code: ErrorCode, text: &str) {
+        self.write(Line::trip(clock::unix_ms(), code, text));
+    }
+
     /// A line without one.
     fn say(&self, level: Level, text: &str) {
         if self.environment.log.is_enabled(level) {

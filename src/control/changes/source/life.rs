@@ -409,6 +409,10 @@ impl Life {
             // Said with who uses it.
             Fault::SlotInUse { .. } => {}
             Fault::TooMany(_) => self.log_rarely(fault.code(), &fault.start_text()),
+            // What the server says has a code of it.
+            Fault::Broken(_) if fault.sqlstate().is_none() => {
+                self.log_rarely(ErrorCode::ReplicationPollerConnectionFailed, &text);
+            }
             _ => self.log_rarely(ErrorCode::PoolingReplicationPreparationError, &text),
         }
         // An owner that is dead is replaced within seconds: nobody needs to hear of it.

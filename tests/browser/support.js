@@ -149,13 +149,23 @@ export async function see(locator, expected) {
   }
 }
 
-/** Waits until `look` says something true; it is asked again with each frame of the page. */
+/** Waits until `look` says something true, at once and not by a promise; it is asked again with each frame of the page. */
 export async function until(page, what, look, argument) {
   try {
     return await page.waitForFunction(look, argument, { timeout: TIMEOUT_MS })
   } catch (error) {
     throw new Error(`waited for ${what}: ${error.message}`)
   }
+}
+
+/** Waits until the clipboard holds a text that contains this; the text. The page needs the permission. */
+export async function copied(page, part) {
+  await until(page, `${part} in the clipboard`, (part) => {
+    // What was asked for comes later than the answer to this frame.
+    navigator.clipboard.readText().then((text) => (globalThis.copied = text))
+    return globalThis.copied?.includes(part)
+  }, part)
+  return page.evaluate(() => globalThis.copied)
 }
 
 /** A picture of a page, for people to look at. */

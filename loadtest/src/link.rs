@@ -348,6 +348,15 @@ impl Link {
         self.socket().set_recv_buffer_size(4096)
     }
 
+    /// Lets the kernel keep much again, so that what has waited is soon read.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn keep_much(&self) -> io::Result<()> {
+        self.socket().set_recv_buffer_size(4 * 1024 * 1024)
+    }
+
     /// Ends both directions; whoever waits on the socket sees its end.
     pub fn shut_down(&self) {
         // A server that was faster has left nothing to shut down.

@@ -209,7 +209,13 @@ impl Server {
 
     /// Whether the server says this within `timeout`.
     pub fn says_within(&self, words: &str, timeout: Duration) -> bool {
-        look_until(timeout, || self.log().contains(words).then_some(())).is_some()
+        self.says_times_within(words, 1, timeout)
+    }
+
+    /// Whether it says this so often, counted from its start.
+    pub fn says_times_within(&self, words: &str, times: usize, timeout: Duration) -> bool {
+        let is_said = || self.log().matches(words).count() >= times;
+        look_until(timeout, || is_said().then_some(())).is_some()
     }
 
     /// A size of proc_pid_status(5): `VmRSS` is the memory that the process holds, `VmHWM` the most that it ever held.

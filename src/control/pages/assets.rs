@@ -73,6 +73,14 @@ pub const SOURCES: &[Source] = site![
     "inspector/pane.js",
     "inspector/main.js",
     "inspector/inspector.html",
+    "cursors/cursors.css",
+    "cursors/pace.js",
+    "cursors/glide.js",
+    "cursors/people.js",
+    "cursors/room.js",
+    "cursors/stage.js",
+    "cursors/cursors.js",
+    "cursors/cursors.html",
 ];
 
 /// Where the files stand whose names are hashed.

@@ -32,8 +32,11 @@ pub const PAGES: &[(&str, &str)] = &[
     ("/", "index.html"),
     ("/inspector", "inspector/inspector.html"),
     ("/inspector/new", "inspector/inspector.html"),
+    ("/demo/cursors", "cursors/cursors.html"),
     ("/status", "status/status.html"),
     ("/favicon.svg", "favicon.svg"),
+    // What browsers look for beside documents that name no icon.
+    ("/favicon.ico", "favicon.svg"),
     ("/robots.txt", "robots.txt"),
 ];
 

@@ -96,7 +96,7 @@ impl Clerk {
             let key = (is_well, Reverse(tenant.usage.users()), &tenant.external_id);
             all.push((key, tenant));
         }
-        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        all.sort_unstable_by_key(|(key, _)| *key);
         let left_out = all.len().saturating_sub(most);
         all.truncate(most);
         let mut tenants = Vec::with_capacity(all.len());

@@ -1,8 +1,11 @@
 //! Row changes as clients see them: where the control core puts a channel, and what reaches it from there (spec: postgres-changes 6, 7).
 
 use super::database::world;
-use super::world::{Client, World, token};
+use super::world::{BEGIN, Client, SECRET, World, token};
 use super::{closed, fanned, pushed};
+use crate::auth::sign_hs256;
+use crate::error::{ErrorCode, Level};
+use crate::logging::Identity;
 use crate::mail::{
     ChangeBatch, ClassId, GroupId, Listen, ListenerNews, Listeners, Listening, Mail, RowChange,
     Run, Seat,
@@ -301,4 +304,51 @@ fn a_batch_is_of_one_tenant() {
     assert!(world.reads(client).is_empty());
     world.change(vec![run(vec![whole(1)], &[("INSERT", 2)])]);
     assert_eq!(world.reads(client), [change_of(TOPIC, &["x"], 2)]);
+}
+
+#[test]
+fn what_becomes_of_a_subscription_is_told_on_behalf_of_its_socket() {
+    let mut world = world(1);
+    let claims = json!({"role": "anon", "exp": BEGIN + 3600, "sub": "ann", "iss": "us"});
+    let token = sign_hs256(SECRET, &claims.to_string());
+    // Which lines a socket gets is a parameter of its upgrade.
+    let clients = ["", "&log_level=warning"].map(|level| {
+        let client = world.connect_with(0, 2, 0, &format!("{token}{level}"));
+        world.run();
+        client
+    });
+    let lines = [
+        (ErrorCode::UnableToSubscribeToPostgres, "slow"),
+        (ErrorCode::RealtimeDisabledForConfiguration, "wrong"),
+        (ErrorCode::ReconnectSubscribeToPostgres, "down"),
+    ];
+    for client in clients {
+        let (shard, listen) = world.subscribe(client, "1", TOPIC, &[entry("x")]);
+        for (code, text) in lines {
+            let listening = Listening {
+                listener: listen.listener,
+                seats: None,
+                news: None,
+                line: Some((code, text.into())),
+            };
+            let letter = Mail::Listening(Box::new(listening));
+            world.sim.control.send(shard, letter);
+            world.run();
+        }
+    }
+    let said: Vec<(ErrorCode, Level)> = world
+        .lines
+        .iter()
+        .filter_map(|line| Some((line.code?, line.level)))
+        .collect();
+    let [slow, wrong, down] = lines.map(|(code, _)| (code, code.level()));
+    assert_eq!(said, [slow, slow, wrong, down]);
+    let exp = (BEGIN + 3600).to_string();
+    let ann = Identity::new(Some("ann"), Some("us"), Some(&exp));
+    for line in world.lines.iter().filter(|line| line.code.is_some()) {
+        assert_eq!((&line.identity, line.tenant.as_deref()), (&ann, Some("t0")));
+    }
+    // Errors count, warnings do not, whoever hears of them (spec: errors-and-logs 4).
+    let errors: Vec<_> = world.tenants[0].usage.errors().collect();
+    assert_eq!(errors, [(ErrorCode::UnableToSubscribeToPostgres, 2)]);
 }

@@ -10,6 +10,7 @@ use super::realtime::connection::OpenSockets;
 use super::realtime::error::Level;
 use super::realtime::fanout::Fanout;
 use super::realtime::http::HeadLimits;
+use super::realtime::logging::Line;
 use super::realtime::mail::{Listen, Mail, Question, TopicHasher, TopicKey};
 use super::realtime::metrics::{Board, Figures, ShardMetrics};
 use super::realtime::shard::{Shard, UpgradeSettings};
@@ -76,6 +77,8 @@ pub(crate) struct World {
     board: Board,
     /// What the control core was told, except for the log.
     pub(crate) letters: Vec<Mail>,
+    /// What the log was told.
+    pub(crate) lines: Vec<Line>,
     /// What it was asked, and by which shard.
     pub(crate) questions: VecDeque<(ShardId, Question)>,
     /// Who listens to row changes, as the control core was told by which shard.
@@ -107,6 +110,7 @@ impl World {
             tenants,
             board,
             letters: Vec::new(),
+            lines: Vec::new(),
             questions: VecDeque::new(),
             listens: Vec::new(),
             sockets: Vec::new(),
@@ -149,7 +153,7 @@ impl World {
         while let Some((from, letter)) = self.sim.control.receive() {
             took = true;
             match letter {
-                Mail::Log(_) => {}
+                Mail::Log(line) => self.lines.push(*line),
                 Mail::Listen(listen) => self.listens.push((from, *listen)),
                 Mail::Ask(question) => self.questions.push_back((from, *question)),
                 letter => self.letters.push(letter),

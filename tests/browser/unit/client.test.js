@@ -153,6 +153,15 @@ test('after disconnect nothing happens any more', async (context) => {
   assert.deepEqual(closes, [true])
 })
 
+test('who gives up while it waits to connect again is left alone', async (context) => {
+  const { client, socket, tick } = await joined(context)
+  socket().end()
+  client.disconnect()
+  tick(100_000)
+  assert.equal(FakeSocket.made.length, 1)
+  assert.equal((await client.push({ topic: 't', event: 'e', payload: {} })).status, 'closed')
+})
+
 test('a heartbeat is timed, and its absence ends the connection', async (context) => {
   const { client, socket, tick } = start(context, { heartbeatMs: 25_000, timeoutMs: 10_000 })
   const latencies = []
@@ -182,6 +191,10 @@ test('leaving tells the server, and joining again works', async (context) => {
   socket().answer('phx_join')
   await settled()
   assert.equal(channel.state, 'joined')
+  const heard = []
+  channel.on('broadcast', ({ event }) => heard.push(event))
+  socket().say(null, null, 'realtime:room', 'broadcast', { type: 'broadcast', event: 'e', payload: {} })
+  assert.deepEqual(heard, ['e'])
 })
 
 test('a channel that the server closes stays closed, one that crashed joins again', async (context) => {

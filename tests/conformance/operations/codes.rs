@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 use serde_json::{Value, json};
 
 use super::redaction::refusing_database;
-use super::{PATIENCE, SETUP, Test, wait_for_line};
+use super::{PATIENCE, SETUP, Test, wait_for_line, wait_for_lines};
 use crate::server::{self, Server};
 use crate::socket::{self, Event, Headers, Writer};
 use crate::token;
@@ -22,10 +22,6 @@ pub const TESTS: &[Test] = &[
     (
         "lines_about_a_token_say_whose_it_is",
         lines_about_a_token_say_whose_it_is,
-    ),
-    (
-        "subscriptions_are_told_on_behalf_of_their_socket",
-        subscriptions_are_told_on_behalf_of_their_socket,
     ),
     (
         "what_goes_on_is_told_in_the_originals_words",
@@ -154,9 +150,8 @@ fn a_refused_connection_is_told_to_who_asks_for_everything() {
     writer
         .upgrade(path, "a.localhost", &Headers::new())
         .expect("the server reads a head");
-    while server.log().matches(REFUSED).count() < 2 {
-        wait_for_line(&server, "Sent 401 in ");
-    }
+    wait_for_lines(&server, REFUSED, 2);
+    wait_for_line(&server, "Sent 401 in ");
     assert_eq!(server.log().matches(REFUSED).count(), 2);
 }
 
@@ -196,58 +191,6 @@ fn lines_about_a_token_say_whose_it_is() {
     said("later", late);
 }
 
-/// Joins with an entry that asks for row changes.
-fn subscribe(writer: &mut Writer, events: &Receiver<Event>, topic: &str, entry: Value) {
-    let payload = json!({"config": {"postgres_changes": [entry]}});
-    let message = json!(["1", "1", topic, "phx_join", payload]).to_string();
-    writer.text(&message).expect("the server reads");
-    let is_told = |event: &Event| matches!(event, Event::Text(text) if text.contains("\"extension\":\"postgres_changes\""));
-    while !is_told(&events.recv_timeout(PATIENCE).expect("the server goes on")) {}
-}
-
-fn subscriptions_are_told_on_behalf_of_their_socket() {
-    let settings = json!({
-        "region": "x", "db_host": "127.0.0.1", "db_port": refusing_database().to_string(), "db_name": "postgres",
-        "db_user": "supabase_admin", "db_password": "none", "ssl_enforced": false
-    });
-    let extension = json!({"type": "postgres_cdc_rls", "settings": settings});
-    let tenant = server::tenant("a", &json!({"extensions": [extension]}));
-    let server = Server::start(SETUP, &[tenant], &[]);
-    let exp = crate::clock::unix_s() + 3600;
-    let claims = json!({"role": "authenticated", "exp": exp, "sub": "ann", "iss": "us"});
-    let token = token::sign(&claims);
-    let wrong = json!({"event": "*", "schema": "public", "table": "t", "filter": "a=bad.1"});
-    for level in ["error", "warning"] {
-        let query = format!("apikey={token}&log_level={level}");
-        let (mut writer, events) = connect(&server, &query);
-        let topic = format!("realtime:of-{level}");
-        subscribe(&mut writer, &events, &topic, wrong.clone());
-        let entry = json!({"event": "*", "schema": "public"});
-        subscribe(&mut writer, &events, "realtime:away", entry);
-    }
-    // Of the socket that asked for warnings alone.
-    wait_for_line(
-        &server,
-        &format!(
-            "error_code=RealtimeDisabledForConfiguration sub=ann iss=us exp={exp} [warning] RealtimeDisabledForConfiguration: "
-        ),
-    );
-    wait_for_line(
-        &server,
-        &format!(
-            "error_code=UnableToSubscribeToPostgres sub=ann iss=us exp={exp} [error] UnableToSubscribeToPostgres: "
-        ),
-    );
-    let disabled = "[warning] RealtimeDisabledForConfiguration: ";
-    assert_eq!(server.log().matches(disabled).count(), 1);
-    for words in [
-        "external_id=a [warning] Starting distributed postgres extension [launch_node: :\"realtime@127.0.0.1\", region: \"x\"]",
-        "[info] Starting Realtime.RateCounter for: {:channel, :joins, \"a\"}",
-    ] {
-        wait_for_line(&server, words);
-    }
-}
-
 fn what_goes_on_is_told_in_the_originals_words() {
     let settings = json!({
         "region": "x", "db_host": "127.0.0.1", "db_port": refusing_database().to_string(), "db_name": "postgres",
@@ -270,6 +213,10 @@ fn what_goes_on_is_told_in_the_originals_words() {
     wait_for_line(
         &server,
         "external_id=a [info] Connection process starting up",
+    );
+    wait_for_line(
+        &server,
+        "external_id=a [info] Starting Realtime.RateCounter for: {:channel, :joins, \"a\"}",
     );
     // Its join was refused, and it has no other channel.
     wait_for_line(

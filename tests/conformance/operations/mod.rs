@@ -70,6 +70,16 @@ fn run(arguments: &[&str], env: &[(&str, &str)]) -> Output {
 /// Waits until the server has said something.
 #[track_caller]
 fn wait_for_line(server: &Server, words: &str) {
-    let is_said = server.says_within(words, PATIENCE);
-    assert!(is_said, "{words:?} was not said:\n{}", server.log_end());
+    wait_for_lines(server, words, 1);
+}
+
+/// The same, so often since its start.
+#[track_caller]
+fn wait_for_lines(server: &Server, words: &str, times: usize) {
+    let is_said = server.says_times_within(words, times, PATIENCE);
+    assert!(
+        is_said,
+        "{words:?} was not said {times} times:\n{}",
+        server.log_end()
+    );
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::Receiver;
 use serde_json::{Value, json};
 
 use super::systemd::Manager;
-use super::{PATIENCE, SETUP, Test, wait_for_line};
+use super::{PATIENCE, SETUP, Test, wait_for_line, wait_for_lines};
 use crate::server::{self, Server};
 use crate::socket::{self, Event, Headers, Writer};
 use crate::token;
@@ -145,7 +145,7 @@ fn sighup_applies_what_can_be_applied() {
         &server,
         "Reloaded: nothing has changed that a reload can change\n",
     );
-    assert_eq!(server.log().matches("after a restart: REGION\n").count(), 2);
+    wait_for_lines(&server, "after a restart: REGION\n", 2);
     assert!(
         !server.log().contains(&token),
         "values do not stand in lines"

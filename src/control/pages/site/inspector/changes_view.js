@@ -30,6 +30,8 @@ export class ChangesView {
 
   #flush() {
     const body = this.#parts.changes.tBodies[0]
+    // Errors are rare: their column is there when one is.
+    if (this.#pending.some(({ errors }) => errors?.length > 0)) this.#parts.changes.classList.add('has-errors')
     body.prepend(...this.#pending.reverse().map(row))
     this.#pending = []
     while (body.rows.length > ROWS_MAX) body.lastElementChild.remove()

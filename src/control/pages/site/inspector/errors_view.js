@@ -4,6 +4,8 @@ import { make } from './dom.js'
 
 /** Errors that are shown; older ones are in the log. */
 const ERRORS_MAX = 5
+/** A note at a field says no more than this; all of it stands above. */
+const NOTE_CHARS_MAX = 120
 
 export class ErrorsView {
   #element
@@ -58,8 +60,8 @@ export class ErrorsView {
         make('button', { class: 'btn small', type: 'button', text: 'Dismiss', 'aria-label': `Dismiss ${code}`, click: () => this.#drop(key) }),
       )),
       make('p', { class: 'said', text }),
-      meaning && make('p', { class: 'meaning', text: meaning }),
-      remedy && make('p', { class: 'remedy' }, make('strong', { text: 'What to do: ' }), remedy),
+      meaning && make('p', { class: 'meaning' }, withCode(meaning)),
+      remedy && make('p', { class: 'remedy' }, make('strong', { text: 'What to do: ' }), withCode(remedy)),
     )
   }
 
@@ -72,7 +74,7 @@ export class ErrorsView {
   }
 
   #mark({ code, text, field }) {
-    if (field) this.#note(field, `${code}: ${text}`)
+    if (field) this.#note(field, text.length <= NOTE_CHARS_MAX ? `${code}: ${text}` : `${code}: see above.`)
   }
 
   #note(field, text) {
@@ -82,4 +84,9 @@ export class ErrorsView {
     if (text) found.control.setAttribute('aria-invalid', 'true')
     else found.control.removeAttribute('aria-invalid')
   }
+}
+
+/** A sentence in which what stands between backquotes is code. */
+function withCode(sentence) {
+  return sentence.split('`').map((part, index) => (index % 2 === 1 ? make('code', { text: part }) : part))
 }

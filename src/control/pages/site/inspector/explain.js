@@ -76,9 +76,11 @@ const FIELD_OF_CODE = {
   TopicNameRequired: 'channel',
   Unauthorized: ofToken,
   PrivateOnly: 'private_channel',
+  // Only private channels need a database to be joined.
+  UnableToConnectToProject: (settings) => (settings.private_channel ? 'private_channel' : null),
   InvalidPresencePayload: 'track-payload',
   RealtimeDisabledForConfiguration: (_, text) => {
-    if (/`filter`|for filter|filter /.test(text.replace(/filters: \[.*?\]/, ''))) return 'filter'
+    if (/`filter`|filter /.test(text)) return 'filter'
     if (/`select`|Column selection/.test(text)) return 'select'
     return 'table'
   },

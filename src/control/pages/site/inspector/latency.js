@@ -63,5 +63,5 @@ export function percentile(sorted, percent) {
 }
 
 function keyOf(event, payload) {
-  return `${event} ${payload instanceof Uint8Array ? payload.join() : JSON.stringify(payload)}`
+  return `${event} ${JSON.stringify(payload)}`
 }

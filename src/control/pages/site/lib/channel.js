@@ -151,7 +151,6 @@ export class Channel extends Emitter {
         this.emit('system', payload)
         break
       case 'phx_close':
-        this.#isWanted = false
         if (this.state !== 'leaving') this.emit('closed', { event })
         this.forget()
         break

@@ -283,10 +283,7 @@ impl Desk {
             readers.listen(link, rest, self.plan.senders, Ear { desk, topic });
             return;
         }
-        match Slow::new(link, rest) {
-            Ok(slow) => self.slow.borrow_mut().push(slow),
-            Err(problem) => readers.problem(problem),
-        }
+        self.slow.borrow_mut().push(Slow::new(link, rest));
     }
 
     /// Whether nothing is to be sent any more.

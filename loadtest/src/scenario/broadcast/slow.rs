@@ -25,20 +25,13 @@ pub(super) struct Slow {
 
 impl Slow {
     /// Stops reading a socket.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel does not let us.
-    pub(super) fn new(link: Rc<Link>, received: Vec<u8>) -> Result<Self, String> {
-        link.keep_little()
-            .map_err(|error| format!("a slow reader: {error}"))?;
-        Ok(Self { link, received })
+    pub(super) fn new(link: Rc<Link>, received: Vec<u8>) -> Self {
+        link.ignore_answers();
+        Self { link, received }
     }
 
     /// Whether the server has closed it: with a close frame behind what it had sent, or at once.
     async fn ends_closed(mut self) -> bool {
-        // A kernel that refuses has the reading take its time.
-        let _ = self.link.keep_much();
         let started = Instant::now();
         while started.elapsed() < READING {
             match codec::next_frame(&self.received) {

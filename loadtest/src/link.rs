@@ -338,14 +338,10 @@ impl Link {
         self.send(&frame).await.is_ok()
     }
 
-    /// Lets the kernel keep next to nothing for this socket, which nobody will read: the server notices soon.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn keep_little(&self) -> io::Result<()> {
+    /// Nobody will read what comes, and so no answer is waited for. The kernel takes a window's worth and then no more: a smaller
+    /// buffer, now that the window has been offered, would drop what comes and leave the server to its retransmission timer.
+    pub fn ignore_answers(&self) {
         self.is_deaf.set(true);
-        self.socket().set_recv_buffer_size(4096)
     }
 
     /// Ends both directions; whoever waits on the socket sees its end.

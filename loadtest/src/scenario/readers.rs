@@ -141,6 +141,8 @@ impl Readers {
                     Err(error) => Err(error.to_string()),
                 };
             }
+            // Nothing is to be heard of it any more.
+            member.link.answered();
             if !readers.board.is_at_least(Phase::Done) {
                 readers.findings().closed += 1;
             }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::rest::{self, Door};
-use super::{Plan, Via, slow};
+use super::slow::{self, Slow};
+use super::{Plan, Via};
 use crate::clock::now_ns;
 use crate::dialect::{self, Join};
 use crate::link::{self, Link, Target};
@@ -34,7 +35,7 @@ struct Desk {
     /// Connections for requests.
     doors: RefCell<Vec<Rc<Link>>>,
     /// Those of members that do not read.
-    slow: RefCell<Vec<Rc<Link>>>,
+    slow: RefCell<Vec<Slow>>,
     sent: Cell<u64>,
 }
 
@@ -111,7 +112,7 @@ pub(super) async fn work(
                 pace(&desk, rate).await;
             }
             desk.readers.until(Phase::Done).await;
-            slow::count_closed(&desk.slow.take(), &desk.readers.board).await;
+            slow::count_closed(desk.slow.take(), &desk.readers.board).await;
             desk.stop_sending();
         })
         .await
@@ -280,11 +281,9 @@ impl Desk {
         if self.plan.reads(member) {
             let desk = Rc::clone(self);
             readers.listen(link, rest, self.plan.senders, Ear { desk, topic });
-        } else if let Err(error) = link.keep_little() {
-            readers.problem(format!("a slow reader: {error}"));
-        } else {
-            self.slow.borrow_mut().push(link);
+            return;
         }
+        self.slow.borrow_mut().push(Slow::new(link, rest));
     }
 
     /// Whether nothing is to be sent any more.

@@ -6,40 +6,62 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::codec::{self, Opcode};
 use crate::link::Link;
 use crate::scenario::fanout::Board;
 
 /// How long a socket may be silent, once all is read that was waiting, before it counts as open.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 2000 });
 
 /// How long what was waiting may take to be read.
-const READING: Duration = Duration::from_secs(5);
+const READING: Duration = Duration::from_secs(10);
 
-/// Reads what is left on each and counts those that end.
-pub(super) async fn count_closed(links: &[Rc<Link>], board: &Board) {
-    let all: Vec<_> = links
-        .iter()
-        .map(|link| monoio::spawn(ends(Rc::clone(link))))
+/// A member that has joined and does not read.
+pub(super) struct Slow {
+    link: Rc<Link>,
+    /// What came behind the answer to its join.
+    received: Vec<u8>,
+}
+
+impl Slow {
+    /// Stops reading a socket.
+    pub(super) fn new(link: Rc<Link>, received: Vec<u8>) -> Self {
+        link.ignore_answers();
+        Self { link, received }
+    }
+
+    /// Whether the server has closed it: with a close frame behind what it had sent, or at once.
+    async fn ends_closed(mut self) -> bool {
+        let started = Instant::now();
+        while started.elapsed() < READING {
+            match codec::next_frame(&self.received) {
+                Ok(Some(frame)) if frame.opcode != Opcode::Close => {
+                    self.received.drain(..frame.end);
+                    continue;
+                }
+                Ok(None) => {}
+                _ => return true,
+            }
+            monoio::select! {
+                more = self.link.receive_more(&mut self.received) => if more.is_err() {
+                    return true;
+                },
+                () = monoio::time::sleep(SILENCE) => return false,
+            }
+        }
+        false
+    }
+}
+
+/// Reads what is left on each and counts those that have been closed.
+pub(super) async fn count_closed(slow: Vec<Slow>, board: &Board) {
+    let all: Vec<_> = slow
+        .into_iter()
+        .map(|one| monoio::spawn(one.ends_closed()))
         .collect();
     for one in all {
         if one.await {
             board.closed.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-/// Whether a socket ends when it is read at last.
-async fn ends(link: Rc<Link>) -> bool {
-    let mut received = Vec::new();
-    let started = Instant::now();
-    while started.elapsed() < READING {
-        received.clear();
-        monoio::select! {
-            more = link.receive_more(&mut received) => if more.is_err() {
-                return true;
-            },
-            () = monoio::time::sleep(SILENCE) => return false,
-        }
-    }
-    false
 }

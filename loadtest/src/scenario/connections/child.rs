@@ -242,7 +242,6 @@ impl Desk {
 
     fn say(&self, output: &mut impl Write) -> io::Result<()> {
         let line = serde_json::to_string(&*self.said.borrow())?;
-        self.said.borrow_mut().problems.clear();
         writeln!(output, "{line}")?;
         output.flush()
     }

@@ -178,12 +178,12 @@ scene('who rests fades, and people are there in words', async (scene) => {
   await see(row, /idle, top right/)
   await until(bob, 'the cursor to fade', () => {
     const cursor = [...document.querySelectorAll('#stage .cursor')].find((cursor) => cursor.textContent.includes('Ann'))
-    return Number(getComputedStyle(cursor).opacity) < 0.5
+    return Number(getComputedStyle(cursor.querySelector('.pointer')).opacity) < 0.5
   })
   await point(ann, 0.5, 0.1)
   await until(bob, 'the cursor to be back', () => {
     const cursor = [...document.querySelectorAll('#stage .cursor')].find((cursor) => cursor.textContent.includes('Ann'))
-    return Number(getComputedStyle(cursor).opacity) === 1
+    return Number(getComputedStyle(cursor.querySelector('.pointer')).opacity) === 1
   })
 })
 

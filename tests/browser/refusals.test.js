@@ -12,7 +12,9 @@ before(async () => {
   // Refusals come at once.
   server = await Server.start({ API_JWT_SECRET: undefined, CHANNEL_ERROR_BACKOFF_MS: '50', CONNECT_ERROR_BACKOFF_MS: '50' })
   const list = await (await fetch(`${server.http}/inspector/codes.json`)).json()
-  codes = new Map(list.map((entry) => [entry.code, entry]))
+  // What stands between backquotes is shown as code, without them.
+  const shown = (text) => text.replaceAll('`', '')
+  codes = new Map(list.map((entry) => [entry.code, { ...entry, meaning: shown(entry.meaning), remedy: shown(entry.remedy) }]))
 })
 after(() => server?.dispose())
 

@@ -19,7 +19,7 @@ export { Server, token, within } from '../clients/support.js'
 const OUTPUT = fileURLToPath(new URL('../output/browser/', import.meta.url))
 
 /** How long a page may take to show something, on a busy machine. */
-export const TIMEOUT_MS = 20_000
+export const TIMEOUT_MS = 30_000
 
 /** Headless, and silent towards the network. */
 const FLAGS = [
@@ -110,7 +110,11 @@ export class Scene {
       if (['error', 'warning'].includes(message.type())) complain(`${message.type()}: ${message.text()} (${message.location().url})`)
     })
     page.on('pageerror', (error) => complain(`exception: ${error.stack ?? error}`))
-    page.on('requestfailed', (request) => complain(`request failed: ${request.url()} ${request.failure()?.errorText}`))
+    page.on('requestfailed', (request) => {
+      // What a window had asked for when it went elsewhere is given up.
+      const why = request.failure()?.errorText
+      if (why !== 'net::ERR_ABORTED') complain(`request failed: ${request.url()} ${why}`)
+    })
     page.on('response', (answer) => answer.status() >= 400 && complain(`answered ${answer.status()}: ${answer.url()}`))
     page.on('crash', () => complain('the page crashed'))
   }

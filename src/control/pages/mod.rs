@@ -35,6 +35,8 @@ pub const PAGES: &[(&str, &str)] = &[
     ("/demo/cursors", "cursors/cursors.html"),
     ("/status", "status/status.html"),
     ("/favicon.svg", "favicon.svg"),
+    // What browsers look for beside documents that name no icon.
+    ("/favicon.ico", "favicon.svg"),
     ("/robots.txt", "robots.txt"),
 ];
 

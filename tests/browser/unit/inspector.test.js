@@ -224,7 +224,7 @@ test('sizes and times are short', () => {
 
 // -- errors --------------------------------------------------------------------------------------------------------------
 
-const CODES = ['Unauthorized', 'MalformedJWT', 'InvalidJWTToken', 'TenantNotFound', 'MessagePerSecondRateLimitReached', 'RealtimeDisabledForConfiguration', 'PrivateOnly']
+const CODES = ['Unauthorized', 'MalformedJWT', 'InvalidJWTToken', 'TenantNotFound', 'MessagePerSecondRateLimitReached', 'RealtimeDisabledForConfiguration', 'PrivateOnly', 'UnableToConnectToProject']
 const explain = explainer(CODES.map((code) => ({ code, meaning: `meaning of ${code}`, remedy: `remedy of ${code}` })))
 
 test('errors find their code, meaning, remedy and field', () => {
@@ -236,6 +236,8 @@ test('errors find their code, meaning, remedy and field', () => {
   check('Unauthorized: You do not have permissions to read from this Channel topic: x', 'Unauthorized', 'token')
   check('Unauthorized: You do not …', 'Unauthorized', 'bearer', { bearer: 'x' })
   check('PrivateOnly: This project only allows private channels', 'PrivateOnly', 'private_channel')
+  check('UnableToConnectToProject: Realtime was unable', 'UnableToConnectToProject', 'private_channel', { private_channel: true })
+  check('Realtime was unable to connect to the project database', 'UnableToConnectToProject', null)
   check('The token provided is not a valid JWT', 'MalformedJWT', 'bearer', { bearer: 'x' })
   check('The token provided is not a valid JWT', 'MalformedJWT', 'token', { bearer: 'x' }, 'upgrade')
   check('Token has expired 3 seconds ago', 'InvalidJWTToken', 'token')

@@ -60,8 +60,8 @@ export class ErrorsView {
         make('button', { class: 'btn small', type: 'button', text: 'Dismiss', 'aria-label': `Dismiss ${code}`, click: () => this.#drop(key) }),
       )),
       make('p', { class: 'said', text }),
-      meaning && make('p', { class: 'meaning', text: meaning }),
-      remedy && make('p', { class: 'remedy' }, make('strong', { text: 'What to do: ' }), remedy),
+      meaning && make('p', { class: 'meaning' }, withCode(meaning)),
+      remedy && make('p', { class: 'remedy' }, make('strong', { text: 'What to do: ' }), withCode(remedy)),
     )
   }
 
@@ -84,4 +84,9 @@ export class ErrorsView {
     if (text) found.control.setAttribute('aria-invalid', 'true')
     else found.control.removeAttribute('aria-invalid')
   }
+}
+
+/** A sentence in which what stands between backquotes is code. */
+function withCode(sentence) {
+  return sentence.split('`').map((part, index) => (index % 2 === 1 ? make('code', { text: part }) : part))
 }

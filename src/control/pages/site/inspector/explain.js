@@ -76,6 +76,8 @@ const FIELD_OF_CODE = {
   TopicNameRequired: 'channel',
   Unauthorized: ofToken,
   PrivateOnly: 'private_channel',
+  // Only private channels need a database to be joined.
+  UnableToConnectToProject: (settings) => (settings.private_channel ? 'private_channel' : null),
   InvalidPresencePayload: 'track-payload',
   RealtimeDisabledForConfiguration: (_, text) => {
     if (/`filter`|filter /.test(text)) return 'filter'

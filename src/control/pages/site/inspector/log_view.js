@@ -151,11 +151,15 @@ function row(entry) {
         make('span', { class: 'visually-hidden', text: `${word} ` }),
         make('span', { class: 'title', text: entry.title }),
         ' ',
-        entry.binary && make('span', { class: 'tag', text: entry.binary.encoding === 'json' ? 'binary' : 'bytes' }),
-        entry.binary && ' ',
         make('span', { class: 'summary', text: entry.summary }),
       ),
-      make('span', { class: 'size', text: entry.size > 0 ? bytes(entry.size) : '' }),
+      make(
+        'span',
+        { class: 'size' },
+        entry.binary && make('span', { class: 'tag', title: `binary frame: ${entry.binary.kind}, payload encoded as ${entry.binary.encoding}`, text: 'bin' }),
+        entry.binary && ' ',
+        entry.size > 0 && bytes(entry.size),
+      ),
     ),
   )
   details.entry = entry

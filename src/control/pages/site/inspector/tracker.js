@@ -13,6 +13,9 @@ export class Tracker {
     this.#onProblem = onProblem
     parts['track-payload'].value = JSON.stringify({ name: identity, t: Date.now() })
     parts['track-payload'].addEventListener('input', () => this.#check())
+    parts['track-payload'].addEventListener('keydown', (event) => {
+      if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) this.track()
+    })
     parts.track.addEventListener('click', () => this.track())
     parts.untrack.addEventListener('click', () => this.#push((channel) => channel.untrack()))
   }

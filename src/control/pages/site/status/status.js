@@ -20,6 +20,14 @@ function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** The same for a sentence in which what stands between backquotes is code. */
+function sayProse(target, text) {
+  if (target.dataset.text === text) return;
+  target.dataset.text = text;
+  const parts = text.split("`").map((part, at) => (at % 2 === 1 ? element("code", {}, part) : part));
+  target.replaceChildren(...parts);
+}
+
 function figure(name, text) {
   say(main.querySelector(`:scope [data-figure="${name}"]`), text);
 }
@@ -238,7 +246,7 @@ function showTenant({ cells, parts }, tenant, uptime) {
   parts.stage.className = `tag ${kind}`;
   say(parts.stage, word);
   say(parts.code, tenant.database.code ?? "");
-  say(parts.why, tenant.database.code ? `${tenant.database.meaning} ${tenant.database.remedy}` : "");
+  sayProse(parts.why, tenant.database.code ? `${tenant.database.meaning} ${tenant.database.remedy}` : "");
   const { broadcast_stream: stream, row_changes: changes } = tenant;
   const rows = (count) => `${number(count)} ${count === 1 ? "row" : "rows"}`;
   say(cells.broadcasts, stream.running ? `streaming, ${rows(stream.rows_total)}, ${number(stream.lag_ms)} ms behind` : stream.rows_total > 0 ? `off, ${rows(stream.rows_total)} so far` : "off");

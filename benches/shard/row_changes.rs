@@ -57,6 +57,7 @@ fn seat(bed: &mut Bed) {
             listener: listen.listener,
             seats: Some(vec![seat]),
             news: None,
+            line: None,
         };
         bed.mail(0, Mail::Listening(Box::new(listening)));
     }

@@ -24,7 +24,8 @@ use crate::connection::OpenSockets;
 pub use lifecycle::Delayed;
 
 use crate::connection::{
-    self, ConnectionId, Inbound, Io, LocalBytes, Sockets, Tick, Tokens, Waiting, WaitingMessage,
+    self, ConnectionId, Inbound, Io, LocalBytes, SharedBytes, Sockets, Tick, Tokens, Waiting,
+    WaitingMessage,
 };
 use crate::fanout::Fanout;
 use crate::limits;
@@ -35,7 +36,6 @@ use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
 use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
 use figures::Handled;
 use rustc_hash::FxHashMap;
-use shards::SharedBytes;
 use std::sync::Arc;
 use std::time::Duration;
 

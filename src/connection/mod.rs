@@ -15,7 +15,7 @@ pub use inbound::{
 };
 pub use open_sockets::OpenSockets;
 pub use outbox::{close, close_answered, close_frame, close_slow, queue, queue_bytes};
-pub use shards::{Close, ConnectionId, LocalBytes, Tick};
+pub use shards::{Close, ConnectionId, LocalBytes, SharedBytes, Tick};
 pub use tokens::{Token, Tokens};
 
 use crate::http::LogLevel;

@@ -64,7 +64,7 @@ scene('a host that is none, and one where nobody listens', async (scene) => {
   scene.expect(/ERR_CONNECTION_REFUSED/)
   const pane = new Pane(await scene.open(inspector(server, { host: 'http://' })))
   await pane.click('connect')
-  await see(pane.root, /host/i)
+  await see(pane.the('errors').locator('.explained'), 'No server is meant by this host')
   await see(pane.the('state'), 'Disconnected')
   await pane.put('host', 'http://127.0.0.1:2')
   await pane.click('connect')

@@ -1,9 +1,10 @@
-//! The same bare publish/subscribe server on four loops: raw `io_uring`, epoll, monoio, glommio.
+//! The same bare publish/subscribe server on five loops: raw `io_uring`, the shards of this project, epoll, monoio, glommio.
 //!
 //! In: nothing; each server runs on a thread of its own on core 0, the clients on core 1. Out: CPU
 //! microseconds for each delivered frame, in the loads of the baseline table.
 //! `cargo bench --bench runtimes` measures; every other way to run it is a smoke test of a moment.
-//! Deliberately absent: the product. What it costs beside these loops is measured by `loadtest`.
+//! `cargo bench --bench runtimes -- NAME` measures the loops of that name. Deliberately absent: the product. What it costs beside
+//! these loops is measured by `loadtest`.
 
 #[path = "runtimes/epoll.rs"]
 mod epoll;
@@ -11,6 +12,8 @@ mod epoll;
 mod on_glommio;
 #[path = "runtimes/on_monoio.rs"]
 mod on_monoio;
+#[path = "runtimes/on_shards.rs"]
+mod on_shards;
 
 use std::io::{self, Write};
 
@@ -20,12 +23,16 @@ use loadtest::report::Run;
 use loadtest::scenario::broadcast::{self, CPU_PER_FRAME, Plan};
 use loadtest::settings::{Bench, Server};
 
-const SERVERS: [(&str, Serve); 4] = [
+const SERVERS: [(&str, Serve); 5] = [
     ("io_uring", bare::uring::serve),
+    (SHARDS, on_shards::serve),
     ("epoll", epoll::serve),
     ("monoio", on_monoio::serve),
     ("glommio", on_glommio::serve),
 ];
+
+/// This one makes a thread of its own, with a name of its own.
+const SHARDS: &str = "shards";
 
 /// A load of the baseline table.
 struct Load {
@@ -69,7 +76,10 @@ const LOADS: [Load; 4] = [
 ];
 
 fn main() -> io::Result<()> {
-    let measures = std::env::args().any(|argument| argument == "--bench");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let measures = arguments.iter().any(|argument| argument == "--bench");
+    let wanted = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let is_wanted = |name: &str| wanted.is_none_or(|wanted| name.contains(wanted.as_str()));
     loadtest::probe::raise_open_files()?;
     let mut out = io::stdout();
     if !measures {
@@ -80,7 +90,7 @@ fn main() -> io::Result<()> {
     }
     for load in &LOADS {
         writeln!(out, "{}", load.name)?;
-        for (name, serve) in SERVERS {
+        for (name, serve) in SERVERS.into_iter().filter(|(name, _)| is_wanted(name)) {
             let run = measure(name, serve, load, measures)?;
             let value = |name| run.value(name).unwrap_or(f64::NAN);
             writeln!(
@@ -118,7 +128,10 @@ fn measure(name: &str, serve: Serve, load: &Load, measures: bool) -> io::Result<
         cpus: vec![usize::from(cores > 1)],
         server: Some(Server {
             pid: std::process::id(),
-            thread_prefix: format!("bare-{name}"),
+            thread_prefix: match name {
+                SHARDS => "shard-".to_owned(),
+                _ => format!("bare-{name}"),
+            },
         }),
     };
     let part = |whole: usize| if measures { whole } else { whole.div_ceil(30) };

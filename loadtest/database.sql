@@ -45,6 +45,10 @@ drop policy if exists load_writes on realtime.messages;
   create policy load_writes on realtime.messages for insert to authenticated with check (true);
 \endif
 
-insert into realtime.messages (payload, event, topic, private, extension)
-  select jsonb_build_object('number', number), 'm', 'load-' || lpad(room::text, 6, '0'), true, 'broadcast'
+-- Each has the harness's stamp (src/stamp.rs: sender, number, time) and a moment of its own, so that losses and order can be told.
+delete from realtime.messages where :messages > 0 and topic like 'load-%';
+insert into realtime.messages (payload, event, topic, private, extension, inserted_at)
+  select
+    jsonb_build_object('load', 'stamped:' || lpad(to_hex(room), 8, '0') || lpad(to_hex(number - 1), 8, '0') || repeat('0', 16)),
+    'm', 'load-' || lpad(room::text, 6, '0'), true, 'broadcast', now() - (:messages - number) * interval '1 millisecond'
   from generate_series(0, 999) as room, generate_series(1, :messages) as number;

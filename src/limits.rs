@@ -71,6 +71,10 @@ pub const QUESTION_TIMEOUT_SECONDS: u32 = 60;
 
 // -- fan-out --
 
+/// Payload from which a message for several channels is queued in parts of which they share the largest, in bytes. Smaller ones are
+/// copied: that costs less than two more buffers.
+pub const SHARED_PAYLOAD_BYTES_MIN: usize = 16 * 1024;
+
 /// Bytes of one topic's batch above which it is sealed before the turn ends, so that one buffer stays sendable in one go.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 
@@ -146,6 +150,13 @@ pub const METRICS_SCRAPES_MAX: usize = 16;
 
 /// Tenants whose series are on the page, by name, 2 to 20 KB each. Above: the others have none, and a gauge says how many they are.
 pub const METRICS_TENANTS_MAX: usize = 5000;
+
+/// How old numbers may be that people look at on the status page. Whoever asks within this time gets the same ones.
+pub const FIGURES_FRESH_FOR: Duration = Duration::from_millis(250);
+
+/// Tenants that the operators' page lists, about 300 bytes each: those in trouble first, then those with the most users. Above: the others
+/// are left out, and a number says how many they are.
+pub const FIGURES_TENANTS_MAX: usize = 500;
 
 /// Series (or pieces of 128 bytes) that are written or compressed before others get their turn: less than a millisecond.
 pub const METRICS_STEPS_PER_SLICE: usize = 256;

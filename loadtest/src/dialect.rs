@@ -24,6 +24,9 @@ pub enum Dialect {
 /// The name of user events, as short as the stamp's payload wants it.
 pub const USER_EVENT: &str = "m";
 
+/// The reference of the join that opens a connection.
+pub const FIRST_JOIN_REF: u32 = 1;
+
 /// What every topic starts with for a client, and none in the database.
 const TOPIC_PREFIX: &str = "realtime:";
 
@@ -88,7 +91,8 @@ impl Dialect {
     /// Appends the first join of a connection; nothing for a bare server.
     pub fn push_join(self, topic: &str, join: &Join<'_>, mask: u32, out: &mut Vec<u8>) {
         if self.joins() {
-            self.push_channel(topic, 1, "phx_join", &join.payload(), mask, out);
+            let payload = join.payload();
+            self.push_channel(topic, FIRST_JOIN_REF, "phx_join", &payload, mask, out);
         }
     }
 
@@ -107,6 +111,19 @@ impl Dialect {
     /// Appends the leave of the channel that was joined with `join_ref`.
     pub fn push_leave(self, topic: &str, join_ref: u32, out: &mut Vec<u8>) {
         self.push_channel(topic, join_ref, "phx_leave", "{}", mask(join_ref), out);
+    }
+
+    /// Appends another token for the channel that was joined with `join_ref`; there is no answer to it.
+    pub fn push_access_token(self, topic: &str, join_ref: u32, token: &str, out: &mut Vec<u8>) {
+        let payload = format!(r#"{{"access_token":"{token}"}}"#);
+        self.push_channel(
+            topic,
+            join_ref,
+            "access_token",
+            &payload,
+            mask(join_ref),
+            out,
+        );
     }
 
     /// Appends a member's presence in the channel that was joined with `join_ref`: `payload_bytes` of JSON
@@ -224,10 +241,21 @@ impl Dialect {
         }
     }
 
-    /// Whether a text frame refuses something. A channel that was left is closed, which is no refusal.
+    /// Whether a text frame refuses something or ends a channel. One that was left is closed as well, which is
+    /// neither: only its system message tells the one from the other.
     pub fn is_refusal(self, text: &[u8]) -> bool {
-        let closes = memchr::memmem::find(text, b"\"phx_close\"").is_some();
-        !closes && self.answer(text) == Answer::Refused
+        says_shut_down(text) || !says_closed(text) && self.answer(text) == Answer::Refused
+    }
+
+    /// Whether a text frame refuses something or ends a channel that nobody has left.
+    pub fn is_bad_news(self, text: &[u8]) -> bool {
+        says_closed(text) || self.is_refusal(text)
+    }
+
+    /// Whether a text frame answers a heartbeat.
+    pub fn is_heartbeat_reply(self, text: &[u8]) -> bool {
+        let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+        holds(b"\"phoenix\"") && holds(b"\"phx_reply\"")
     }
 
     /// Whether a text frame is the reply to the join or leave with the reference `msg_ref`.
@@ -241,6 +269,17 @@ impl Dialect {
         let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
         holds(b"\"phx_reply\"") && holds(reference.as_bytes())
     }
+}
+
+/// Whether a text frame says that a channel is closed, because it was left or for another reason.
+pub fn says_closed(text: &[u8]) -> bool {
+    memchr::memmem::find(text, b"\"phx_close\"").is_some()
+}
+
+/// Whether a text frame says why the server ends a channel (websocket-protocol 5.8).
+pub fn says_shut_down(text: &[u8]) -> bool {
+    let holds = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
+    holds(b"\"system\"") && holds(b"\"extension\":\"system\"") && holds(b"\"status\":\"error\"")
 }
 
 /// Whether a text frame says that rows of the tenant's database are broadcast from now on
@@ -524,6 +563,37 @@ mod tests {
         assert!(is_replayed(br#"{"meta":{"id":"1","replayed":true}}"#));
         assert!(!is_replayed(br#"{"meta":{"id":"1"}}"#));
         assert_eq!(topic_in_database("realtime:load-000001"), "load-000001");
+    }
+
+    #[test]
+    fn a_new_token_goes_to_the_channel_it_is_for() {
+        let mut out = Vec::new();
+        Dialect::V2.push_access_token("realtime:a", 7, "a.b.c", &mut out);
+        let expected = br#"["7","7","realtime:a","access_token",{"access_token":"a.b.c"}]"#;
+        assert_eq!(unmasked(&out), expected);
+        out.clear();
+        Dialect::V1.push_access_token("realtime:a", 7, "a.b.c", &mut out);
+        let value: serde_json::Value = serde_json::from_slice(&unmasked(&out)).unwrap();
+        assert_eq!(value["event"], "access_token");
+        assert_eq!(value["payload"]["access_token"], "a.b.c");
+    }
+
+    #[test]
+    fn a_channel_that_is_shut_down_is_told_from_one_that_was_left() {
+        let check = |text: &str, refuses| {
+            assert_eq!(Dialect::V2.is_refusal(text.as_bytes()), refuses, "{text}");
+        };
+        let closed = br#"["1","1","realtime:a","phx_close",{}]"#;
+        assert!(Dialect::V2.is_bad_news(closed));
+        check(r#"["1","1","realtime:a","phx_close",{}]"#, false);
+        check(r#"["1","1","realtime:a","phx_error",{}]"#, true);
+        let system = r#"["1",null,"realtime:a","system",{"channel":"a","extension":"system","message":"Token has expired 1 seconds ago","status":"error"}]"#;
+        check(system, true);
+        check(&system.replace("\"error\"", "\"ok\""), false);
+        let reply = r#"[null,"2","phoenix","phx_reply",{"status":"ok","response":{}}]"#;
+        assert!(Dialect::V2.is_heartbeat_reply(reply.as_bytes()));
+        let other = reply.replace("phoenix", "realtime:a");
+        assert!(!Dialect::V2.is_heartbeat_reply(other.as_bytes()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::report::{Figure, Run};
 
 /// Short names, what they measure, and for which figures they stand: the name of one, or how the names
 /// end. Percentiles are those of the first thing that a scenario times.
-const NAMES: [(&str, Measure, &str); 15] = [
+const NAMES: [(&str, Measure, &str); 17] = [
     ("loss", Measure::Count, "loss"),
     ("duplicates", Measure::Count, "duplicates"),
     ("disorder", Measure::Count, "disorder"),
@@ -25,6 +25,8 @@ const NAMES: [(&str, Measure, &str); 15] = [
     ("joined", Measure::Count, "joined"),
     ("connections", Measure::Count, "connections"),
     ("refused", Measure::Count, "refused"),
+    ("closed", Measure::Count, "closed"),
+    ("misdirected", Measure::Count, "misdirected"),
     ("cpu", Measure::Share, "server cpu"),
     ("memory", Measure::Size, "server resident"),
 ];

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::report::{Report, Run, Summary, readable};
+use crate::timeline::Point;
 
 /// Size of a plot, and what is left beside its axes.
 const WIDTH: f64 = 760.0;
@@ -14,24 +15,40 @@ const LEFT: f64 = 70.0;
 const BOTTOM: f64 = 30.0;
 const TOP: f64 = 16.0;
 
+/// What the page looks like, in the light and in the dark. Lines of a plot have the colours `c0` to `c3`.
+const STYLE: &str = "\
+:root{color-scheme:light dark;--text:#1f2328;--quiet:#59636e;--page:#fff;--grid:#e1e4e8;--bad:#b00020;
+ --c0:#1b6ca8;--c1:#2e8540;--c2:#d97706;--c3:#b00020}
+@media(prefers-color-scheme:dark){:root{--text:#e6edf3;--quiet:#9198a1;--page:#0d1117;--grid:#2b3139;--bad:#ff7b72;
+ --c0:#58a6ff;--c1:#56d364;--c2:#e3b341;--c3:#ff7b72}}
+body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;padding:0 1em;max-width:860px;color:var(--text);background:var(--page)}
+h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid var(--grid)}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+td,th{padding:2px 0 2px 16px;text-align:right;border-bottom:1px solid var(--grid)}
+td:first-child,th:first-child{text-align:left;white-space:pre-wrap;padding-left:0}
+code{overflow-wrap:anywhere}.quiet,.unit{color:var(--quiet)}.bad{color:var(--bad)}
+svg{display:block;margin:1.5em 0}svg text{font:11px system-ui,sans-serif;fill:var(--quiet)}svg .title{font-weight:600;fill:var(--text)}
+svg .grid{stroke:var(--grid)}svg .line{fill:none;stroke-width:1.5;stroke-linejoin:round}
+svg .c0{stroke:var(--c0)}svg .c1{stroke:var(--c1)}svg .c2{stroke:var(--c2)}svg .c3{stroke:var(--c3)}
+svg .bar{fill:var(--c0)}svg text.c0,svg text.c1,svg text.c2,svg text.c3{stroke:none}
+svg text.c0{fill:var(--c0)}svg text.c1{fill:var(--c1)}svg text.c2{fill:var(--c2)}svg text.c3{fill:var(--c3)}";
+
 /// One line of a plot.
 struct Series {
     name: &'static str,
-    colour: &'static str,
     points: Vec<(f64, f64)>,
 }
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
     let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>loadtest: {scenario}</title>\n\
-         <style>body{{font:14px system-ui,sans-serif;margin:2em auto;max-width:800px;color:#222}}\
-         table{{border-collapse:collapse}}td,th{{padding:2px 12px 2px 0;text-align:right}}\
-         td:first-child,th:first-child{{text-align:left;white-space:pre}}code{{overflow-wrap:anywhere}}\
-         .bad{{color:#b00020}}svg text{{font:11px system-ui,sans-serif}}</style></head><body>\n\
-         <h1>{scenario}</h1>\n<p><code>loadtest {command}</code></p>\n<p>kernel {kernel}, {congestion}</p>\n",
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>loadtest: {scenario}</title>\n\
+         <style>{STYLE}</style></head><body>\n<h1>{scenario}</h1>\n<p><code>loadtest {command}</code></p>\n\
+         <p class=\"quiet\">{runs} runs, kernel {kernel}, {congestion}</p>\n",
         scenario = escaped(report.scenario),
         command = escaped(&report.command),
+        runs = report.runs.len(),
         kernel = escaped(&report.kernel),
         congestion = escaped(&report.congestion_control),
     );
@@ -47,11 +64,12 @@ pub fn page(report: &Report) -> String {
             format_args!("<p class=\"bad\">Not met: {}</p>\n", escaped(unmet)),
         );
     }
-    page.push_str(&table("", &report.summary()));
+    page.push_str(&table(&report.summary()));
+    page.push_str(&published(report));
     let ratios = report.ratios();
     if !ratios.is_empty() {
         page.push_str("<h2>Times the other server's</h2>\n");
-        page.push_str(&table("", &ratios));
+        page.push_str(&table(&ratios));
     }
     for (whose, runs) in [
         ("Run", &report.runs),
@@ -66,6 +84,22 @@ pub fn page(report: &Report) -> String {
     page
 }
 
+/// What was published of the workload, if it is one.
+fn published(report: &Report) -> String {
+    let (Some((preset, _)), Some(words)) = (report.preset, report.published_words()) else {
+        return String::new();
+    };
+    let mut text = format!("<h2>Beside it</h2>\n<p>{}</p>\n<table>", escaped(&words));
+    for (name, unit, value) in preset.figures {
+        let (name, value) = (named(name, unit), readable(*value));
+        push(
+            &mut text,
+            format_args!("<tr><td>{name}</td><td>{value}</td></tr>\n"),
+        );
+    }
+    text + "</table>\n"
+}
+
 /// What one run has beside its figures.
 fn section(run: &Run) -> String {
     let mut section = String::new();
@@ -78,28 +112,28 @@ fn section(run: &Run) -> String {
     }
     if let Some(timeline) = &run.timeline {
         let points = timeline.points();
-        let series = |name, colour, of: fn(&crate::timeline::Point) -> f64| Series {
+        let series = |name, of: fn(&Point) -> f64| Series {
             name,
-            colour,
             points: points
                 .iter()
                 .map(|point| (point.seconds, of(point)))
                 .collect(),
         };
         let latency = [
-            series("p50", "#1b6ca8", |point| point.p50_us / 1e3),
-            series("p99", "#d97706", |point| point.p99_us / 1e3),
-            series("max", "#b00020", |point| point.max_us / 1e3),
+            series("p50", |point| point.p50_us / 1e3),
+            series("p95", |point| point.p95_us / 1e3),
+            series("p99", |point| point.p99_us / 1e3),
+            series("max", |point| point.max_us / 1e3),
         ];
-        section.push_str(&plot("latency, ms, over seconds", &latency, true));
-        let arrived = [series("arrived", "#1b6ca8", |point| point.per_second)];
-        section.push_str(&plot("arrivals per second, over seconds", &arrived, false));
+        section.push_str(&plot("how long it took, ms, over seconds", &latency, true));
+        let arrived = [series("", |point| point.per_second)];
+        let title = "how many arrived per second, over seconds";
+        section.push_str(&plot(title, &arrived, false));
         section.push_str(&bars("how many took how long, ms", &timeline.bars()));
     }
     if run.memory.len() > 1 {
         let memory = [Series {
-            name: "resident",
-            colour: "#1b6ca8",
+            name: "",
             points: run.memory.clone(),
         }];
         section.push_str(&plot(
@@ -111,16 +145,14 @@ fn section(run: &Run) -> String {
     section
 }
 
-fn table(caption: &str, lines: &[Summary]) -> String {
-    let mut table =
-        format!("<table><tr><th>{caption}</th><th>min</th><th>median</th><th>max</th></tr>\n");
+fn table(lines: &[Summary]) -> String {
+    let mut table = "<table><tr><th></th><th>min</th><th>median</th><th>max</th></tr>\n".to_owned();
     for line in lines {
         push(
             &mut table,
             format_args!(
-                "<tr><td>{} [{}]</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                escaped(&line.name),
-                line.unit,
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+                named(&line.name, line.unit),
                 readable(line.min),
                 readable(line.median),
                 readable(line.max)
@@ -128,6 +160,15 @@ fn table(caption: &str, lines: &[Summary]) -> String {
         );
     }
     table + "</table>\n"
+}
+
+/// A figure's name with its unit, if it has one.
+fn named(name: &str, unit: &str) -> String {
+    let name = escaped(name);
+    if unit.is_empty() {
+        return name;
+    }
+    format!("{name} <span class=\"unit\">{}</span>", escaped(unit))
 }
 
 /// Lines over time. On a logarithmic scale what is not above zero is left out.
@@ -155,32 +196,35 @@ fn plot(title: &str, all: &[Series], logarithmic: bool) -> String {
         TOP + (1.0 - share) * (HEIGHT - TOP - BOTTOM)
     };
     let mut drawing = frame(title);
-    for tick in 0..=4 {
-        let share = f64::from(tick) / 4.0;
-        let value = if logarithmic {
-            (scale(y_min) + share * (scale(y_max) - scale(y_min))).exp()
+    let heights = if logarithmic {
+        decades(y_min, y_max)
+    } else {
+        steps(y_max)
+    };
+    for value in heights {
+        push(
+            &mut drawing,
+            format_args!(
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/>\
+             <text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{value}</text>\n",
+                y(value),
+                LEFT - 6.0,
+                y(value) + 4.0,
+            ),
+        );
+    }
+    for value in steps(x_max) {
+        let anchor = if x(value) > WIDTH - 20.0 {
+            "end"
         } else {
-            y_max * share
+            "middle"
         };
         push(
             &mut drawing,
             format_args!(
-                "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{0:.1}\" y2=\"{0:.1}\" stroke=\"#ddd\"/>\
-             <text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{3}</text>\n",
-                y(value),
-                LEFT - 6.0,
-                y(value) + 4.0,
-                readable(value),
-            ),
-        );
-        push(
-            &mut drawing,
-            format_args!(
-                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"{}\">{}</text>\n",
-                x(x_max * share),
+                "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{value}</text>\n",
+                x(value),
                 HEIGHT - 10.0,
-                if tick == 4 { "end" } else { "middle" },
-                readable(x_max * share),
             ),
         );
     }
@@ -192,16 +236,60 @@ fn plot(title: &str, all: &[Series], logarithmic: bool) -> String {
         push(
             &mut drawing,
             format_args!(
-                "<polyline fill=\"none\" stroke=\"{0}\" stroke-width=\"1.5\" points=\"{1}\"/>\
-             <text x=\"{2}\" y=\"12\" fill=\"{0}\" text-anchor=\"end\">{3}</text>\n",
-                series.colour,
+                "<polyline class=\"line c{index}\" points=\"{}\"/>\
+             <text class=\"c{index}\" x=\"{}\" y=\"12\" text-anchor=\"end\">{}</text>\n",
                 points.join(" "),
-                WIDTH - 60.0 * index as f64,
+                WIDTH - 40.0 * (all.len() - 1 - index) as f64,
                 series.name,
             ),
         );
     }
     drawing + "</svg>\n"
+}
+
+/// Round numbers from 0 to `max`, a few of them.
+fn steps(max: f64) -> Vec<f64> {
+    let decade = 10_f64.powf((max / 5.0).log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .map(|times| times * decade)
+        .into_iter()
+        .find(|step| max / step <= 7.0)
+        .unwrap_or(max);
+    let count = (max / step + 1e-9).floor() as u32;
+    (0..=count)
+        .map(|index| rounded(f64::from(index) * step))
+        .collect()
+}
+
+/// Round numbers between two that are above zero, as a logarithmic scale has them.
+fn decades(min: f64, max: f64) -> Vec<f64> {
+    let first = min.log10().floor() as i32;
+    let last = max.log10().ceil() as i32;
+    let within = |factors: &[f64]| -> Vec<f64> {
+        (first..=last)
+            .flat_map(|exponent| {
+                factors
+                    .iter()
+                    .map(move |factor| factor * 10_f64.powi(exponent))
+            })
+            .map(rounded)
+            .filter(|value| (min..=max).contains(value))
+            .collect()
+    };
+    let fine = within(&[1.0, 2.0, 5.0]);
+    match fine.len() {
+        0 => steps(max)
+            .into_iter()
+            .filter(|value| *value >= min)
+            .collect(),
+        1..=8 => fine,
+        _ => within(&[1.0]),
+    }
+}
+
+/// A number without the dust of its calculation.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.9}").parse().unwrap_or(value)
 }
 
 /// A histogram: what a bar is up to, and how many it stands for.
@@ -220,7 +308,7 @@ fn bars(title: &str, all: &[(f64, u64)]) -> String {
         push(
             &mut drawing,
             format_args!(
-                "<rect x=\"{at:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"#1b6ca8\">\
+                "<rect class=\"bar\" x=\"{at:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\">\
              <title>up to {} ms: {count}</title></rect>\n",
                 HEIGHT - BOTTOM - height,
                 (width - 1.0).max(0.5),
@@ -253,7 +341,7 @@ fn bars(title: &str, all: &[(f64, u64)]) -> String {
 fn frame(title: &str) -> String {
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"100%\" role=\"img\" aria-label=\"{0}\">\
-         <text x=\"{LEFT}\" y=\"12\" font-weight=\"bold\">{0}</text>\n",
+         <text class=\"title\" x=\"{LEFT}\" y=\"12\">{0}</text>\n",
         escaped(title)
     )
 }
@@ -329,7 +417,7 @@ mod tests {
             4,
             "latency, arrivals, histogram, memory"
         );
-        assert_eq!(page.matches("<polyline ").count(), 3 + 1 + 1);
+        assert_eq!(page.matches("<polyline ").count(), 4 + 1 + 1);
         assert!(page.contains("Not met: run 1: p99&lt;1ms: is 7"));
         assert_eq!(unbalanced(&page), [""; 0]);
         for number in ["NaN", "inf"] {
@@ -345,6 +433,30 @@ mod tests {
         for word in ["<script", "http://", "https://", "src=", "url("] {
             assert!(!page.contains(word), "{word}");
         }
+    }
+
+    #[test]
+    fn axes_have_round_numbers() {
+        assert_eq!(steps(12.1), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]);
+        assert_eq!(steps(0.3), [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3]);
+        assert_eq!(steps(4840.0), [0.0, 1000.0, 2000.0, 3000.0, 4000.0]);
+        assert_eq!(
+            decades(0.6, 157.0),
+            [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]
+        );
+        assert_eq!(decades(0.01, 1000.0), [0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]);
+        assert_eq!(decades(1.1, 1.9), [1.5]);
+    }
+
+    #[test]
+    fn what_was_published_stands_beside_it() {
+        let mut report = report();
+        assert!(!page(&report).contains("Beside it"));
+        report.preset = crate::presets::Preset::of("broadcast").map(|preset| (preset, 0.5));
+        let page = page(&report);
+        assert!(page.contains("32,000 users, 224,000 messages/s (this load: 0.5 of it)"));
+        assert!(page.contains("<td>latency p50 <span class=\"unit\">us</span></td><td>6000</td>"));
+        assert_eq!(unbalanced(&page), [""; 0]);
     }
 
     #[test]

@@ -6,11 +6,10 @@
 //! buffer to every waiting socket: ten thousand of them would be pushed through the cache in turn,
 //! and an idle socket would not be idle.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,8 +19,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::clock::now_ns;
 use crate::codec::{self, Opcode};
-use crate::dialect::{self, Answer, Dialect, Join};
+use crate::dialect::{self, Answer, Dialect, FIRST_JOIN_REF, Join};
 use crate::signal;
+use crate::tokens::Tokens;
 
 /// Sockets that share one source address of loopback: below the 28,232 ports that Linux hands out.
 const SOCKETS_PER_ADDRESS: usize = 20_000;
@@ -36,14 +36,24 @@ pub struct Target {
     /// The path of the WebSocket endpoint.
     pub path: String,
     /// The tokens, used in turn.
-    pub tokens: Vec<String>,
+    pub tokens: Tokens,
     /// How messages are written.
     pub dialect: Dialect,
     /// How fast sockets may be opened; as fast as the server takes them when absent.
     pub opens: Option<Arc<Pace>>,
     /// The number of the first topic: loads that run at once have topics of their own.
     pub first_topic: usize,
+    /// How often a member says that it is there.
+    pub heartbeat: Duration,
+    /// How long a member waits for an answer to its upgrade and its join.
+    pub patience: Duration,
 }
+
+/// How often a client says that it is there. A server closes a socket that says nothing for a minute.
+pub const HEARTBEAT: Duration = Duration::from_secs(20);
+
+/// How long clients wait for the answer to a join before they give it up.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Times that are handed out one by one, to all threads of the process.
 #[derive(Debug)]
@@ -86,16 +96,33 @@ impl Target {
             address,
             host: "bare".to_owned(),
             path: String::new(),
-            tokens: vec![String::new()],
+            tokens: Tokens::given(""),
             dialect: Dialect::Bare,
             opens: None,
             first_topic: 0,
+            heartbeat: HEARTBEAT,
+            patience: PATIENCE,
         }
     }
 
     /// The topic with number `index` of this load.
     pub fn topic(&self, index: usize) -> String {
         self.dialect.topic(self.first_topic + index)
+    }
+
+    /// What `answer` comes to within this target's patience.
+    ///
+    /// # Errors
+    ///
+    /// What it says, or that it never came.
+    pub async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let never = |_| format!("no answer within {:?}", self.patience);
+        monoio::time::timeout(self.patience, answer)
+            .await
+            .map_err(never)?
     }
 
     /// The address that socket number `index` of this machine connects from: loopback has many, and
@@ -115,47 +142,34 @@ pub struct Link {
     stream: TcpStream,
     /// A frame is on its way out: the next one has to wait for its end.
     sending: Cell<bool>,
+    /// The channel in which it is to be kept.
+    channel: RefCell<Option<Channel>>,
+    /// When the heartbeat was sent that has not been answered; 0 when all have been.
+    asked_ns: Cell<u64>,
+    /// Nobody reads what comes: answers are not waited for.
+    is_deaf: Cell<bool>,
 }
 
-/// How often a client says that it is there. A server closes a socket that says nothing for a minute.
-const HEARTBEAT_NS: u64 = 20_000_000_000;
-
-/// Sends a heartbeat on every link in good time, a few at once, until the load is over. `links` gives the
-/// link of a number, and nothing beyond the last.
-pub async fn keep_alive(
-    dialect: Dialect,
-    links: impl Fn(usize) -> Option<Rc<Link>>,
-    count: impl Fn() -> usize,
-    is_over: impl Fn() -> bool,
-) {
-    let mut frame = Vec::new();
-    dialect.push_heartbeat(5, &mut frame);
-    let (mut round_ns, mut next) = (now_ns(), 0);
-    while !is_over() {
-        monoio::time::sleep(Duration::from_millis(50)).await;
-        let elapsed_ns = (now_ns() - round_ns).min(HEARTBEAT_NS);
-        let goal = (count() as f64 * elapsed_ns as f64 / HEARTBEAT_NS as f64) as usize;
-        while next < goal {
-            // One that is sending is heard of without; one that has ended is noticed where it is read.
-            if let Some(link) = links(next)
-                && !link.sending.get()
-            {
-                let _ = link.send(&frame).await;
-            }
-            next += 1;
-        }
-        if elapsed_ns == HEARTBEAT_NS {
-            (round_ns, next) = (now_ns(), 0);
-        }
-    }
+/// A channel that a socket is in.
+#[derive(Debug)]
+struct Channel {
+    topic: String,
+    join_ref: u32,
+    /// Whose token it has.
+    user: usize,
+    /// The turn that its token is of.
+    turn: u32,
 }
+
+/// How long a heartbeat may go without an answer when the run ends.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Opens socket number `index`, upgrades it and joins `topic`; the answer may leave bytes behind
 /// it, which are handed over as well.
 ///
 /// # Errors
 ///
-/// What was refused, for a person to read.
+/// What was refused or took longer than the target's patience, for a person to read.
 pub async fn open(
     target: &Target,
     index: usize,
@@ -165,12 +179,25 @@ pub async fn open(
     if let Some(opens) = &target.opens {
         opens.turn().await;
     }
+    target
+        .in_time(shake_hands(target, index, topic, join))
+        .await
+}
+
+async fn shake_hands(
+    target: &Target,
+    index: usize,
+    topic: &str,
+    join: &Join<'_>,
+) -> Result<(Link, Vec<u8>), String> {
     let link = Link::connect(target.address, target.source(index))
         .await
         .map_err(|error| format!("connect: {error}"))?;
     let key = codec::upgrade_key(index as u128 + 1);
-    let token = &target.tokens[index % target.tokens.len()];
-    let path = target.dialect.path_and_query(&target.path, token, topic);
+    // A turn that ends between the two lines has the token renewed too soon, not too late.
+    let turn = target.tokens.turn();
+    let token = target.tokens.of(index);
+    let path = target.dialect.path_and_query(&target.path, &token, topic);
     let request = codec::upgrade_request(&target.host, &path, &key);
     link.send(&request)
         .await
@@ -191,6 +218,7 @@ pub async fn open(
             .await
             .map_err(|error| format!("join: {error}"))?;
         link.joined(target.dialect, &mut received).await?;
+        link.enter(topic, FIRST_JOIN_REF, index, turn);
     }
     Ok((link, received))
 }
@@ -231,6 +259,9 @@ impl Link {
         let link = Self {
             stream: TcpStream::from_std(socket.into())?,
             sending: Cell::new(false),
+            channel: RefCell::default(),
+            asked_ns: Cell::new(0),
+            is_deaf: Cell::new(false),
         };
         wait(|| link.stream.writable(false)).await?;
         match link.socket().take_error()? {
@@ -244,12 +275,76 @@ impl Link {
         SockRef::from(self)
     }
 
-    /// Lets the kernel keep next to nothing for this socket: whoever does not read is noticed soon.
+    /// Notes that the socket is in a channel now, with the token that `user` has in `turn`.
+    pub fn enter(&self, topic: &str, join_ref: u32, user: usize, turn: u32) {
+        self.channel.replace(Some(Channel {
+            topic: topic.to_owned(),
+            join_ref,
+            user,
+            turn,
+        }));
+    }
+
+    /// Notes that it is in no channel now.
+    pub fn leave(&self) {
+        self.channel.take();
+    }
+
+    /// Sends a heartbeat, and says whether one before it has not been answered within `patience`.
+    pub async fn beat(&self, frame: &[u8], patience: Duration) -> bool {
+        // One that is sending is heard of without.
+        if self.sending.get() {
+            return false;
+        }
+        let is_late = self.has_waited(patience);
+        if is_late || self.asked_ns.get() == 0 {
+            self.asked_ns.set(now_ns());
+        }
+        // One that has ended is noticed where it is read.
+        let _ = self.send(frame).await;
+        is_late
+    }
+
+    /// Whether there has been no answer to a heartbeat for longer than `patience`.
+    fn has_waited(&self, patience: Duration) -> bool {
+        let asked_ns = self.asked_ns.get();
+        let waited_ns = now_ns().saturating_sub(asked_ns);
+        !self.is_deaf.get() && asked_ns > 0 && waited_ns > patience.as_nanos() as u64
+    }
+
+    /// Notes that a heartbeat has been answered.
+    pub fn answered(&self) {
+        self.asked_ns.set(0);
+    }
+
+    /// Whether a heartbeat is without an answer for so long that none will come.
+    pub fn is_overdue(&self) -> bool {
+        self.has_waited(ANSWER)
+    }
+
+    /// Gives the channel the token of `turn`, if it has an older one; says whether it did.
+    pub async fn renew(&self, target: &Target, turn: u32) -> bool {
+        let mut frame = Vec::new();
+        match &mut *self.channel.borrow_mut() {
+            Some(channel) if channel.turn < turn => {
+                channel.turn = turn;
+                let token = target.tokens.of(channel.user);
+                let (dialect, topic) = (target.dialect, &channel.topic);
+                dialect.push_access_token(topic, channel.join_ref, &token, &mut frame);
+            }
+            _ => return false,
+        }
+        // One that has ended is noticed where it is read.
+        self.send(&frame).await.is_ok()
+    }
+
+    /// Lets the kernel keep next to nothing for this socket, which nobody will read: the server notices soon.
     ///
     /// # Errors
     ///
     /// When the kernel refuses.
     pub fn keep_little(&self) -> io::Result<()> {
+        self.is_deaf.set(true);
         self.socket().set_recv_buffer_size(4096)
     }
 

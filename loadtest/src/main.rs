@@ -11,7 +11,7 @@ use loadtest::probe;
 use loadtest::report::{Report, Run};
 use loadtest::scenario::connections::child;
 use loadtest::scenario::{
-    broadcast, changes, connections, database_broadcast, joins, presence, reconnect, replay,
+    broadcast, changes, connections, database_broadcast, joins, presence, reconnect, replay, rows,
     slow_readers, soak,
 };
 use loadtest::settings::Settings;
@@ -110,6 +110,24 @@ impl Scenario {
         }
     }
 
+    /// How long one run takes at least.
+    fn seconds(&self) -> f64 {
+        let writing = |writing: &rows::Writing| writing.warm_up_seconds + writing.seconds;
+        match self {
+            Self::Broadcast { plan, .. } | Self::Bare(plan) => plan.warm_up_seconds + plan.seconds,
+            Self::DatabaseBroadcast(plan) => writing(&plan.writing),
+            Self::Changes(plan) => writing(&plan.writing),
+            Self::Connections(plan) => plan.idle_seconds,
+            Self::Joins(plan) => plan.warm_up_seconds + plan.seconds,
+            Self::Replay(plan) => plan.warm_up_seconds + plan.seconds,
+            Self::Presence(plan) => plan.warm_up_seconds + plan.seconds,
+            Self::SlowReaders(plan) => plan.warm_up_seconds + plan.seconds,
+            Self::Reconnect(plan) => plan.rounds as f64 * plan.pause_seconds,
+            Self::Soak(plan) => plan.minutes * 60.0,
+            Self::Preset { .. } | Self::Child => 0.0,
+        }
+    }
+
     const fn is_bare(&self) -> bool {
         match self {
             Self::Bare(_) => true,
@@ -159,6 +177,12 @@ fn run(arguments: &Arguments) -> io::Result<Verdict> {
         settings.tokens = plan.tokens().unwrap_or(settings.tokens);
     }
     let other = settings.of_other();
+    let runs = settings.runs.max(1) * if other.is_some() { 2 } else { 1 };
+    let warning = settings.warning(scenario.seconds() * runs as f64);
+    if let Some(warning) = &warning {
+        // Before the time is spent; nothing is left to be done when the error output is closed as well.
+        let _ = writeln!(io::stderr(), "loadtest: {warning}");
+    }
     let mut report = Report::new(scenario.name());
     report.preset = preset.as_ref().map(|(preset, scale, _)| (*preset, *scale));
     for index in 0..settings.runs.max(1) {
@@ -171,6 +195,9 @@ fn run(arguments: &Arguments) -> io::Result<Verdict> {
         if let (Some(other), false) = (&other, other_first) {
             report.against.push(once(scenario, other)?);
         }
+    }
+    if let Some(first) = report.runs.first_mut() {
+        first.notes.extend(warning);
     }
     if let Some(expectations) = &settings.expect {
         report.unmet = expectations.unmet(&report.runs);

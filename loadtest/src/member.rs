@@ -60,6 +60,8 @@ pub trait Sink {
     fn on_text(&mut self, text: &[u8]);
     /// A ping that wants an answer.
     fn on_ping(&mut self, payload: &[u8]);
+    /// An answer to a ping.
+    fn on_pong(&mut self) {}
 }
 
 /// Where a member is in its stream of bytes.
@@ -107,7 +109,7 @@ impl Reader {
                     ));
                 }
                 Opcode::Ping => sink.on_ping(payload),
-                Opcode::Pong => {}
+                Opcode::Pong => sink.on_pong(),
             }
             rest = &rest[frame.end..];
         }

@@ -32,6 +32,12 @@ impl Progress {
         }
     }
 
+    /// Says how many of all there are by now.
+    pub fn count(&mut self, count: u64, all: u64, what: &str) {
+        let share = count as f64 / all.max(1) as f64;
+        self.say(share, &format!("{count} of {all} {what}"));
+    }
+
     /// Wipes the line.
     pub fn end(&self) {
         if self.is_seen {

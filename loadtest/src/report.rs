@@ -56,6 +56,14 @@ impl Run {
         });
     }
 
+    /// Adds how often something happened that should not; it is a problem when it did.
+    pub fn push_count(&mut self, name: &'static str, count: u64, what: &str) {
+        self.push(name, "", count as f64);
+        if count > 0 {
+            self.problems.push(format!("{count} {what}"));
+        }
+    }
+
     /// Adds the percentiles of a histogram of nanoseconds, in `unit` of `unit_ns` each.
     pub fn push_percentiles(
         &mut self,
@@ -182,6 +190,15 @@ impl Report {
         }
     }
 
+    /// What was published of the workload, in words, and how large this load is beside it.
+    pub fn published_words(&self) -> Option<String> {
+        let (preset, scale) = self.preset?;
+        let published = preset.published;
+        Some(format!(
+            "published of the original: {published} (this load: {scale} of it)"
+        ))
+    }
+
     /// Whether every run was free of problems and not limited by the harness.
     pub fn is_good(&self) -> bool {
         self.has_no_problems() && self.all_runs().all(|run| run.invalid.is_none())
@@ -260,14 +277,10 @@ impl Report {
     }
 
     fn write_published(&self, out: &mut impl Write) -> io::Result<()> {
-        let Some((preset, scale)) = self.preset else {
+        let (Some((preset, _)), Some(words)) = (self.preset, self.published_words()) else {
             return Ok(());
         };
-        writeln!(
-            out,
-            "  published of the original: {} (this load: {scale} of it)",
-            preset.published
-        )?;
+        writeln!(out, "  {words}")?;
         for (name, unit, value) in preset.figures {
             writeln!(
                 out,
@@ -321,7 +334,7 @@ impl Report {
                     if let Some(value) = theirs.value(&figure.name)
                         && value != 0.0
                     {
-                        quotient.push(figure.name.clone(), "times", figure.value / value);
+                        quotient.push(figure.name.clone(), "", figure.value / value);
                     }
                 }
                 quotient
@@ -353,11 +366,17 @@ fn summary_of(runs: &[Run]) -> Vec<Summary> {
                 name: name.to_owned(),
                 unit,
                 min: values[0],
-                median: values[values.len() / 2],
+                median: median(&values),
                 max: values[values.len() - 1],
             }
         })
         .collect()
+}
+
+/// The middle of sorted values, or between the two that are.
+fn median(sorted: &[f64]) -> f64 {
+    let (lower, upper) = ((sorted.len() - 1) / 2, sorted.len() / 2);
+    f64::midpoint(sorted[lower], sorted[upper])
 }
 
 /// Options whose values nobody is to read in a report.
@@ -460,6 +479,13 @@ mod tests {
     }
 
     #[test]
+    fn the_median_of_two_is_between_them() {
+        assert_eq!(median(&[3.0]), 3.0);
+        assert_eq!(median(&[1.0, 2.0]), 1.5);
+        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
+    }
+
+    #[test]
     fn two_servers_are_compared_run_by_run() {
         let mut ours = report(&[2.0, 9.0, 4.0]);
         assert_eq!(ours.ratios(), []);
@@ -467,7 +493,7 @@ mod tests {
         ours.against[2].push("only theirs", "", 1.0);
         let expected = Summary {
             name: "speed".to_owned(),
-            unit: "times",
+            unit: "",
             min: 0.5,
             median: 2.0,
             max: 3.0,

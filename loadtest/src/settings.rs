@@ -5,15 +5,15 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
 use crate::expect::Expectations;
-use crate::link::{Pace, Target};
+use crate::link::{PATIENCE, Pace, Target};
+use crate::tokens::{self, Tokens};
 
 /// The secret of the tenant in `loadtest/tenants.json`. It protects nothing.
 pub const LOAD_SECRET: &str = "the-load-tenant-signs-with-this-and-guards-nothing";
@@ -51,6 +51,12 @@ pub struct Settings {
     /// How many different tokens are used in turn.
     #[arg(long, global = true, default_value_t = 1)]
     pub tokens: usize,
+    /// How long a signed token is good for; each is renewed in time on every joined channel.
+    #[arg(long, global = true, default_value_t = 3600.0)]
+    pub token_seconds: f64,
+    /// How often each member says that it is there.
+    #[arg(long, global = true, default_value_t = 20.0)]
+    pub heartbeat_seconds: f64,
     /// Serializer version.
     #[arg(long, global = true, value_enum, default_value = "2")]
     pub vsn: Vsn,
@@ -113,38 +119,100 @@ pub struct Server {
     pub thread_prefix: String,
 }
 
-/// What the ids of users begin with; a number of twelve digits follows.
-pub const USER_PREFIX: &str = "00000000-0000-4000-8000-";
+/// Where the server is and who the members claim to be, as one process of the harness tells another.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Place {
+    url: String,
+    host: String,
+    token: Option<String>,
+    secret: String,
+    tokens: usize,
+    token_life: Duration,
+    /// When the first tokens are signed, since 1970.
+    since: Duration,
+    heartbeat: Duration,
+    vsn: Vsn,
+    text: bool,
+}
 
-#[derive(Deserialize, Serialize)]
-struct Claims {
-    role: String,
-    exp: u64,
-    sub: String,
+impl Place {
+    /// What to connect to.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the options.
+    pub fn target(&self) -> Result<Target, String> {
+        let (address, path) = parse_url(&self.url)?;
+        let tokens = match &self.token {
+            Some(token) => Tokens::given(token),
+            None => Tokens::signed(&self.secret, self.tokens, self.token_life, self.since)?,
+        };
+        Ok(Target {
+            address,
+            host: self.host.clone(),
+            path,
+            tokens,
+            dialect: match (self.vsn, self.text) {
+                (Vsn::V1, _) => Dialect::V1,
+                (Vsn::V2, false) => Dialect::V2,
+                (Vsn::V2, true) => Dialect::V2Text,
+            },
+            opens: None,
+            first_topic: 0,
+            heartbeat: self.heartbeat,
+            patience: PATIENCE,
+        })
+    }
 }
 
 impl Settings {
+    /// Where the server is and who the members claim to be from now on.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the options.
+    pub fn place(&self) -> Result<Place, String> {
+        let duration = |name: &str, seconds: f64| match Duration::try_from_secs_f64(seconds) {
+            Ok(duration) if !duration.is_zero() => Ok(duration),
+            _ => Err(format!("{name} {seconds}: more than nothing, please")),
+        };
+        Ok(Place {
+            url: self.target.clone(),
+            host: self.host.clone(),
+            token: self.token.clone(),
+            secret: self.secret.clone(),
+            tokens: self.tokens,
+            token_life: duration("--token-seconds", self.token_seconds)?,
+            since: tokens::since_1970(),
+            heartbeat: duration("--heartbeat-seconds", self.heartbeat_seconds)?,
+            vsn: self.vsn,
+            text: self.text,
+        })
+    }
+
     /// What to connect to, in the dialect that the options name.
     ///
     /// # Errors
     ///
     /// What is wrong with the options.
     pub fn target(&self) -> Result<Target, String> {
-        let dialect = match (self.vsn, self.text) {
-            (Vsn::V1, _) => Dialect::V1,
-            (Vsn::V2, false) => Dialect::V2,
-            (Vsn::V2, true) => Dialect::V2Text,
-        };
-        let target = target_of(
-            &self.target,
-            &self.host,
-            self.token.as_deref(),
-            &self.secret,
-            self.tokens,
-            dialect,
-        )?;
         let opens = self.opens_per_second.map(Pace::per_second).map(Arc::new);
-        Ok(Target { opens, ..target })
+        Ok(Target {
+            opens,
+            ..self.place()?.target()?
+        })
+    }
+
+    /// What has to be said before `seconds` of load with a token that will not last as long.
+    pub fn warning(&self, seconds: f64) -> Option<String> {
+        let left = Tokens::given(self.token.as_deref()?).given_for()?;
+        (left.as_secs_f64() < seconds).then(|| {
+            format!(
+                "the token given with --token is good for {:.0} s, and this takes {seconds:.0} s: a server closes channels whose \
+                 token has ended. Without --token, tokens are signed (--secret) and renewed",
+                left.as_secs_f64()
+            )
+        })
     }
 
     /// The settings for the second server, if there is one.
@@ -172,37 +240,6 @@ impl Settings {
     }
 }
 
-/// A target from its parts; without a token, `tokens` different ones are signed.
-///
-/// # Errors
-///
-/// What is wrong with them.
-pub fn target_of(
-    url: &str,
-    host: &str,
-    token: Option<&str>,
-    secret: &str,
-    tokens: usize,
-    dialect: Dialect,
-) -> Result<Target, String> {
-    let (address, path) = parse_url(url)?;
-    let tokens = match token {
-        Some(token) => vec![token.to_owned()],
-        None => (0..tokens.max(1))
-            .map(|index| sign(secret, index))
-            .collect::<Result<_, _>>()?,
-    };
-    Ok(Target {
-        address,
-        host: host.to_owned(),
-        path,
-        tokens,
-        dialect,
-        opens: None,
-        first_topic: 0,
-    })
-}
-
 /// `ws://host:port/path` to an address and a path. No TLS: a load test measures the server behind
 /// whatever ends it.
 fn parse_url(url: &str) -> Result<(SocketAddr, String), String> {
@@ -219,26 +256,22 @@ fn parse_url(url: &str) -> Result<(SocketAddr, String), String> {
     Ok((address, path.to_owned()))
 }
 
-/// A token with the claims that the server demands (`role` and `exp`), good for a day. `index`
-/// makes it that of another user: the policies of `loadtest/database.sql` know the same ones.
-fn sign(secret: &str, index: usize) -> Result<String, String> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let claims = Claims {
-        role: "authenticated".to_owned(),
-        exp: now + 24 * 3600,
-        sub: format!("{USER_PREFIX}{index:012}"),
-    };
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
-        .map_err(|error| format!("token: {error}"))
+#[cfg(test)]
+impl Settings {
+    /// What these words of a command line say.
+    pub(crate) fn of(words: &[&str]) -> Self {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Words {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        Words::parse_from(["loadtest"].iter().chain(words)).settings
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{DecodingKey, Validation};
-
     use super::*;
 
     #[test]
@@ -258,15 +291,39 @@ mod tests {
     }
 
     #[test]
-    fn tokens_differ_and_verify() {
-        let tokens = [sign("s", 0).unwrap(), sign("s", 1).unwrap()];
-        assert_ne!(tokens[0], tokens[1]);
-        for token in tokens {
-            let key = DecodingKey::from_secret(b"s");
-            let claims =
-                jsonwebtoken::decode::<Claims>(&token, &key, &Validation::new(Algorithm::HS256));
-            assert_eq!(claims.unwrap().claims.role, "authenticated");
+    fn options_say_who_the_members_are_and_for_how_long() {
+        let target = Settings::of(&[]).target().unwrap();
+        let half_an_hour = Some(Duration::from_secs(1800));
+        assert_eq!(target.tokens.turn_length(), half_an_hour);
+        assert_eq!(target.heartbeat, Duration::from_secs(20));
+        let words = ["--token-seconds", "10", "--tokens", "7", "--vsn", "1"];
+        let target = Settings::of(&words).target().unwrap();
+        assert_eq!(target.tokens.turn_length(), Some(Duration::from_secs(5)));
+        assert_eq!(target.tokens.users(), 7);
+        assert_eq!(target.dialect, Dialect::V1);
+        for words in [["--token-seconds", "0"], ["--heartbeat-seconds", "nan"]] {
+            let error = Settings::of(&words).target().unwrap_err();
+            assert!(error.starts_with(words[0]), "{error}");
         }
+        // A child process connects to the same place with the same tokens.
+        let place = Settings::of(&["--text"]).place().unwrap();
+        let told: Place = serde_json::from_str(&serde_json::to_string(&place).unwrap()).unwrap();
+        let (own, told) = (place.target().unwrap(), told.target().unwrap());
+        assert_eq!(own.tokens.of(0), told.tokens.of(0));
+        assert_eq!((own.dialect, told.dialect), (Dialect::V2Text, own.dialect));
+    }
+
+    #[test]
+    fn a_given_token_that_does_not_last_is_said() {
+        let place = Settings::of(&["--token-seconds", "60"]).place().unwrap();
+        let token = place.target().unwrap().tokens.of(0);
+        let given = Settings::of(&["--token", &token]);
+        assert_eq!(given.warning(30.0), None);
+        let warning = given.warning(3600.0).unwrap();
+        assert!(warning.contains("and this takes 3600 s"), "{warning}");
+        // Those that are signed here are renewed, and one that does not say when it ends is believed.
+        assert_eq!(Settings::of(&[]).warning(1e6), None);
+        assert_eq!(Settings::of(&["--token", "x"]).warning(1e6), None);
     }
 
     #[test]

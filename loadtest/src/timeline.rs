@@ -5,7 +5,7 @@
 //! Always holds: a run has no more than `SLOTS_MAX` intervals; one that lasts longer than it said has the
 //! rest in the last. Every thread's intervals begin at the same moments, so that they can be added up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hdrhistogram::Histogram;
 use serde::{Serialize, Serializer};
@@ -23,6 +23,8 @@ const INTERVAL_NS_MIN: u64 = 100_000_000;
 pub struct Start {
     at_ns: AtomicU64,
     interval_ns: AtomicU64,
+    /// How many intervals there will be.
+    slots: AtomicUsize,
 }
 
 impl Start {
@@ -30,6 +32,9 @@ impl Start {
     pub fn begin(&self, seconds: f64) {
         let interval_ns = (seconds * 1e9) as u64 / SLOTS_MAX as u64;
         let interval_ns = interval_ns.max(INTERVAL_NS_MIN);
+        let slots = (seconds * 1e9 / interval_ns as f64).round() as usize;
+        self.slots
+            .store(slots.clamp(1, SLOTS_MAX), Ordering::Release);
         self.interval_ns.store(interval_ns, Ordering::Release);
         self.at_ns.store(now_ns(), Ordering::Release);
     }
@@ -39,6 +44,7 @@ impl Start {
         Timeline {
             start_ns: self.at_ns.load(Ordering::Acquire),
             interval_ns: self.interval_ns.load(Ordering::Acquire).max(1),
+            slots_max: self.slots.load(Ordering::Acquire).max(1),
             slots: Vec::new(),
         }
     }
@@ -49,6 +55,7 @@ impl Start {
 pub struct Timeline {
     start_ns: u64,
     interval_ns: u64,
+    slots_max: usize,
     slots: Vec<Histogram<u64>>,
 }
 
@@ -61,6 +68,8 @@ pub struct Point {
     pub per_second: f64,
     /// Half of them were faster; 0 when there were none.
     pub p50_us: f64,
+    /// 95 of 100 were faster.
+    pub p95_us: f64,
     /// 99 of 100 were faster.
     pub p99_us: f64,
     /// The slowest.
@@ -72,7 +81,7 @@ impl Timeline {
     #[inline]
     pub fn slot(&mut self, now_ns: u64) -> &mut Histogram<u64> {
         let index = now_ns.saturating_sub(self.start_ns) / self.interval_ns;
-        let index = (index as usize).min(SLOTS_MAX - 1);
+        let index = (index as usize).min(self.slots_max - 1);
         while self.slots.len() <= index {
             self.slots.push(histogram());
         }
@@ -132,6 +141,7 @@ impl Timeline {
             seconds: seconds * (index + 1) as f64,
             per_second: slot.len() as f64 / seconds,
             p50_us: quantile(slot, 0.5),
+            p95_us: quantile(slot, 0.95),
             p99_us: quantile(slot, 0.99),
             max_us: quantile(slot, 1.0),
         };
@@ -197,5 +207,11 @@ mod tests {
         let late = timeline.start_ns + 7_000 * 1_000_000_000;
         timeline.slot(late).saturating_record(1);
         assert_eq!(timeline.points().len(), SLOTS_MAX);
+        // What comes behind the end is in the last interval, not in one that looks empty.
+        start.begin(0.5);
+        let mut timeline = start.timeline();
+        let late = timeline.start_ns + 510_000_000;
+        timeline.slot(late).saturating_record(1);
+        assert_eq!(timeline.points().len(), 5);
     }
 }

@@ -108,6 +108,25 @@ fn what_is_expected_decides_how_the_program_ends() {
 }
 
 #[test]
+fn a_given_token_that_does_not_last_is_said_before_and_after() {
+    let server = Running::start("bare", 0, uring::serve).expect("the bare server starts");
+    let target = format!("ws://{}", server.address());
+    // {"exp":1}: it has ended in 1970.
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["--cpus", "0", "--busy-machine", "--target", &target])
+        .args(["--token", "e30.eyJleHAiOjF9.x", "--runs", "2"])
+        .args(["bare", "--members", "3", "--seconds", "0.2"])
+        .output()
+        .expect("the harness starts");
+    let said = "the token given with --token is good for 0 s, and this takes 2 s";
+    for text in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(text);
+        assert!(text.contains(said), "{text}");
+    }
+    server.stop().expect("the bare server stops");
+}
+
+#[test]
 fn a_server_that_is_not_there_is_a_problem_and_no_result() {
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args([

@@ -10,7 +10,9 @@ use std::time::Duration;
 pub struct ShardId(pub u16);
 
 /// One socket of one shard. Another shard may hold it and mail it about, but only its own shard can use it.
-#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+///
+/// The order of ids means nothing; it is there for lists that are searched.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Ord, PartialOrd, Debug)]
 pub struct ConnectionId {
     index: u32,
     generation: u32,

@@ -76,6 +76,21 @@ impl LocalBytes {
         }))
     }
 
+    /// How many bytes there are. Asked several times for every frame: unlike the slice it does not follow the pointers to the bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &*self.0 {
+            Source::Owned(bytes) => bytes.len(),
+            Source::Shared { start, end, .. } => end - start,
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The vector inside, to be filled again, if nobody else holds these bytes and they are its own.
     pub(crate) fn reclaim(self) -> Option<Vec<u8>> {
         match Rc::try_unwrap(self.0) {
@@ -131,10 +146,17 @@ mod tests {
         let shared = SharedBytes::from(vector);
         assert_eq!(shared.as_ptr(), at);
         let part = LocalBytes::slice(&shared, 6..11);
-        assert_eq!(&*part, b"world");
+        assert_eq!(
+            (&*part, part.len(), part.is_empty()),
+            (&b"world"[..], 5, false)
+        );
         assert_eq!(part.as_ptr(), at.wrapping_add(6));
+        let none = LocalBytes::slice(&shared, 3..3);
+        assert_eq!((none.len(), none.is_empty()), (0, true));
         assert_eq!(&*LocalBytes::from(shared), b"hello world");
-        assert_eq!(&*LocalBytes::from(b"own".to_vec()), b"own");
+        let own = LocalBytes::from(b"own".to_vec());
+        assert_eq!((&*own, own.len()), (&b"own"[..], 3));
+        assert!(LocalBytes::from(Vec::new()).is_empty());
     }
 
     #[test]

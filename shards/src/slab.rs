@@ -108,6 +108,13 @@ impl Slot {
         self.flags & any != 0
     }
 
+    /// Whether nothing is left to do for it until something happens: nothing queued, nothing to end, and somebody waits for input.
+    pub(crate) const fn is_at_rest(&self) -> bool {
+        self.front.is_none()
+            && !self.is(flag::CLOSING | flag::ABORTING | flag::DETACHING)
+            && self.is(flag::RECEIVING | flag::PARKED | flag::FINISHED)
+    }
+
     /// Sets bits.
     pub(crate) const fn set(&mut self, bits: u32) {
         self.flags |= bits;

@@ -124,7 +124,15 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 self.fail(id, errno);
             }
         }
-        self.core.touch(id);
+        // Of most sockets nothing is left to do, and there are as many of these events as frames.
+        if self
+            .core
+            .slab
+            .get(id)
+            .is_some_and(|slot| !slot.is_at_rest())
+        {
+            self.core.touch(id);
+        }
     }
 
     /// The half-close ended.

@@ -46,7 +46,7 @@ impl Channels {
         let Some(channel) = socket.channels.get_mut(place) else {
             return;
         };
-        if *channel.token.text == *text {
+        if channel.token.is(text) {
             return;
         }
         let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);

@@ -437,7 +437,7 @@ impl Channels {
         };
         socket.is_user |= join.added_user;
         let reads = if private { reads(verdict) } else { Reads::ALL };
-        let member = self.fanout.add_member(io, topic, id, socket.vsn, reads);
+        let member = self.fanout.add_member(topic, id, socket.vsn, reads);
         let visit = Self::next_visit(
             socket.last_seen,
             self.settings.idle_timeout_seconds,
@@ -472,10 +472,8 @@ impl Channels {
         if join.waits_for_replication {
             self.wait_for_replication(io, id, topic);
         }
-        if let Some(join_ref) = of_join
-            && let Some(state) = self.fanout.presence_state(io, topic, id, join_ref)
-        {
-            self.on_presence_state(io, &state);
+        if let Some(join_ref) = of_join {
+            self.fanout.presence_state(io, topic, id, join_ref);
         }
         self.report_joined(io, id, &address.topic, asked_unix_ms);
     }

@@ -398,15 +398,19 @@ impl Channels {
     /// What the deliveries of this turn have found.
     pub fn settle(&mut self, io: &mut Io<'_>) {
         let outcome = &mut self.fanout.outcome;
-        let (slow, tripped) = (
+        let (slow, tripped, states) = (
             std::mem::take(&mut outcome.slow),
             std::mem::take(&mut outcome.tripped),
+            std::mem::take(&mut outcome.states),
         );
         for (tenant, counter) in std::mem::take(&mut outcome.started) {
             io.mail(connection::CONTROL, Mail::RateStarted { tenant, counter });
         }
         for tenant in std::mem::take(&mut outcome.too_long) {
             self.report_too_long(io, tenant);
+        }
+        for state in states {
+            self.on_presence_state(io, &state);
         }
         for id in slow {
             self.close_slow(io, id, Slow::Full);

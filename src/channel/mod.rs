@@ -24,9 +24,10 @@ use crate::connection::OpenSockets;
 pub use lifecycle::Delayed;
 
 use crate::connection::{
-    self, ConnectionId, Inbound, Io, Sockets, Tick, Tokens, Waiting, WaitingMessage,
+    self, ConnectionId, Inbound, Io, LocalBytes, Sockets, Tick, Tokens, Waiting, WaitingMessage,
 };
 use crate::fanout::Fanout;
+use crate::limits;
 use crate::logging::{Gate, Threshold};
 use crate::mail::{DatabaseState, Mail, TopicRef};
 use crate::metrics::{Board, Slow};
@@ -34,6 +35,7 @@ use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
 use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
 use figures::Handled;
 use rustc_hash::FxHashMap;
+use shards::SharedBytes;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -386,6 +388,46 @@ impl Channels {
             payload,
         );
         self.queue(io, id, out);
+    }
+
+    /// The same with a payload, valid JSON, that many channels get: a large one is not copied for each.
+    fn push_shared(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        event: &str,
+        payload: &SharedBytes,
+    ) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let vsn = socket.vsn;
+        let (Some(channel), Some(entry)) = (socket.channel(topic), self.fanout.topic(topic)) else {
+            return;
+        };
+        let mut out = Vec::with_capacity(96 + entry.key.json().len());
+        let rest = phoenix::encode_push_around(
+            &mut out,
+            vsn,
+            channel.join_ref(),
+            "null",
+            entry.key.json(),
+            event,
+            payload.len(),
+        );
+        if payload.len() < limits::SHARED_PAYLOAD_BYTES_MIN {
+            out.extend_from_slice(payload);
+            out.extend_from_slice(rest.as_bytes());
+            return self.queue(io, id, out);
+        }
+        let bound = self.settings.queued_bytes_max;
+        let fits = connection::queue_bytes(io, id, out, bound)
+            && connection::queue(io, id, LocalBytes::from(payload.clone()), bound)
+            && connection::queue_bytes(io, id, rest.into_bytes(), bound);
+        if !fits {
+            self.close_slow(io, id, Slow::Full);
+        }
     }
 
     /// Adds to a rate counter of the tenant on this shard's cell.

@@ -233,7 +233,7 @@ impl Channels {
         if tenant.usage.is_tripped(Counter::PresenceEvents) {
             return self.shut_down(io, *id, place, "Too many presence messages per second");
         }
-        self.push(io, *id, *topic, "presence_state", state);
+        self.push_shared(io, *id, *topic, "presence_state", state);
     }
 }
 

@@ -29,6 +29,7 @@ pub mod janitor;
 pub mod described;
 pub mod boot;
 pub mod banner;
+pub mod pages;
 pub mod api;
 pub mod notify;
 pub mod reload;
@@ -138,6 +139,8 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         engine.start(log.clone());
     }
     let flush = traces::start(config.traces.as_ref(), &log);
+    // On a thread of its own: compressing takes longer than a shard should wait for an answer.
+    drop(tokio::task::spawn_blocking(pages::prepare));
     let (outgoing, parcels) = Outgoing::new();
     let (notices, inbox) = mpsc::channel(limits::INBOX_LETTERS_MAX);
     let environment = Rc::new(Environment {
@@ -222,6 +225,7 @@ fn settings(config: &Config) -> api::Settings {
         header_value_bytes_max: config.header_value_bytes_max as usize,
         connect_error_backoff: Duration::from_millis(config.connect_error_backoff_ms),
         healthcheck_is_silent: !config.logs_healthchecks,
+        tenant_name: config.self_host.tenant_name.clone(),
     }
 }
 

@@ -17,10 +17,12 @@
 mod clerk;
 mod effects;
 mod health;
+mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use health::Health;
+pub use survey::{Database, Survey, Surveyed};
 
 use super::changes::Hub;
 use super::database::Environment;
@@ -247,6 +249,16 @@ impl Registrar {
     /// [`Failure`].
     pub async fn health(&self, external_id: String) -> Result<Option<Health>, Failure> {
         self.run(|clerk| async move { Ok(clerk.health(&external_id).await) })
+            .await
+    }
+
+    /// How all tenants are that this process knows.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub async fn survey(&self) -> Result<Survey, Failure> {
+        self.run(|clerk| async move { Ok(clerk.survey(limits::FIGURES_TENANTS_MAX).await) })
             .await
     }
 

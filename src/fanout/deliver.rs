@@ -1,12 +1,14 @@
 //! A topic's batch to its members on this shard: hop 9 of the broadcast, one pointer per member.
 
 use super::Fanout;
-use super::registry::Here;
+use super::registry::{Arrival, Here};
 use crate::connection::{self, ConnectionId, Io, LocalBytes};
 use crate::mail::{Audience, Batch, Entry, TopicRef};
 use crate::phoenix::Vsn;
 use crate::tenant::Counter;
+use shards::ShardId;
 use smallvec::SmallVec;
+use std::ops::Range;
 use uuid::Uuid;
 
 /// Members that some message of a batch leaves out, on this shard.
@@ -15,18 +17,22 @@ type Excepted = SmallVec<[ConnectionId; 8]>;
 impl Fanout {
     /// Queues a batch for every member on this shard.
     pub fn deliver(&mut self, io: &mut Io<'_>, topic: TopicRef, batch: &Batch) {
+        self.deliver_to(io, topic, batch, &mut []);
+    }
+
+    /// The same on the owner's shard, where members may have come after some of the messages.
+    pub(super) fn deliver_to(
+        &mut self,
+        io: &mut Io<'_>,
+        topic: TopicRef,
+        batch: &Batch,
+        arrivals: &mut [Arrival],
+    ) {
         let Some(entry) = self.registry.get(topic) else {
             return;
         };
-        let mut excepted: Excepted = batch
-            .entries
-            .iter()
-            .filter_map(|entry| entry.except)
-            .filter(|member| member.shard == self.shard)
-            .map(|member| member.connection)
-            .collect();
-        // Every member is looked for among them, and one who sends a thousand messages in a turn is one all the same.
-        excepted.dedup();
+        arrivals.sort_unstable_by_key(|arrival| arrival.id);
+        let excepted = excepted(batch, self.shard);
         let of_presence = batch
             .entries
             .iter()
@@ -49,10 +55,12 @@ impl Fanout {
             let has_read: &[Uuid] = replayed
                 .and_then(|replayed| replayed.get(&here.id))
                 .map_or(&[], |ids| ids);
+            let arrival = arrival_of(arrivals, here.id);
             let gets_all = has_read.is_empty()
+                && arrival.is_none()
                 && (here.reads.broadcast || of_broadcast == 0)
                 && (here.reads.presence || of_presence == 0)
-                && !excepted.contains(&here.id);
+                && !is_among(&excepted, here.id);
             let (gets_events, fits) = if gets_all {
                 presences += of_presence;
                 let fits = whole[here.vsn as usize].as_ref().is_none_or(|frames| {
@@ -60,9 +68,18 @@ impl Fanout {
                 });
                 (of_broadcast, fits)
             } else {
-                let parts = Parts::of(batch, |entry| gets(here, entry, self.shard, has_read));
+                let reader = Reader {
+                    here,
+                    shard: self.shard,
+                    has_read,
+                    arrival,
+                };
+                let parts = Parts::of(&batch.entries, &reader);
                 presences += parts.presences;
-                let fits = parts.queue(io, batch, here, self.queued_bytes_max);
+                let fits = parts.ranges(&batch.entries, here.vsn).all(|range| {
+                    let frames = LocalBytes::slice(batch.frames(here.vsn), range);
+                    connection::queue(io, here.id, frames, self.queued_bytes_max)
+                });
                 (parts.events, fits)
             };
             events += gets_events;
@@ -73,7 +90,58 @@ impl Fanout {
                 self.outcome.tripped.push((here.id, topic));
             }
         }
+        self.count(topic, events, presences);
+    }
 
+    /// A member of a topic that this shard owns is about to leave, and can still read: it gets what was published while it was there.
+    /// The others get that with the rest of the turn's, or a thousand that leave in one turn would cost a thousand deliveries.
+    pub(super) fn hand_over(&mut self, io: &mut Io<'_>, topic: TopicRef, member: u32) {
+        let Some(entry) = self.registry.get(topic) else {
+            return;
+        };
+        let Some((here, owned)) = entry
+            .members
+            .here
+            .get(member as usize)
+            .zip(entry.owned.as_deref())
+        else {
+            return;
+        };
+        let Some(batch) = owned.batch.as_deref() else {
+            return;
+        };
+        let arrivals = owned.arrivals.as_deref();
+        let arrival = arrivals.and_then(|arrivals| {
+            let mut here_now = arrivals.here.iter();
+            here_now.rfind(|arrival| arrival.id == here.id)
+        });
+        let replayed = entry.replayed.as_deref();
+        let reader = Reader {
+            here,
+            shard: self.shard,
+            has_read: replayed
+                .and_then(|replayed| replayed.get(&here.id))
+                .map_or(&[], |ids| ids),
+            arrival,
+        };
+        let parts = Parts::of(batch.entries(), &reader);
+        let frames = batch.frames(here.vsn);
+        let mut out = Vec::new();
+        for range in parts.ranges(batch.entries(), here.vsn) {
+            out.extend_from_slice(&frames[range]);
+        }
+        let (id, events, presences) = (here.id, parts.events, parts.presences);
+        if !connection::queue_bytes(io, id, out, self.queued_bytes_max) {
+            self.outcome.slow.push(id);
+        }
+        self.count(topic, events, presences);
+    }
+
+    /// Counts what members of this shard have got.
+    fn count(&mut self, topic: TopicRef, events: u64, presences: u64) {
+        let Some(entry) = self.registry.get(topic) else {
+            return;
+        };
         for (counter, n) in [
             (Counter::Events, events),
             (Counter::PresenceEvents, presences),
@@ -85,17 +153,59 @@ impl Fanout {
     }
 }
 
-/// Whether a member gets a message.
-fn gets(here: &Here, entry: &Entry, shard: shards::ShardId, has_read: &[Uuid]) -> bool {
-    let may_read = match entry.audience {
-        Audience::Broadcast => here.reads.broadcast,
-        Audience::Presence => here.reads.presence,
-    };
-    let is_excepted = entry
-        .except
-        .is_some_and(|except| except.connection == here.id && except.shard == shard);
-    let is_known = entry.id.is_some_and(|id| has_read.contains(&id));
-    may_read && !is_excepted && !is_known
+/// Members of this shard that some message leaves out, each once, in the order of ids: every member is looked for among them.
+fn excepted(batch: &Batch, shard: ShardId) -> Excepted {
+    let mut excepted: Excepted = batch
+        .entries
+        .iter()
+        .filter_map(|entry| entry.except)
+        .filter(|member| member.shard == shard)
+        .map(|member| member.connection)
+        .collect();
+    excepted.sort_unstable();
+    excepted.dedup();
+    excepted
+}
+
+/// Whether a member is in a list that is in order. Short ones, which is nearly all, are faster gone through.
+fn is_among(list: &[ConnectionId], id: ConnectionId) -> bool {
+    if list.len() <= 8 {
+        list.contains(&id)
+    } else {
+        list.binary_search(&id).is_ok()
+    }
+}
+
+fn arrival_of(arrivals: &[Arrival], id: ConnectionId) -> Option<&Arrival> {
+    let place = arrivals.binary_search_by_key(&id, |arrival| arrival.id);
+    place.ok().map(|place| &arrivals[place])
+}
+
+/// A member, and what decides which messages of a batch it gets.
+struct Reader<'a> {
+    here: &'a Here,
+    shard: ShardId,
+    /// What it has read by replay.
+    has_read: &'a [Uuid],
+    arrival: Option<&'a Arrival>,
+}
+
+impl Reader<'_> {
+    /// Whether it gets a message, the `n`th of the batch.
+    fn gets(&self, n: usize, entry: &Entry) -> bool {
+        let may_read = match entry.audience {
+            Audience::Broadcast => self.here.reads.broadcast,
+            Audience::Presence => {
+                self.here.reads.presence && !self.arrival.is_some_and(|it| it.awaits_state)
+            }
+        };
+        let was_there = self.arrival.is_none_or(|arrival| n >= arrival.before);
+        let is_excepted = entry
+            .except
+            .is_some_and(|except| except.connection == self.here.id && except.shard == self.shard);
+        let is_known = entry.id.is_some_and(|id| self.has_read.contains(&id));
+        may_read && was_there && !is_excepted && !is_known
+    }
 }
 
 /// The messages of a batch that one member gets, as runs of neighbours.
@@ -107,18 +217,16 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(batch: &Batch, gets: impl Fn(&Entry) -> bool) -> Self {
+    fn of(entries: &[Entry], reader: &Reader<'_>) -> Self {
         let mut parts = Self {
             runs: SmallVec::new(),
             events: 0,
             presences: 0,
         };
-        for (n, entry) in batch
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| gets(entry))
-        {
+        for (n, entry) in entries.iter().enumerate() {
+            if !reader.gets(n, entry) {
+                continue;
+            }
             match entry.audience {
                 Audience::Broadcast => parts.events += 1,
                 Audience::Presence => parts.presences += 1,
@@ -131,22 +239,12 @@ impl Parts {
         parts
     }
 
-    fn queue(&self, io: &mut Io<'_>, batch: &Batch, here: &Here, queued_bytes_max: usize) -> bool {
-        let end = |n: usize| {
-            n.checked_sub(1)
-                .map_or(0, |last| batch.entries[last].end(here.vsn))
-        };
+    /// Where their frames are among all frames of the serializer.
+    fn ranges(&self, entries: &[Entry], vsn: Vsn) -> impl Iterator<Item = Range<usize>> {
+        let end = move |n: usize| n.checked_sub(1).map_or(0, |last| entries[last].end(vsn));
         self.runs
             .iter()
-            .map(|&(first, last)| end(first)..end(last))
+            .map(move |&(first, last)| end(first)..end(last))
             .filter(|range| !range.is_empty())
-            .all(|range| {
-                connection::queue(
-                    io,
-                    here.id,
-                    LocalBytes::slice(batch.frames(here.vsn), range),
-                    queued_bytes_max,
-                )
-            })
     }
 }

@@ -23,8 +23,8 @@ pub use registry::{Members, Reads, Topic};
 
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{
-    ChangeBatch, Encoded, Mail, Member, PresenceAction, Serializers, Subscribe, TopicHasher,
-    TopicKey, TopicRef,
+    ChangeBatch, Encoded, Mail, Member, PresenceAction, PresenceState, Serializers, Subscribe,
+    TopicHasher, TopicKey, TopicRef,
 };
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, TenantId, Usage};
@@ -67,6 +67,8 @@ pub struct Outcome {
     pub started: Vec<(TenantId, Counter)>,
     /// Messages that could not be framed (a name over 255 bytes), to be logged.
     pub too_long: Vec<TenantId>,
+    /// Presence states for members that have just joined.
+    pub states: Vec<PresenceState>,
 }
 
 impl Outcome {
@@ -77,6 +79,7 @@ impl Outcome {
             && self.tripped.is_empty()
             && self.started.is_empty()
             && self.too_long.is_empty()
+            && self.states.is_empty()
     }
 }
 
@@ -233,20 +236,18 @@ impl Fanout {
     }
 
     /// A socket becomes a member of a topic that [`Fanout::subscribe`] said is active. Returns its place among the members.
-    pub fn add_member(
-        &mut self,
-        io: &mut Io<'_>,
-        topic: TopicRef,
-        id: ConnectionId,
-        vsn: Vsn,
-        reads: Reads,
-    ) -> u32 {
-        // What was published before belongs to those who were members then.
-        self.seal(io, topic);
+    pub fn add_member(&mut self, topic: TopicRef, id: ConnectionId, vsn: Vsn, reads: Reads) -> u32 {
         let entry = self
             .registry
             .get_mut(topic)
             .expect("a topic that is waited for or has members is kept");
+        // What was published before belongs to those who were members then.
+        if let Some(owned) = entry.owned.as_mut()
+            && owned.batch.is_some()
+        {
+            let before = owned.unsealed();
+            owned.arrivals.get_or_insert_default().of(id, before);
+        }
         entry.members.add(id, vsn, reads)
     }
 
@@ -296,9 +297,14 @@ impl Fanout {
     ) -> Option<ConnectionId> {
         if !leaver.is_gone {
             // It is still there to read what was published before it left.
-            self.seal(io, topic);
+            self.hand_over(io, topic, leaver.member);
         }
+        let member = self.member(leaver.id);
         let entry = self.registry.get_mut(topic)?;
+        let owned = entry.owned.as_mut();
+        if let Some(arrivals) = owned.and_then(|owned| owned.arrivals.as_mut()) {
+            arrivals.remove(member);
+        }
         let moved = entry.members.remove(leaver.member);
         if let Some(replayed) = &mut entry.replayed {
             replayed.remove(&leaver.id);

@@ -1,16 +1,17 @@
 //! A message to its topic's owner, where it gets its place in the order and its encodings.
 
 use super::Fanout;
+use super::registry::Arrivals;
 use crate::connection::{ConnectionId, Io};
 use crate::limits;
 use crate::mail::{
-    Audience, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish, Receivers,
-    To, TopicRef,
+    Audience, Batch, Content, Mail, Member, Presence, PresenceAction, PresenceState, Publish,
+    Receivers, To, TopicRef,
 };
 use crate::metrics::Relayed;
 use crate::phoenix;
 use crate::presence::PhxRef;
-use shards::{Peer, ShardId};
+use shards::{Peer, ShardId, SharedBytes};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -89,21 +90,16 @@ impl Fanout {
         }
     }
 
-    /// A member that has just joined wants the state. Returns it when this shard owns the topic, to be handed over before anything
-    /// else happens; otherwise it comes by letter, in the same place among the diffs.
+    /// A member that has just joined wants the state: it comes at the end of the owner's turn, once for all who asked in it, as an
+    /// [`Outcome`](super::Outcome) or by letter.
     pub fn presence_state(
         &mut self,
         io: &mut Io<'_>,
         topic: TopicRef,
         id: ConnectionId,
         join_ref: Box<[u8]>,
-    ) -> Option<PresenceState> {
-        let owner = self.registry.get(topic)?.key.owner(self.shard_count);
-        if owner == self.shard {
-            return self.state_for(io, topic, self.member(id), join_ref);
-        }
+    ) {
         self.presence(io, topic, id, PresenceAction::State { join_ref });
-        None
     }
 
     /// A member is about to leave. Says whether the owner, another shard, has been asked to send first what was published before;
@@ -124,7 +120,7 @@ impl Fanout {
         }
     }
 
-    /// A member on another shard is about to leave a topic that this shard owns.
+    /// A member on another shard is about to leave a topic that this shard owns. What waits for the end of the turn goes out first.
     pub fn on_settle(
         &mut self,
         io: &mut Io<'_>,
@@ -132,8 +128,17 @@ impl Fanout {
         topic: TopicRef,
         connection: ConnectionId,
     ) {
-        self.seal(io, topic);
-        io.mail(Peer::Shard(from), Mail::Settled(connection));
+        let owned = self.registry.get_mut(topic);
+        match owned.and_then(|entry| entry.owned.as_mut()) {
+            Some(owned) if owned.batch.is_some() => {
+                let member = Member {
+                    shard: from,
+                    connection,
+                };
+                owned.arrivals.get_or_insert_default().leaving.push(member);
+            }
+            _ => io.mail(Peer::Shard(from), Mail::Settled(connection)),
+        }
     }
 
     /// A presence for a topic that this shard owns.
@@ -176,10 +181,14 @@ impl Fanout {
                 diff
             }
             PresenceAction::State { join_ref } => {
-                if let Some(state) = self.state_for(io, topic, member, join_ref) {
-                    let to = Peer::Shard(member.shard);
-                    io.mail(to, Mail::PresenceState(Box::new(state)));
+                let unsealed = owned.unsealed();
+                let arrivals = owned.arrivals.get_or_insert_default();
+                if member.shard == self.shard {
+                    let arrival = arrivals.of(member.connection, unsealed);
+                    arrival.awaits_state = true;
                 }
+                arrivals.states.push((member, join_ref));
+                self.dirty.push(topic);
                 None
             }
         };
@@ -194,29 +203,6 @@ impl Fanout {
             };
             self.order(io, topic, &content, Receivers::all(Audience::Presence));
         }
-    }
-
-    /// The state for a member that has just joined: every diff of before is on its way when this returns.
-    fn state_for(
-        &mut self,
-        io: &mut Io<'_>,
-        topic: TopicRef,
-        member: Member,
-        join_ref: Box<[u8]>,
-    ) -> Option<PresenceState> {
-        self.seal(io, topic);
-        let owned = self.registry.get(topic)?.owned.as_ref()?;
-        let served = owned
-            .shards
-            .iter()
-            .find(|served| served.shard == member.shard)?;
-        let roster = owned.roster.as_ref();
-        Some(PresenceState {
-            topic: served.topic,
-            connection: member.connection,
-            join_ref,
-            state: roster.map_or_else(|| String::from("{}"), |roster| roster.state()),
-        })
     }
 
     /// Gives a message its place in the order of a topic that this shard owns.
@@ -260,7 +246,7 @@ impl Fanout {
         self.dirty = dirty;
     }
 
-    /// Sends what a topic got since it was sealed last to its member shards.
+    /// Sends what a topic got since it was sealed last to its member shards, and then what waited for that.
     pub(super) fn seal(&mut self, io: &mut Io<'_>, topic: TopicRef) {
         let Some(owned) = self
             .registry
@@ -269,16 +255,32 @@ impl Fanout {
         else {
             return;
         };
-        let Some(mut growing) = owned.batch.take() else {
+        let mut arrivals = owned.arrivals.take();
+        if let Some(mut growing) = owned.batch.take() {
+            let batch = Arc::new(growing.seal());
+            if self.spare_batches.len() < limits::SPARE_BATCHES_MAX {
+                self.spare_batches.push(growing);
+            }
+            self.send_out(io, topic, &batch, arrivals.as_deref_mut());
+        }
+        if let Some(arrivals) = arrivals {
+            self.attend(io, topic, *arrivals);
+        }
+    }
+
+    /// A letter to every member shard, and this shard's own members.
+    fn send_out(
+        &mut self,
+        io: &mut Io<'_>,
+        topic: TopicRef,
+        batch: &Arc<Batch>,
+        arrivals: Option<&mut Arrivals>,
+    ) {
+        let entry = self.registry.get(topic);
+        let owned = entry.and_then(|entry| entry.owned.as_ref());
+        let Some(owned) = owned.filter(|_| !batch.entries.is_empty()) else {
             return;
         };
-        let batch = Arc::new(growing.seal());
-        if self.spare_batches.len() < limits::SPARE_BATCHES_MAX {
-            self.spare_batches.push(growing);
-        }
-        if batch.entries.is_empty() {
-            return;
-        }
         let mut here = None;
         for served in &owned.shards {
             if served.shard == self.shard {
@@ -286,13 +288,49 @@ impl Fanout {
             } else {
                 let letter = Mail::Deliver {
                     topic: served.topic,
-                    batch: Arc::clone(&batch),
+                    batch: Arc::clone(batch),
                 };
                 io.mail(Peer::Shard(served.shard), letter);
             }
         }
         if let Some(topic) = here {
-            self.deliver(io, topic, &batch);
+            let arrivals = arrivals.map_or(&mut [][..], |arrivals| &mut arrivals.here);
+            self.deliver_to(io, topic, batch, arrivals);
+        }
+    }
+
+    /// Every message of before is on its way: members that have just come get the presence state, those that leave may go.
+    fn attend(&mut self, io: &mut Io<'_>, topic: TopicRef, arrivals: Arrivals) {
+        for member in arrivals.leaving {
+            io.mail(Peer::Shard(member.shard), Mail::Settled(member.connection));
+        }
+        let entry = self.registry.get(topic);
+        let Some(owned) = entry.and_then(|entry| entry.owned.as_ref()) else {
+            return;
+        };
+        if arrivals.states.is_empty() {
+            return;
+        }
+        let roster = owned.roster.as_ref();
+        let state = roster.map_or_else(|| String::from("{}"), |roster| roster.state());
+        let state = SharedBytes::from(state.into_bytes());
+        for (member, join_ref) in arrivals.states {
+            let mut shards = owned.shards.iter();
+            let Some(served) = shards.find(|served| served.shard == member.shard) else {
+                continue;
+            };
+            let state = PresenceState {
+                topic: served.topic,
+                connection: member.connection,
+                join_ref,
+                state: state.clone(),
+            };
+            if member.shard == self.shard {
+                self.outcome.states.push(state);
+            } else {
+                let letter = Mail::PresenceState(Box::new(state));
+                io.mail(Peer::Shard(member.shard), letter);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The topics that a shard knows, and the members of each.
 
 use crate::connection::ConnectionId;
-use crate::mail::{Encoded, Serializers, TopicKey, TopicRef};
+use crate::mail::{Encoded, Member, Serializers, TopicKey, TopicRef};
 use crate::phoenix::Vsn;
 use crate::presence::Roster;
 use crate::tenant::Usage;
@@ -65,6 +65,54 @@ pub struct Owned {
     pub batch: Option<Box<Encoded>>,
     /// Who is present; most topics have nobody.
     pub roster: Option<Box<Roster>>,
+    /// Who came since the topic was sealed last, where that matters.
+    pub arrivals: Option<Box<Arrivals>>,
+}
+
+/// Members that came or went while messages of their topic waited for the end of the turn. The messages stay in one batch for
+/// everybody, so that a thousand joins of one turn cost one delivery: these members get a part of it.
+#[derive(Default)]
+pub struct Arrivals {
+    /// Members on this shard, in no order.
+    pub here: Vec<Arrival>,
+    /// Members of any shard that want the presence state, and the `join_ref` of their channel, raw JSON.
+    pub states: Vec<(Member, Box<[u8]>)>,
+    /// Members of other shards that leave as soon as they have got what was published before.
+    pub leaving: Vec<Member>,
+}
+
+/// A member on the owner's shard that has just come.
+#[derive(Copy, Clone, Debug)]
+pub struct Arrival {
+    /// Its socket.
+    pub id: ConnectionId,
+    /// So many messages of the batch were published before it came.
+    pub before: usize,
+    /// Whether the presence state is still to come, and with it what the diffs of the batch say.
+    pub awaits_state: bool,
+}
+
+impl Arrivals {
+    /// The member's arrival, which is made if it came before anything was published.
+    pub fn of(&mut self, id: ConnectionId, before: usize) -> &mut Arrival {
+        // Whoever asks came last, nearly always.
+        let place = self.here.iter().rposition(|arrival| arrival.id == id);
+        let place = place.unwrap_or_else(|| {
+            self.here.push(Arrival {
+                id,
+                before,
+                awaits_state: false,
+            });
+            self.here.len() - 1
+        });
+        &mut self.here[place]
+    }
+
+    /// The member has left.
+    pub fn remove(&mut self, member: Member) {
+        self.here.retain(|arrival| arrival.id != member.connection);
+        self.states.retain(|(wishes, _)| *wishes != member);
+    }
 }
 
 /// A member shard as the owner sees it.
@@ -79,6 +127,12 @@ pub struct Served {
 }
 
 impl Owned {
+    /// Messages that wait for the end of the turn.
+    #[must_use]
+    pub fn unsealed(&self) -> usize {
+        self.batch.as_ref().map_or(0, |batch| batch.entries().len())
+    }
+
     /// The shard has members that speak these serializers.
     pub fn set_shard(&mut self, shard: ShardId, topic: TopicRef, serializers: Serializers) {
         self.shards.retain(|served| served.shard != shard);

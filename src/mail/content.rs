@@ -252,6 +252,21 @@ impl Encoded {
         Ok(())
     }
 
+    /// The messages so far.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// All frames of a serializer so far.
+    #[must_use]
+    pub fn frames(&self, vsn: Vsn) -> &[u8] {
+        match vsn {
+            Vsn::V1 => &self.v1,
+            Vsn::V2 => &self.v2,
+        }
+    }
+
     /// Bytes encoded so far.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -36,7 +36,7 @@ pub use topic::{TopicHasher, TopicKey, TopicRef};
 use crate::http::UpgradeRequest;
 use crate::logging::Line;
 use crate::tenant::{Counter, Tenant, TenantId, Usage};
-use shards::{ConnectionId, ShardId};
+use shards::{ConnectionId, ShardId, SharedBytes};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -265,8 +265,8 @@ pub struct PresenceState {
     pub connection: ConnectionId,
     /// The `join_ref` of the channel that asked, raw JSON.
     pub join_ref: Box<[u8]>,
-    /// The payload of `presence_state`, a JSON object.
-    pub state: String,
+    /// The payload of `presence_state`, a JSON object: one text for all who asked in a turn.
+    pub state: SharedBytes,
 }
 
 /// See [`Mail::HandOver`].

@@ -163,36 +163,62 @@ pub fn encode_push(
     payload_json: &str,
 ) {
     let event = escape(event);
+    let ([a, b, c, d, e, f, g, h, i], [x, y, z]) =
+        around_push(vsn, join_ref, msg_ref, topic_json, &event);
+    text_frame(out, [a, b, c, d, e, f, g, h, i, payload_json, x, y, z]);
+}
+
+/// Appends the frame of [`encode_push`] up to its payload, which has `payload_bytes` and is sent from elsewhere. Returns what has to
+/// come behind the payload.
+#[must_use]
+pub fn encode_push_around(
+    out: &mut Vec<u8>,
+    vsn: Vsn,
+    join_ref: &str,
+    msg_ref: &str,
+    topic_json: &str,
+    event: &str,
+    payload_bytes: usize,
+) -> String {
+    let event = escape(event);
+    let (before, behind) = around_push(vsn, join_ref, msg_ref, topic_json, &event);
+    let text_bytes = before.iter().chain(&behind).map(|part| part.len());
+    let whole_bytes = text_bytes.fold(payload_bytes, usize::saturating_add);
+    encode_header(out, Opcode::Text, whole_bytes);
+    for part in before {
+        out.extend_from_slice(part.as_bytes());
+    }
+    behind.concat()
+}
+
+/// What stands before and behind the payload of a push; `event` is escaped.
+fn around_push<'a>(
+    vsn: Vsn,
+    join_ref: &'a str,
+    msg_ref: &'a str,
+    topic_json: &'a str,
+    event: &'a str,
+) -> ([&'a str; 9], [&'a str; 3]) {
     match vsn {
-        Vsn::V1 => text_frame(
-            out,
+        Vsn::V1 => (
             [
                 "{\"topic\":",
                 topic_json,
                 ",\"event\":\"",
-                &event,
+                event,
                 "\",\"payload\":",
-                payload_json,
-                ",\"ref\":",
-                msg_ref,
-                "}",
+                "",
+                "",
+                "",
+                "",
             ],
+            [",\"ref\":", msg_ref, "}"],
         ),
-        Vsn::V2 => text_frame(
-            out,
+        Vsn::V2 => (
             [
-                "[",
-                join_ref,
-                ",",
-                msg_ref,
-                ",",
-                topic_json,
-                ",\"",
-                &event,
-                "\",",
-                payload_json,
-                "]",
+                "[", join_ref, ",", msg_ref, ",", topic_json, ",\"", event, "\",",
             ],
+            ["]", "", ""],
         ),
     }
 }

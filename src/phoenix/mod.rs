@@ -39,7 +39,7 @@ pub use binary::{
 };
 pub use escape::json_string;
 pub use join::{Invalid, JoinPayload, JoinPayloadError, TokenChoice, parse_join};
-pub use json::{decode_text, encode_change, encode_push, encode_reply};
+pub use json::{decode_text, encode_change, encode_push, encode_push_around, encode_reply};
 pub use message::{DecodeError, Encoding, Field, Message, Payload, RawJson, RawRef, Topic, Vsn};
 pub use scan::{JSON_DEPTH_MAX, elements, is_json, members, string_value};
 pub use subscription::{echo_subscription, legacy_subscription, subscription_id};

@@ -138,7 +138,7 @@ export class Server {
   }
 
   async kill() {
-    this.child.kill('SIGKILL')
+    this.child?.kill('SIGKILL')
     await this.exited
     process.off('exit', this.reap)
   }

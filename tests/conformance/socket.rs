@@ -375,7 +375,7 @@ pub fn request(
     let mut reader = Reader::new(writer.stream);
     reader.stream.set_read_timeout(Some(WRITE_TIMEOUT))?;
     let (status, headers) = reader.head().map_err(|error| sent.err().unwrap_or(error))?;
-    let empty = method == "HEAD" || status == 204;
+    let empty = method == "HEAD" || matches!(status, 204 | 304);
     let body = if empty {
         Vec::new()
     } else {

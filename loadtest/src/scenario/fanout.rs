@@ -17,7 +17,7 @@ use crate::report::Run;
 use crate::settings::Bench;
 use crate::timeline::{Start, Timeline};
 
-use super::threads::{Meter, Usage};
+use super::threads::{Meter, THREADS_SHOWN_MAX, Usage};
 use super::{memory, stall};
 
 /// Where a run is. Only ever moves forward; it begins, as 0, with the members connecting.
@@ -110,6 +110,12 @@ pub(super) struct Findings {
     pub(super) late: u64,
     pub(super) misdirected: u64,
     pub(super) not_sent: u64,
+    /// Connections and channels that the server has ended.
+    pub(super) closed: u64,
+    /// Heartbeats without an answer.
+    pub(super) unanswered: u64,
+    /// Tokens that were renewed.
+    pub(super) renewed: u64,
     pub(super) problems: Vec<String>,
 }
 
@@ -191,7 +197,13 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
     let everyone = || {
         board.joined.load(Ordering::Acquire) as u64 + board.refused.load(Ordering::Acquire) as u64
     };
-    if !wait_until(everyone, members as u64, stall()) {
+    let mut progress = Progress::new();
+    let all = members as u64;
+    let answered = wait_until(everyone, all, stall(), |now| {
+        progress.count(now, all, "have joined");
+    });
+    progress.end();
+    if !answered {
         return Ok(Err(format!(
             "only {} of {members} members got an answer",
             everyone()
@@ -203,14 +215,14 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
     }
     board.enter(Phase::WarmUp);
     let stall = stall() + load.patience;
-    if !wait_until(|| board.received(), load.first, stall) {
+    if !wait_until(|| board.received(), load.first, stall, |_| {}) {
         let received = board.received();
         return Ok(Err(format!(
             "only {received} of the first {} messages arrived",
             load.first
         )));
     }
-    std::thread::sleep(Duration::from_secs_f64(load.warm_up_seconds));
+    warm_up(load.warm_up_seconds);
     board.start.begin(load.seconds);
     board.enter(Phase::Measure);
     let (received, receives, sent) = (board.received(), board.receives(), board.sent());
@@ -224,10 +236,25 @@ fn conduct(load: &Load, bench: &Bench, board: &Board) -> io::Result<Result<Measu
         memory,
     };
     board.enter(Phase::Drain);
-    wait_until(|| board.received(), board.sent() * load.copies, stall);
-    // A message may have been on its way out when the first sum was taken.
-    wait_until(|| board.received(), board.sent() * load.copies, stall);
+    // A message may be on its way out when the first sum is taken.
+    for _ in 0..2 {
+        let expected = board.sent() * load.copies;
+        wait_until(|| board.received(), expected, stall, |_| {});
+    }
     Ok(Ok(measured))
+}
+
+/// Lets the load run before it is measured.
+pub(super) fn warm_up(seconds: f64) {
+    let mut progress = Progress::new();
+    let nobody = Bench {
+        cpus: Vec::new(),
+        server: None,
+    };
+    memory::watch(&nobody, seconds, |passed| {
+        progress.say(passed / seconds, "warming up");
+    });
+    progress.end();
 }
 
 /// Lets the load run for its time, and looks at the server's memory and says how far it is meanwhile.
@@ -243,14 +270,20 @@ fn watch(load: &Load, bench: &Bench, board: &Board) -> Vec<(f64, f64)> {
     memory
 }
 
-/// Waits until `value` reaches `goal`, or stands still for as long as `stall`.
-fn wait_until(value: impl Fn() -> u64, goal: u64, stall: Duration) -> bool {
+/// Waits until `value` reaches `goal`, or stands still for as long as `stall`; `tick` is told what it is meanwhile.
+pub(super) fn wait_until(
+    value: impl Fn() -> u64,
+    goal: u64,
+    stall: Duration,
+    mut tick: impl FnMut(u64),
+) -> bool {
     const LOOK: Duration = Duration::from_millis(5);
     let mut best = value();
     let mut still = Duration::ZERO;
     while best < goal {
         std::thread::sleep(LOOK);
         let now = value();
+        tick(now);
         still = if now > best {
             Duration::ZERO
         } else {
@@ -283,7 +316,7 @@ fn describe(rate: Option<f64>, bench: &Bench, measured: &Measured, run: &mut Run
         run.push("  of which ksoftirqd", "us", per_frame(usage.ksoftirqd_ns));
         let system = usage.server_system_ns as f64 / usage.server_ns.max(1) as f64;
         run.push("  of which in the kernel", "%", system * 100.0);
-        for (name, ns) in usage.server.iter().take(8) {
+        for (name, ns) in usage.server.iter().take(THREADS_SHOWN_MAX) {
             run.push(format!("  thread {name}"), "us", per_frame(*ns));
         }
         usage.push_switches("delivered frame", measured.received, run);
@@ -313,15 +346,18 @@ pub const DELIVERED: &str = "delivered";
 /// Adds latency and everything that went wrong.
 fn judge(copies: u64, board: &Board, findings: Vec<Findings>, run: &mut Run) {
     let mut timeline = board.start.timeline();
-    let (mut duplicates, mut late, mut misdirected, mut not_sent) = (0, 0, 0, 0);
+    let mut all = Findings::default();
     for found in findings {
         if let Some(of_one) = &found.timeline {
             timeline.add(of_one);
         }
-        duplicates += found.duplicates;
-        late += found.late;
-        misdirected += found.misdirected;
-        not_sent += found.not_sent;
+        all.duplicates += found.duplicates;
+        all.late += found.late;
+        all.misdirected += found.misdirected;
+        all.not_sent += found.not_sent;
+        all.closed += found.closed;
+        all.unanswered += found.unanswered;
+        all.renewed += found.renewed;
         run.problems.extend(found.problems);
     }
     run.push_percentiles("latency", &timeline.total(), "us", 1e3);
@@ -330,25 +366,49 @@ fn judge(copies: u64, board: &Board, findings: Vec<Findings>, run: &mut Run) {
     let lost = expected.saturating_sub(board.received());
     for (name, count, what) in [
         (LOSS, lost, "messages were lost"),
-        ("duplicates", duplicates, "messages came twice"),
-        ("disorder", late, "messages came out of order"),
+        (DUPLICATES, all.duplicates, "messages came twice"),
+        ("disorder", all.late, "messages came out of order"),
         (
             "misdirected",
-            misdirected,
+            all.misdirected,
             "messages came to a member of another topic",
         ),
         (
             "not sent",
-            not_sent,
+            all.not_sent,
             "messages could not be sent in time: less is taken than is offered",
         ),
     ] {
-        run.push(name, "", count as f64);
-        if count > 0 {
-            run.problems.push(format!("{count} {what}"));
-        }
+        run.push_count(name, count, what);
+    }
+    push_kept(all.closed, all.unanswered, all.renewed, run);
+}
+
+/// Adds what became of connections that were to stay.
+pub(super) fn push_kept(closed: u64, unanswered: u64, renewed: u64, run: &mut Run) {
+    run.push_count(
+        CLOSED,
+        closed,
+        "connections or channels were ended by the server",
+    );
+    run.push_count(
+        "unanswered heartbeats",
+        unanswered,
+        "heartbeats were not answered",
+    );
+    if renewed > 0 {
+        run.push(RENEWED, "", renewed as f64);
     }
 }
+
+/// Connections and channels that the server has ended.
+pub(super) const CLOSED: &str = "closed";
+
+/// Tokens that were renewed on joined channels.
+pub(super) const RENEWED: &str = "tokens renewed";
+
+/// What came twice.
+pub(super) const DUPLICATES: &str = "duplicates";
 
 /// Messages that a member did not get, counted at each.
 pub(super) const LOSS: &str = "loss";

@@ -159,13 +159,7 @@ mod tests {
 
     #[test]
     fn this_process_is_watched() {
-        let bench = Bench {
-            cpus: vec![0],
-            server: Some(crate::settings::Server {
-                pid: std::process::id(),
-                thread_prefix: String::new(),
-            }),
-        };
+        let bench = crate::fake::watching_bench();
         let mut ticks = 0;
         let samples = watch(&bench, 0.25, |_| ticks += 1);
         // One at once and one at the end, however busy the machine is.

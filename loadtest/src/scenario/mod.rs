@@ -7,6 +7,8 @@
 pub mod threads;
 pub mod memory;
 mod fanout;
+mod readers;
+mod held;
 pub mod broadcast;
 pub mod connections;
 pub mod joins;

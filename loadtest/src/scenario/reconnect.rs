@@ -16,15 +16,18 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::alive;
 use crate::clock::now_ns;
 use crate::dialect::Join;
-use crate::link::{self, Link, Target};
+use crate::link::{self, Target};
+use crate::progress::Progress;
 use crate::report::Run;
 use crate::settings::Bench;
-use crate::timeline;
+use crate::timeline::{self, Start, Timeline};
 
-use super::stall;
+use super::held::{Found, Holding};
 use super::threads::{self, Meter};
+use super::{fanout, stall};
 
 /// What is to be done.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,9 +55,6 @@ pub struct Plan {
 /// How long a client waits before it tries again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Problems that a thread keeps; all refusals are counted.
-const PROBLEMS_MAX: usize = 100;
-
 /// What the threads share.
 #[derive(Debug, Default)]
 struct Board {
@@ -64,15 +64,28 @@ struct Board {
     refused: AtomicU64,
     /// When the last one joined.
     last_ns: AtomicU64,
+    /// When the first were cut.
+    start: Start,
     over: AtomicBool,
 }
 
 /// What one thread found.
 #[derive(Debug)]
 struct Findings {
-    waited_ns: Histogram<u64>,
+    /// From the cut, by when they had joined again.
+    waited: Option<Timeline>,
     handshake_ns: Histogram<u64>,
-    problems: Vec<String>,
+    held: Found,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self {
+            waited: None,
+            handshake_ns: timeline::histogram(),
+            held: Found::default(),
+        }
+    }
 }
 
 /// One thread.
@@ -81,7 +94,7 @@ struct Desk {
     plan: Plan,
     board: Arc<Board>,
     todo: RefCell<VecDeque<usize>>,
-    links: RefCell<Vec<Link>>,
+    held: Holding,
     under_way: Cell<usize>,
     findings: RefCell<Findings>,
 }
@@ -102,35 +115,35 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
     let mut run = Run::default();
     let conducted = conduct(plan, bench, &board, &mut run);
     board.over.store(true, Ordering::Release);
-    let mut waited_ns = timeline::histogram();
+    let mut waited = board.start.timeline();
     let mut handshake_ns = timeline::histogram();
+    let mut held = Found::default();
     for thread in threads {
         let found = thread
             .join()
             .map_err(|_| io::Error::other("a harness thread panicked"))??;
-        for (all, one) in [
-            (&mut waited_ns, &found.waited_ns),
-            (&mut handshake_ns, &found.handshake_ns),
-        ] {
-            all.add(one).expect("both histograms have the same bounds");
+        if let Some(of_one) = &found.waited {
+            waited.add(of_one);
         }
-        run.problems.extend(found.problems);
+        handshake_ns
+            .add(&found.handshake_ns)
+            .expect("both histograms have the same bounds");
+        held.add(found.held);
     }
     conducted?;
-    run.push_percentiles("cut to joined", &waited_ns, "ms", 1e6);
+    run.push_percentiles("cut to joined", &waited.total(), "ms", 1e6);
+    run.timeline = Some(waited);
     run.push_percentiles("connect to joined", &handshake_ns, "ms", 1e6);
     let refused = board.refused.load(Ordering::Relaxed);
-    run.push("refused", "", refused as f64);
-    if refused > 0 {
-        run.problems.push(format!("{refused} joins were refused"));
-    }
+    run.push_count("refused", refused, "joins were refused");
+    held.describe(&mut run);
     Ok(run)
 }
 
 /// Has all connect, and then cuts them round by round.
 fn conduct(plan: &Plan, bench: &Bench, board: &Board, run: &mut Run) -> io::Result<()> {
     let members = plan.members as u64;
-    if !wait_for(board, members) {
+    if !wait_for(board, members, members) {
         let joined = board.joined.load(Ordering::Acquire);
         run.problems
             .push(format!("only {joined} of {members} members joined"));
@@ -141,9 +154,14 @@ fn conduct(plan: &Plan, bench: &Bench, board: &Board, run: &mut Run) -> io::Resu
     for round in 1..=plan.rounds {
         thread::sleep(Duration::from_secs_f64(plan.pause_seconds));
         let cut_ns = now_ns();
+        if round == 1 {
+            // How long they will take is not known.
+            let round = plan.pause_seconds + stall().as_secs_f64();
+            board.start.begin(plan.rounds as f64 * round);
+        }
         board.round.store(round, Ordering::Release);
         let goal = members * (round as u64 + 1);
-        if !wait_for(board, goal) {
+        if !wait_for(board, goal, members) {
             let joined = (board.joined.load(Ordering::Acquire) + members).saturating_sub(goal);
             run.problems.push(format!(
                 "round {round}: only {joined} of {members} members joined again"
@@ -165,21 +183,15 @@ fn conduct(plan: &Plan, bench: &Bench, board: &Board, run: &mut Run) -> io::Resu
     Ok(())
 }
 
-/// Waits until so many have joined, or nobody has for as long as [`stall`].
-fn wait_for(board: &Board, goal: u64) -> bool {
-    const LOOK: Duration = Duration::from_millis(1);
-    let (mut best, mut still) = (0, Duration::ZERO);
-    while best < goal && still < stall() {
-        thread::sleep(LOOK);
-        let joined = board.joined.load(Ordering::Acquire);
-        still = if joined > best {
-            Duration::ZERO
-        } else {
-            still + LOOK
-        };
-        best = joined;
-    }
-    best >= goal
+/// Waits until so many more have joined, or nobody has for as long as [`stall`].
+fn wait_for(board: &Board, goal: u64, members: u64) -> bool {
+    let mut progress = Progress::new();
+    let joined = || board.joined.load(Ordering::Acquire);
+    let all_joined = fanout::wait_until(joined, goal, stall(), |now| {
+        progress.count((now + members).saturating_sub(goal), members, "have joined");
+    });
+    progress.end();
+    all_joined
 }
 
 async fn work(
@@ -190,17 +202,17 @@ async fn work(
     threads: usize,
 ) -> Findings {
     let desk = Rc::new(Desk {
+        held: Holding::new(target.dialect),
         target,
         plan,
         board,
         todo: RefCell::default(),
-        links: RefCell::default(),
         under_way: Cell::new(0),
-        findings: RefCell::new(Findings {
-            waited_ns: timeline::histogram(),
-            handshake_ns: timeline::histogram(),
-            problems: Vec::new(),
-        }),
+        findings: RefCell::default(),
+    });
+    let alive = monoio::spawn({
+        let desk = Rc::clone(&desk);
+        async move { alive::keep(&desk.target, &desk.held).await }
     });
     let mine = || (index..desk.plan.members).step_by(threads).collect();
     let mut round = 0;
@@ -210,20 +222,21 @@ async fn work(
         let now = desk.board.round.load(Ordering::Acquire);
         if now > round {
             round = now;
-            desk.cut();
+            desk.held.cut();
             desk.start(mine(), round);
         }
     }
     while desk.under_way.get() > 0 {
         monoio::time::sleep(Duration::from_millis(5)).await;
     }
-    desk.cut();
+    desk.held.end();
+    desk.held.cut();
+    let kept = alive.await;
     monoio::time::sleep(Duration::from_millis(20)).await;
-    desk.findings.replace(Findings {
-        waited_ns: timeline::histogram(),
-        handshake_ns: timeline::histogram(),
-        problems: Vec::new(),
-    })
+    Findings {
+        held: desk.held.take(kept),
+        ..desk.findings.take()
+    }
 }
 
 /// Takes members from the list and connects them, each until it has joined.
@@ -248,13 +261,6 @@ impl Desk {
         self.board.over.load(Ordering::Acquire)
     }
 
-    /// Ends all connections as a network does: nobody says goodbye.
-    fn cut(&self) {
-        for link in self.links.borrow_mut().drain(..) {
-            link.shut_down();
-        }
-    }
-
     fn start(self: &Rc<Self>, members: VecDeque<usize>, round: usize) {
         let tasks = members.len().min(self.plan.concurrency.max(1));
         self.todo.borrow_mut().extend(members);
@@ -273,16 +279,18 @@ impl Desk {
             ..Join::default()
         };
         let since_ns = now_ns();
-        let (link, _) = link::open(&self.target, number, &topic, &join).await?;
+        let (link, rest) = link::open(&self.target, number, &topic, &join).await?;
         let now = now_ns();
-        self.links.borrow_mut().push(link);
+        self.held.hold(link, &rest);
         if round > 0 {
+            let took_ns = |since_ns: u64| now.saturating_sub(since_ns).max(1);
             let mut findings = self.findings.borrow_mut();
-            let record = |histogram: &mut Histogram<u64>, since_ns: u64| {
-                histogram.saturating_record(now.saturating_sub(since_ns).max(1));
-            };
-            record(&mut findings.waited_ns, cut_ns);
-            record(&mut findings.handshake_ns, since_ns);
+            findings
+                .waited
+                .get_or_insert_with(|| self.board.start.timeline())
+                .slot(now)
+                .saturating_record(took_ns(cut_ns));
+            findings.handshake_ns.saturating_record(took_ns(since_ns));
         }
         self.board.last_ns.fetch_max(now, Ordering::Release);
         self.board.joined.fetch_add(1, Ordering::Release);
@@ -291,10 +299,7 @@ impl Desk {
 
     fn refused(&self, problem: String) {
         self.board.refused.fetch_add(1, Ordering::Relaxed);
-        let problems = &mut self.findings.borrow_mut().problems;
-        if problems.len() < PROBLEMS_MAX {
-            problems.push(problem);
-        }
+        self.held.problem(problem);
     }
 }
 
@@ -304,21 +309,20 @@ mod tests {
     use crate::dialect::Dialect;
     use crate::fake::{self, Fault};
 
-    fn run_against(fault: Fault) -> Run {
-        let target = fake::start(Dialect::V2, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
-        let plan = Plan {
+    fn plan() -> Plan {
+        Plan {
             members: 20,
             topics: 3,
             rounds: 2,
             pause_seconds: 0.01,
             concurrency: 8,
             private: false,
-        };
-        run(&target, &plan, &bench).unwrap()
+        }
+    }
+
+    fn run_against(fault: Fault) -> Run {
+        let target = fake::start(Dialect::V2, fault);
+        run(&target, &plan(), &fake::bench()).unwrap()
     }
 
     #[test]
@@ -331,12 +335,51 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_come_back_is_missed() {
-        let run = run_against(Fault::RefusesLater);
-        let problem = "round 1: only 0 of 20 members joined again".to_owned();
-        assert!(run.problems.contains(&problem), "{:?}", run.problems);
-        assert!(run.value("refused").unwrap() >= 20.0);
-        let run = run_against(Fault::Refuses);
-        assert_eq!(run.problems[0], "only 0 of 20 members joined");
+    fn every_fault_is_a_problem_by_its_name() {
+        let gone = "round 1: only 0 of 20 members joined again";
+        for (fault, problem, expected) in [
+            (
+                Fault::Refuses,
+                "only 0 of 20 members joined",
+                "connections>0",
+            ),
+            (Fault::RefusesLater, gone, "refused=0"),
+            // Who is refused tries again.
+            (Fault::RefusesTenth, "joins were refused", "refused=0"),
+            (Fault::NeverAnswers, "no answer within", "refused=0"),
+            (
+                Fault::AnswersTwice,
+                "joins were answered twice",
+                "answered twice=0",
+            ),
+            (
+                Fault::HangsUp,
+                "connection ended without a close frame",
+                "closed=0",
+            ),
+        ] {
+            fake::assert_noticed(&run_against(fault), problem, expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_counts_for_as_long() {
+        let run = run_against(Fault::AnswersLate);
+        assert_eq!(run.problems, [""; 0]);
+        let late_ms = fake::LATE.as_secs_f64() * 1e3;
+        assert!(run.value("cut to joined max").unwrap() >= late_ms * 0.99);
+    }
+
+    #[test]
+    fn those_who_stay_between_two_rounds_are_kept() {
+        let plan = Plan {
+            rounds: 1,
+            pause_seconds: fake::TOKENS_OUTLIVED_SECONDS,
+            ..plan()
+        };
+        fake::assert_keeps(40.0, |fault| {
+            let (target, _) = fake::start_to_keep(fault);
+            run(&target, &plan, &fake::bench()).unwrap()
+        });
     }
 }

@@ -64,10 +64,6 @@ mod tests {
 
     fn run_against(fault: Fault, limit: u32) -> Run {
         let target = fake::start(Dialect::V2, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
         let plan = Plan {
             limit,
             concurrency: 4,
@@ -75,7 +71,7 @@ mod tests {
             seconds: 0.2,
             warm_up_seconds: 0.0,
         };
-        run(&target, &plan, &bench).unwrap()
+        run(&target, &plan, &fake::bench()).unwrap()
     }
 
     #[test]
@@ -87,14 +83,48 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_of_nothing_and_a_refusal_are_problems() {
-        let run = run_against(Fault::None, 0);
-        assert!(run.problems[0].starts_with("nothing was replayed"));
-        let run = run_against(Fault::Refuses, 3);
-        assert!(
-            run.problems[0].contains("join refused"),
-            "{:?}",
-            run.problems
-        );
+    fn every_fault_is_a_problem_by_its_name() {
+        for (fault, limit, problem, expected) in [
+            (
+                Fault::None,
+                0,
+                "nothing was replayed",
+                "replayed for each join>0",
+            ),
+            (Fault::Refuses, 3, "join refused", "refused=0"),
+            (Fault::RefusesTenth, 3, "joins were refused", "refused=0"),
+            (Fault::Loses, 3, "1 messages were not replayed", "loss=0"),
+            (
+                Fault::Doubles,
+                3,
+                "1 messages were replayed twice",
+                "duplicates=0",
+            ),
+            (
+                Fault::Swaps,
+                3,
+                "1 messages were replayed out of order",
+                "disorder=0",
+            ),
+            (
+                Fault::AnswersTwice,
+                3,
+                "joins were answered twice",
+                "answered twice=0",
+            ),
+            (Fault::NeverAnswers, 3, "no answer within", "refused=0"),
+            (Fault::HangsUp, 3, "closed before", "refused=0"),
+        ] {
+            let run = run_against(fault, limit);
+            fake::assert_noticed(&run, problem, expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_counts_for_as_long() {
+        let run = run_against(Fault::AnswersLate, 3);
+        assert_eq!(run.problems, [""; 0]);
+        let late_ms = fake::LATE.as_secs_f64() * 1e3;
+        assert!(run.value("join to joined max").unwrap() >= late_ms * 0.99);
     }
 }

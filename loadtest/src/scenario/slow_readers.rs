@@ -62,10 +62,6 @@ mod tests {
 
     fn run_against(fault: Fault) -> Run {
         let target = fake::start(Dialect::V2, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
         let plan = Plan {
             members: 2,
             slow: 1,
@@ -74,7 +70,7 @@ mod tests {
             seconds: 0.2,
             warm_up_seconds: 0.0,
         };
-        run(&target, &plan, &bench).unwrap()
+        run(&target, &plan, &fake::bench()).unwrap()
     }
 
     #[test]
@@ -95,12 +91,12 @@ mod tests {
 
     #[test]
     fn what_the_others_miss_or_wait_for_is_noticed() {
-        for (fault, problem) in [
-            (Fault::Loses, "1 messages were lost"),
-            (Fault::Doubles, "1 messages came twice"),
-            (Fault::Swaps, "1 messages came out of order"),
+        for (fault, problem, expected) in [
+            (Fault::Loses, "1 messages were lost", "loss=0"),
+            (Fault::Doubles, "1 messages came twice", "duplicates=0"),
+            (Fault::Swaps, "1 messages came out of order", "disorder=0"),
         ] {
-            assert_eq!(run_against(fault).problems, [problem]);
+            fake::assert_noticed(&run_against(fault), problem, expected);
         }
         // The seventh waits for the 27th: 20 gaps of 3.3 ms.
         let run = run_against(Fault::Stalls);

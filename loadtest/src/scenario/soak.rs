@@ -56,7 +56,7 @@ struct Part {
 const TOPICS_MAX: usize = 2_500;
 
 /// Figures of a part that are told; the server's are those of all parts together.
-const TOLD: [&str; 10] = [
+const TOLD: [&str; 14] = [
     "delivered",
     "joined",
     "refused",
@@ -67,6 +67,10 @@ const TOLD: [&str; 10] = [
     "not sent",
     "not tried",
     "delivered to every member",
+    "closed",
+    "answered twice",
+    "unanswered heartbeats",
+    "tokens renewed",
 ];
 
 /// Runs the plan once.
@@ -99,6 +103,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
     if bench.server.is_some() {
         let share = usage.server_ns as f64 / usage.wall_ns.max(1) as f64;
         run.push("server cpu", "%", share * 100.0);
+        usage.push_switches("second", seconds as u64, &mut run);
         judge_memory(&samples, &mut run);
     }
     run.memory = samples;
@@ -215,7 +220,14 @@ fn take(name: &str, part: Run, run: &mut Run) {
 
 /// Adds what all parts lost, doubled and mixed up, so that it can be expected by its short name.
 fn sum_up(run: &mut Run) {
-    for name in ["loss", "duplicates", "disorder", "refused"] {
+    for name in [
+        "loss",
+        "duplicates",
+        "disorder",
+        "refused",
+        "closed",
+        "tokens renewed",
+    ] {
         let end = format!(": {name}");
         let parts = run
             .figures
@@ -253,13 +265,6 @@ mod tests {
 
     fn run_against(fault: Fault) -> Run {
         let target = fake::start(Dialect::V2, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: Some(crate::settings::Server {
-                pid: std::process::id(),
-                thread_prefix: String::new(),
-            }),
-        };
         let plan = Plan {
             minutes: 0.02,
             topics: 2,
@@ -269,7 +274,7 @@ mod tests {
             presences: 10,
             database: None,
         };
-        run(&target, &plan, &bench).unwrap()
+        run(&target, &plan, &fake::watching_bench()).unwrap()
     }
 
     #[test]
@@ -289,10 +294,23 @@ mod tests {
 
     #[test]
     fn what_one_of_them_misses_is_a_problem() {
-        let run = run_against(Fault::Loses);
-        assert_eq!(run.problems.len(), 1, "{:?}", run.problems);
-        assert!(run.problems[0].ends_with(": 1 messages were lost"));
-        assert_eq!(run.value("loss"), Some(1.0));
+        for (fault, problem, expected) in [
+            (Fault::Loses, ": 1 messages were lost", "loss=0"),
+            (Fault::Doubles, ": 1 messages came twice", "duplicates=0"),
+            (Fault::RefusesTenth, "joins were refused", "refused=0"),
+            (
+                Fault::ClosesOther,
+                "closed by the server: Some(1013)",
+                "closed=0",
+            ),
+            (
+                Fault::HangsUp,
+                "connection ended without a close frame",
+                "closed=0",
+            ),
+        ] {
+            fake::assert_noticed(&run_against(fault), problem, expected);
+        }
     }
 
     #[test]

@@ -119,21 +119,31 @@ pub struct Usage {
     pub harness_waited: Vec<f64>,
 }
 
+/// Threads of the server that are told of one by one.
+pub(super) const THREADS_SHOWN_MAX: usize = 8;
+
 /// Share of the time above which a thread that waits for its core makes a run worthless.
 const WAITED_MAX: f64 = 0.05;
 
 impl Usage {
     /// Adds what the server spent on `count` things of this kind, when it is watched.
     pub fn push_server(&self, bench: &Bench, what: &str, count: u64, run: &mut Run) {
-        if bench.server.is_none() {
+        let Some(server) = &bench.server else {
             return;
-        }
+        };
         let busy_ns = (self.server_ns + self.ksoftirqd_ns) as f64;
         let each_ms = busy_ns / 1e6 / count.max(1) as f64;
         run.push(format!("server cpu per {what}"), "ms", each_ms);
+        for (name, ns) in self.server.iter().take(THREADS_SHOWN_MAX) {
+            let each_ms = *ns as f64 / 1e6 / count.max(1) as f64;
+            run.push(format!("  thread {name}"), "ms", each_ms);
+        }
         let share = busy_ns / self.wall_ns.max(1) as f64;
         run.push("server cpu", "%", share * 100.0);
         self.push_switches(what, count, run);
+        if let Some(resident) = probe::resident(server.pid) {
+            run.push("server resident", "MB", resident as f64 / 1e6);
+        }
     }
 
     /// Adds the server's context switches and system calls for each of `count` things of this kind, or why

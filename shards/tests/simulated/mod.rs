@@ -69,6 +69,10 @@ impl Handler for Strict {
         } else if bytes.contains(&b'#') {
             self.end(id);
             io.close(id, Close::Abort);
+        } else if bytes.contains(&b'*') {
+            for id in self.live.keys() {
+                io.send(*id, LocalBytes::from(bytes.to_vec()));
+            }
         } else {
             // In two buffers, so that they are coalesced.
             let (head, tail) = bytes.split_at(bytes.len() / 2);
@@ -368,6 +372,40 @@ fn visits_come_at_the_second_asked_for_however_far() {
             told(&mut sim).is_empty(),
             "a visit clears the other requests"
         );
+    }
+}
+
+/// What comes in while thousands are sent to is answered before the last of them has been.
+#[test]
+fn a_fan_out_to_thousands_lets_others_in() {
+    const PEERS: u16 = 9_000;
+    const OF_A_TURN: u64 = 4_096;
+    let options = Options {
+        shards: 1,
+        connections_max: PEERS.into(),
+        ..Options::default()
+    };
+    let mut sim = Sim::with_options(1, Faults::default(), options, |_| Strict::default());
+    let peers: Vec<PeerId> = (0..PEERS).map(|_| sim.connect(ShardId(0))).collect();
+    sim.run_until_idle();
+    let sends = |sim: &Sim<Strict>| sim.metrics(ShardId(0)).sends.get();
+    sim.peer(peers[0]).write(b"*");
+    while sends(&sim) == 0 {
+        assert!(sim.step());
+    }
+    assert_eq!(sends(&sim), OF_A_TURN);
+    sim.peer(peers[0]).write(b"in between");
+    sim.step();
+    let diary = &sim.handler(ShardId(0)).diary;
+    assert_eq!(
+        diary.iter().filter(|line| line.contains("bytes")).count(),
+        2
+    );
+    assert_eq!(sends(&sim), 2 * OF_A_TURN);
+    sim.run_until_idle();
+    assert_eq!(sim.peer(peers[0]).read(), b"*in between");
+    for &peer in &peers[1..] {
+        assert_eq!(sim.peer(peer).read(), b"*");
     }
 }
 

@@ -1,12 +1,14 @@
 //! The operators' page (spec: http-api 10).
 //!
-//! What comes in: a name and a password. What goes out: what this node is, in few words. What always holds: without both
-//! `DASHBOARD_USER` and `DASHBOARD_PASSWORD` nobody gets in (`nobody_gets_in_without_name_and_password`). Deliberately absent: changing
-//! anything; the management API does that.
+//! What comes in: a name and a password. What goes out: the page of the node's state, with what it tells operators alone. What always
+//! holds: without both `DASHBOARD_USER` and `DASHBOARD_PASSWORD` nobody gets in (`nobody_gets_in_without_name_and_password`).
+//! Deliberately absent: changing anything; the management API does that.
 
-use super::Api;
 use super::respond::{self, Refused};
+use super::{Api, site};
 use crate::config::DashboardAuth;
+use crate::control::pages::tenants::tenants;
+use crate::control::pages::{self, DASHBOARD};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use base64::Engine as _;
@@ -16,10 +18,25 @@ use hyper::{Response, StatusCode};
 
 /// `GET /admin/dashboard` and whatever is below `/admin`.
 pub async fn dashboard(State(api): State<Api>, request: Request) -> Response<Body> {
-    match api.dashboard.check(request.headers()) {
-        Ok(()) if request.uri().path() == "/admin/dashboard" => page(&api),
-        Ok(()) => super::not_found(request).await,
-        Err(answer) => *answer,
+    if let Err(answer) = api.dashboard.check(request.headers()) {
+        return *answer;
+    }
+    match request.uri().path() {
+        "/admin/figures" => figures(&api, request.headers()).await,
+        path if path == DASHBOARD.0 => match pages::page(path, request.headers()) {
+            Some(page) => page,
+            None => super::not_found(request).await,
+        },
+        _ => super::not_found(request).await,
+    }
+}
+
+/// How each tenant is.
+async fn figures(api: &Api, headers: &HeaderMap) -> Response<Body> {
+    let (survey, scene) = (api.registrar.survey().await, api.metrics.scene().await);
+    match (survey, scene) {
+        (Ok(survey), Some(scene)) => site::momentary(tenants(&survey, &scene).to_string()),
+        _ => site::unavailable(headers),
     }
 }
 
@@ -73,25 +90,6 @@ impl Door {
 fn is_same(given: &[u8], expected: &str) -> bool {
     let pairs = given.iter().zip(expected.bytes());
     given.len() == expected.len() && pairs.fold(0, |found, (a, b)| found | (a ^ b)) == 0
-}
-
-fn page(api: &Api) -> Response<Body> {
-    let live = api.live();
-    let users: u64 = live
-        .directory
-        .iter()
-        .map(|tenant| u64::from(tenant.usage.users()))
-        .sum();
-    let body = format!(
-        "<h1>Realtime {version}</h1>\n<table>\n<tr><td>Node</td><td>{node}</td></tr>\n<tr><td>Tenants</td><td>{tenants}</td></tr>\n\
-         <tr><td>Connected users</td><td>{users}</td></tr>\n</table>\n\
-         <p><a href=\"/swaggerui\">HTTP API</a>, <a href=\"/metrics\">metrics</a> (with a token)</p>\n",
-        version = env!("CARGO_PKG_VERSION"),
-        node = respond::escaped(&api.node),
-        tenants = live.directory.len(),
-    );
-    let document = respond::html_document("Realtime", &body);
-    respond::page(StatusCode::OK, document)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::request_id::request_id;
 use super::respond::Cause;
 use super::{Api, respond, upgrade};
 use crate::control::clock;
+use crate::control::pages::failure::Browser;
 use crate::control::supervise::{caught, panic_text};
 use crate::control::traces;
 use crate::error::{ErrorCode, Level};
@@ -57,19 +58,25 @@ impl App {
         ));
         let (method, path) = (request.method().clone(), normal_path(request.uri().path()));
         let is_logged = api.log.is_enabled(Level::Info)
-            && !(api.settings.healthcheck_is_silent && is_about_health(&path));
+            && !(api.settings.healthcheck_is_silent && is_about_health(&path))
+            && !is_polled(&path);
         if is_logged {
             let text = format!("{} {}", request.method(), request.uri().path());
             api.log
                 .forward(exchange.line(Line::new(clock::unix_ms(), Level::Info, &text)));
         }
         let accept = text_of(request.headers(), ACCEPT).map(str::to_owned);
+        let browser = Browser::of(request.headers()).filter(|_| !upgrade::is_upgrade_path(&path));
         let outcome = caught(self.route(api, &exchange, &path, &mut request)).await;
         let mut response = outcome.unwrap_or_else(|panic| {
             let exception = format!("panic - {}", panic_text(&*panic));
             respond::because_of(exchange.failure(accept.as_deref()), &exception)
         });
         log_cause(api, &exchange, &mut response);
+        if let Some(browser) = browser {
+            let phrase = respond::reason(response.status());
+            response = browser.page(response, phrase);
+        }
         complete(&exchange, &mut response);
         exchange.trace(&mut span, &method, response.status());
         if is_logged || response.status().as_u16() >= 400 {
@@ -184,6 +191,11 @@ fn is_about_health(path: &str) -> bool {
         .strip_prefix("/api/tenants/")
         .and_then(|rest| rest.strip_suffix("/health"));
     path == "/healthcheck" || of_tenant.is_some_and(|tenant| !tenant.contains('/'))
+}
+
+/// Whether pages ask for it every second while they are shown: a line for each would hide the others.
+fn is_polled(path: &str) -> bool {
+    matches!(path, "/status/figures" | "/admin/figures")
 }
 
 fn rewrite_path(request: &mut Request<Body>, path: &str) {

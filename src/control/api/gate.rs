@@ -44,6 +44,12 @@ impl Gate {
         }
     }
 
+    /// Whether no secret is set, so that nobody passes.
+    #[must_use]
+    pub fn is_without_secret(&self) -> bool {
+        self.verifiers.is_empty()
+    }
+
     /// Whether the one `Authorization` of a request is a bearer's good token. No claim is required.
     #[must_use]
     pub fn lets_pass(&self, headers: &HeaderMap, unix_now: i64) -> bool {

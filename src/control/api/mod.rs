@@ -2,13 +2,14 @@
 //!
 //! What comes in: connections with the bytes that a shard has read ([`Connections::serve`]). What goes out: answers, and parcels for
 //! the shards. What always holds: a request is read, counted and answered in bounds of [`limits`](crate::limits); an unknown path or
-//! method is a 404 in the original's form. Deliberately absent: a listener, TLS, HTTP/2; and so far the inspector and the page of the
-//! cluster.
+//! method is a 404 in the original's form. Deliberately absent: a listener, TLS, HTTP/2; and what
+//! the pages are made of ([`pages`](super::pages)).
 //!
 //! ```text
 //! serve (hyper) ─▶ edge: request id, body, path ─▶ router ─▶ broadcast ─▶ exchange: tenant, rate, token ─▶ outgoing
 //!                    │          │                     └─▶ private: desk
 //!                    │          ├─▶ tenants: gate, registrar
+//!                    │          ├─▶ site, admin: pages
 //!                    │          └─▶ scrape: gate, metrics
 //!                    └─▶ upgrade ─▶ back to a shard
 //! ```
@@ -28,6 +29,7 @@ pub mod request_id;
 pub mod respond;
 pub mod scrape;
 pub mod serve;
+pub mod site;
 pub mod tenants;
 pub mod upgrade;
 #[cfg(test)]
@@ -41,6 +43,7 @@ use super::desk::Desk;
 use super::log::Log;
 use super::metrics::Metrics;
 use super::outgoing::Outgoing;
+use super::pages::PAGES;
 use super::rates::Notice;
 use super::registrar::Registrar;
 use super::tenants::Live;
@@ -76,6 +79,8 @@ pub struct Settings {
     pub connect_error_backoff: Duration,
     /// `DISABLE_HEALTHCHECK_LOGGING`.
     pub healthcheck_is_silent: bool,
+    /// `SELF_HOST_TENANT_NAME`.
+    pub tenant_name: String,
 }
 
 /// What the routes work with.
@@ -220,7 +225,19 @@ fn routes() -> Routes {
     const SINGLE: &str = "/api/broadcast/{topic}/events/{event}";
     const TENANTS: &str = "/api/tenants";
     const TENANT: &str = "/api/tenants/{tenant_id}";
-    Routes::default()
+    let pages = PAGES.iter().map(|(path, _)| *path);
+    pages
+        .fold(Routes::default(), |routes, path| {
+            routes.on(Method::GET, path, site::page)
+        })
+        .on(Method::GET, "/assets/{*name}", site::asset)
+        .on(Method::GET, "/status/figures", site::status)
+        .on(
+            Method::GET,
+            "/inspector/defaults.json",
+            site::inspector_defaults,
+        )
+        .on(Method::GET, "/inspector/codes.json", site::inspector_codes)
         .on(Method::GET, "/healthcheck", healthcheck)
         .on(Method::GET, "/metrics", scrape::all)
         .on(Method::GET, "/metrics/{region}", scrape::of_region)

@@ -5,7 +5,10 @@
 //! absent: Swagger UI, a script of a megabyte that would have to be fetched from elsewhere or kept here.
 
 use super::respond::{self, escaped};
+use crate::control::pages;
+use crate::control::pages::assets::File;
 use axum::body::Body;
+use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 use std::fmt::Write;
@@ -15,7 +18,8 @@ const SOURCE: &str = include_str!("openapi.json");
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| parsed().to_string());
 
-static PAGE: LazyLock<String> = LazyLock::new(|| page(&parsed()));
+static PAGE: LazyLock<File> =
+    LazyLock::new(|| pages::filled("api.html", &[("operations", &operations(&parsed()))]));
 
 /// `GET /api/openapi`.
 pub async fn document() -> Response<Body> {
@@ -23,8 +27,8 @@ pub async fn document() -> Response<Body> {
 }
 
 /// `GET /swaggerui`.
-pub async fn for_people() -> Response<Body> {
-    respond::page(StatusCode::OK, PAGE.as_str())
+pub async fn for_people(headers: HeaderMap) -> Response<Body> {
+    pages::send(&PAGE, &headers)
 }
 
 /// The document with the version of this server.
@@ -35,10 +39,8 @@ pub(super) fn parsed() -> Value {
 }
 
 /// One section an operation.
-fn page(document: &Value) -> String {
-    let mut body = String::from(
-        "<h1>Realtime: HTTP API</h1>\n<p>The same for machines: <a href=\"/api/openapi\">OpenAPI document</a>.</p>\n",
-    );
+fn operations(document: &Value) -> String {
+    let mut body = String::new();
     let paths = document["paths"].as_object().into_iter().flatten();
     for (path, methods) in paths {
         for (method, operation) in methods.as_object().into_iter().flatten() {
@@ -47,7 +49,7 @@ fn page(document: &Value) -> String {
             // Writing to a string cannot fail.
             let _ = writeln!(
                 body,
-                "<h2><code>{method} {path}</code></h2>\n<p>{}. {}</p>\n<table>",
+                "<section class=\"card\">\n<h2><code>{method} {path}</code></h2>\n<p>{}. {}</p>\n<table class=\"data\">\n<tbody>",
                 text("summary"),
                 text("description"),
                 path = escaped(path)
@@ -56,7 +58,7 @@ fn page(document: &Value) -> String {
                 let text = |name: &str| escaped(parameter[name].as_str().unwrap_or_default());
                 let _ = writeln!(
                     body,
-                    "<tr><td><code>{}</code> ({})</td><td>{}</td></tr>",
+                    "<tr><th scope=\"row\"><code>{}</code> <span class=\"muted\">{}</span></th><td>{}</td></tr>",
                     text("name"),
                     text("in"),
                     text("description")
@@ -65,12 +67,15 @@ fn page(document: &Value) -> String {
             let responses = operation["responses"].as_object().into_iter().flatten();
             for (status, response) in responses {
                 let description = escaped(response["description"].as_str().unwrap_or_default());
-                let _ = writeln!(body, "<tr><td>{status}</td><td>{description}</td></tr>");
+                let _ = writeln!(
+                    body,
+                    "<tr><th scope=\"row\">{status}</th><td>{description}</td></tr>"
+                );
             }
-            body.push_str("</table>\n");
+            body.push_str("</tbody>\n</table>\n</section>\n");
         }
     }
-    respond::html_document("Realtime: HTTP API", &body)
+    body
 }
 
 #[cfg(test)]
@@ -111,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn page_names_every_operation_and_fetches_nothing() {
-        let page = page(&parsed());
+    fn page_names_every_operation_and_runs_nothing() {
+        let page = str::from_utf8(&PAGE.plain).unwrap();
         for part in [
             "PATCH /api/tenants/{tenant_id}",
             "POST /api/broadcast",

@@ -114,17 +114,6 @@ pub fn page(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
     response
 }
 
-/// A whole document around a body that is HTML already.
-#[must_use]
-pub fn html_document(title: &str, body: &str) -> String {
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<title>{}</title>\n<style>\n\
-         body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}\n\
-         td {{ padding: 0.2rem 1rem 0.2rem 0; vertical-align: top; }}\n</style>\n</head>\n<body>\n{body}</body>\n</html>\n",
-        escaped(title)
-    )
-}
-
 /// Text as it stands in HTML.
 #[must_use]
 pub fn escaped(text: &str) -> String {
@@ -157,7 +146,8 @@ pub fn phrase_json(status: StatusCode) -> Response<Body> {
 }
 
 /// The phrases of the original, which are older than those of today's registry.
-fn reason(status: StatusCode) -> &'static str {
+#[must_use]
+pub fn reason(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
         StatusCode::URI_TOO_LONG => "Request-URI Too Long",
@@ -172,6 +162,5 @@ mod tests {
     #[test]
     fn text_in_a_page_is_no_markup() {
         assert_eq!(escaped("<a b=\"&\">"), "&lt;a b=&quot;&amp;&quot;&gt;");
-        assert!(html_document("a<b", "<p>x</p>").contains("<title>a&lt;b</title>"));
     }
 }

@@ -153,6 +153,7 @@ fn settings() -> Settings {
         header_value_bytes_max: 4096,
         connect_error_backoff: Duration::ZERO,
         healthcheck_is_silent: false,
+        tenant_name: "a".to_owned(),
     }
 }
 

@@ -123,6 +123,15 @@ impl Hub {
         self.0.measures.borrow().get(&tenant).cloned()
     }
 
+    /// How many channels of a tenant listen now.
+    #[must_use]
+    pub fn listeners(&self, tenant: TenantId) -> usize {
+        let workers = self.0.workers.borrow();
+        workers
+            .get(&tenant)
+            .map_or(0, |worker| worker.roster.borrow().len())
+    }
+
     /// Ends all engines and drops their slots; at the latest after [`limits::CHANGES_END_TIMEOUT`] it returns, slots or not.
     pub async fn end(&self) {
         for worker in self.0.workers.borrow().values() {

@@ -434,8 +434,10 @@ impl TableIndex {
 
 #[cfg(test)]
 mod tests {
-    use super::super::filter::text_filter;
+    use super::super::wish::{FilterText, Operator};
     use super::*;
+
+    const TEXT: u32 = 25;
 
     fn wish(table: &str, wanted: Wanted) -> Rc<Wish> {
         Rc::new(Wish {
@@ -458,15 +460,16 @@ mod tests {
 
     /// With a filter on `room` of table 7.
     fn filtered(room: &str, negate: bool) -> Placement {
-        let filters = Rc::from([Rc::new(text_filter("room", room, negate))]);
+        let filter = Filter::native("room", TEXT, Operator::Eq, negate, room);
+        let filters = Rc::from([Rc::new(filter.expect("texts are compared here"))]);
         let checked = Rc::new(Checked {
             filters,
             select: None,
         });
         let mut wish = Wish::clone(&wish("t", Wanted::All));
-        wish.filters = vec![super::super::wish::FilterText {
+        wish.filters = vec![FilterText {
             column: "room".to_owned(),
-            operator: super::super::wish::Operator::Eq,
+            operator: Operator::Eq,
             value: room.to_owned(),
             negate,
         }];

@@ -1,14 +1,16 @@
 //! What Prometheus scrapes, or what is pushed to its like (spec: metrics).
 //!
 //! What comes in: requests for the page; what is counted is read where it is counted, at that moment. What goes out: the page, the
-//! node's part and that of its tenants. What always holds: nothing is counted here, and a tenant that was never here has no series
-//! (`a_tenant_that_was_never_here_has_no_series`); all who wait for a page at the same time get the same one; writing it gives up the
-//! thread again and again; a panic costs the page that was being written. Deliberately absent: other nodes, which there are none of, and
-//! who may read the page (`api::gate`).
+//! node's part and that of its tenants; and the same of the node as numbers ([`Scene`]), for people. What always holds: nothing is
+//! counted here, and a tenant that was never here has no series (`a_tenant_that_was_never_here_has_no_series`); all who wait for a page
+//! at the same time get the same one; writing it gives up the thread again and again; a panic costs what was being written, and however
+//! many look at the numbers, they are read a few times a second (`numbers_are_read_anew_after_a_moment`). Deliberately absent: other
+//! nodes, which there are none of, and who may read the page (`api::gate`).
 
 pub mod exposition;
 pub mod families;
 pub mod host;
+pub mod reading;
 pub mod pace;
 pub mod roll;
 pub mod node;
@@ -27,10 +29,13 @@ use crate::limits;
 use crate::logging::Line;
 use crate::metrics::{Figures, Instruments};
 use exposition::Exposition;
-use node::Scene;
+pub use node::Scene;
 use page::Page;
+use reading::Reading;
 use roll::Roll;
+use std::any::Any;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -39,8 +44,17 @@ use tokio::time::{Instant, sleep_until};
 /// A way to the page, from any thread, and to what the control core itself counts. Clones lead to the same one.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    scrapes: mpsc::Sender<oneshot::Sender<Page>>,
+    wishes: mpsc::Sender<Wish>,
     instruments: Instruments,
+}
+
+/// What somebody waits for.
+#[derive(Debug)]
+enum Wish {
+    /// The page.
+    Page(oneshot::Sender<Page>),
+    /// The numbers of the node.
+    Scene(oneshot::Sender<Arc<Scene>>),
 }
 
 impl Metrics {
@@ -52,28 +66,34 @@ impl Metrics {
         environment: Rc<Environment>,
         instruments: Instruments,
     ) -> Self {
-        let (metrics, scrapes) = Self::new(instruments.clone());
+        let (metrics, wishes) = Self::new(instruments.clone());
         let scribe = Scribe::new(changes, sessions, environment, instruments);
-        spawn_local(scribe.work(scrapes));
+        spawn_local(scribe.work(wishes));
         metrics
     }
 
-    fn new(instruments: Instruments) -> (Self, mpsc::Receiver<oneshot::Sender<Page>>) {
-        let (scrapes, inbox) = mpsc::channel(limits::METRICS_SCRAPES_MAX);
-        (
-            Self {
-                scrapes,
-                instruments,
-            },
-            inbox,
-        )
+    fn new(instruments: Instruments) -> (Self, mpsc::Receiver<Wish>) {
+        let (wishes, inbox) = mpsc::channel(limits::METRICS_SCRAPES_MAX);
+        let metrics = Self {
+            wishes,
+            instruments,
+        };
+        (metrics, inbox)
     }
 
     /// The page as it is now; nothing when it could not be written, which the log says.
     pub async fn page(&self) -> Option<Page> {
-        let (scrape, page) = oneshot::channel();
-        self.scrapes.send(scrape).await.ok()?;
+        let (sender, page) = oneshot::channel();
+        self.wishes.send(Wish::Page(sender)).await.ok()?;
         page.await.ok()
+    }
+
+    /// The numbers of the node as they were at most [`limits::FIGURES_FRESH_FOR`] ago; nothing when they could not be read, which the
+    /// log says.
+    pub async fn scene(&self) -> Option<Arc<Scene>> {
+        let (sender, scene) = oneshot::channel();
+        self.wishes.send(Wish::Scene(sender)).await.ok()?;
+        scene.await.ok()
     }
 
     /// What the control core counts as the shards do.
@@ -125,6 +145,8 @@ struct Scribe {
     host: host::Reader,
     roll: Roll,
     start: Instant,
+    /// What those who look have seen last.
+    seen: Option<Arc<Scene>>,
 }
 
 impl Scribe {
@@ -143,16 +165,17 @@ impl Scribe {
             host: host::Reader::default(),
             roll: Roll::default(),
             start: clock::now(),
+            seen: None,
         }
     }
 
     /// Until nobody can ask any more.
-    async fn work(mut self, mut scrapes: mpsc::Receiver<oneshot::Sender<Page>>) {
+    async fn work(mut self, mut wishes: mpsc::Receiver<Wish>) {
         let mut cleaner = Cleaner::of(&self.environment.config, self.start);
         loop {
             let first = tokio::select! {
-                scrape = scrapes.recv() => match scrape {
-                    Some(scrape) => scrape,
+                wish = wishes.recv() => match wish {
+                    Some(wish) => wish,
                     None => return,
                 },
                 () = cleaner.wait() => {
@@ -163,28 +186,43 @@ impl Scribe {
                     continue;
                 }
             };
-            let mut waiting = vec![first];
-            while let Ok(scrape) = scrapes.try_recv() {
-                waiting.push(scrape);
-            }
-            let began = clock::now();
-            match caught(self.page()).await {
-                Ok(page) => {
-                    // Who asked may have hung up.
-                    waiting
-                        .into_iter()
-                        .for_each(|scrape| drop(scrape.send(page.clone())));
-                    self.say_collected(began);
+            let (mut pages, mut scenes) = (Vec::new(), Vec::new());
+            let mut next = Some(first);
+            while let Some(wish) = next {
+                match wish {
+                    Wish::Page(sender) => pages.push(sender),
+                    Wish::Scene(sender) => scenes.push(sender),
                 }
-                Err(panic) => {
-                    let text = panic_text(&*panic);
-                    self.say(
-                        Level::Error,
-                        &format!("the metrics were not written: {text}"),
-                    );
+                next = wishes.try_recv().ok();
+            }
+            // Who asked may have hung up. Who looks does not wait for the page.
+            if !scenes.is_empty() {
+                match caught(self.fresh_scene()).await {
+                    Ok(scene) => scenes
+                        .into_iter()
+                        .for_each(|sender| drop(sender.send(Arc::clone(&scene)))),
+                    Err(panic) => self.say_lost(&*panic),
+                }
+            }
+            if !pages.is_empty() {
+                let began = clock::now();
+                match caught(self.page()).await {
+                    Ok(page) => {
+                        pages
+                            .into_iter()
+                            .for_each(|sender| drop(sender.send(page.clone())));
+                        self.say_collected(began);
+                    }
+                    Err(panic) => self.say_lost(&*panic),
                 }
             }
         }
+    }
+
+    fn say_lost(&self, panic: &(dyn Any + Send)) {
+        let text = panic_text(panic);
+        let text = format!("the metrics were not written: {text}");
+        self.say(Level::Error, &text);
     }
 
     /// Time since the start.
@@ -219,6 +257,19 @@ impl Scribe {
         Page::new(text.into_text(), tenants_at)
     }
 
+    /// The numbers of the node, read anew unless that was done just now.
+    async fn fresh_scene(&mut self) -> Arc<Scene> {
+        let now = self.now();
+        let is_fresh = |scene: &&Arc<Scene>| now < scene.uptime + limits::FIGURES_FRESH_FOR;
+        if let Some(scene) = self.seen.as_ref().filter(is_fresh) {
+            return Arc::clone(scene);
+        }
+        self.look().await;
+        let scene = Arc::new(self.scene().await);
+        self.seen = Some(Arc::clone(&scene));
+        scene
+    }
+
     async fn scene(&mut self) -> Scene {
         let Environment {
             config,
@@ -229,6 +280,8 @@ impl Scribe {
         let now = clock::now().duration_since(self.start);
         let shortest = Duration::from_millis(config.metrics.gauges_period_ms);
         Scene {
+            shards: Reading::of_all(&self.instruments),
+            http_connections: self.instruments.control.http_connections.get(),
             instruments: self.instruments.clone(),
             host: self.host.read(now, shortest),
             uptime: now,
@@ -303,13 +356,20 @@ impl Cleaner {
 
 #[cfg(test)]
 impl Metrics {
-    /// Always this page, on a thread of its own; without one, it cannot be written.
+    /// Always this page, on a thread of its own; without one, it cannot be written. The numbers are those of the instruments.
     pub(crate) fn for_test(page: Option<&'static str>) -> Self {
-        let (metrics, mut scrapes) = Self::new(Instruments::for_test(1));
+        let (metrics, mut wishes) = Self::new(Instruments::for_test(1));
+        let instruments = metrics.instruments.clone();
         std::thread::spawn(move || {
-            while let Some(scrape) = scrapes.blocking_recv() {
-                if let Some(page) = page {
-                    drop(scrape.send(Page::new(page.to_owned(), 0)));
+            while let Some(wish) = wishes.blocking_recv() {
+                match (wish, page) {
+                    (Wish::Page(sender), Some(page)) => {
+                        drop(sender.send(Page::new(page.to_owned(), 0)));
+                    }
+                    (Wish::Scene(sender), Some(_)) => {
+                        drop(sender.send(Arc::new(Scene::for_test(&instruments))));
+                    }
+                    (_, None) => {}
                 }
             }
         });

@@ -8,6 +8,7 @@ use super::exposition::Exposition;
 use super::exposition::Kind::{self, Counter as C, Gauge as G, Histogram as H};
 use super::exposition::Value::{self, Float, Integer, Nanos};
 use super::host::Host;
+use super::reading::Reading;
 use super::roll::Totals;
 use crate::metrics::{
     Figures, HANDLED_MS_BOUNDS, Instruments, Refused, Relayed, ShardMetrics, Slow, Tally,
@@ -17,8 +18,13 @@ use crate::tenant::Counter;
 use std::time::Duration;
 
 /// What is said of a node, at one moment.
+#[derive(Debug)]
 pub struct Scene {
-    /// What the threads have counted.
+    /// What the shards said, at that moment.
+    pub shards: Vec<Reading>,
+    /// HTTP connections at that moment.
+    pub http_connections: u64,
+    /// What the threads have counted, and go on counting.
     pub instruments: Instruments,
     /// The machine.
     pub host: Host,
@@ -40,6 +46,28 @@ pub struct Scene {
     pub restarts: u64,
     /// Lines of the log that nobody got: held back by the control core's gate, and lost since nobody reads.
     pub lines: (u64, u64),
+}
+
+#[cfg(test)]
+impl Scene {
+    /// Of a node without tenants that has just begun.
+    pub(crate) fn for_test(instruments: &Instruments) -> Self {
+        Self {
+            shards: Reading::of_all(instruments),
+            http_connections: instruments.control.http_connections.get(),
+            instruments: instruments.clone(),
+            host: Host::default(),
+            uptime: Duration::from_millis(1500),
+            connections_max: 16_384,
+            users: 0,
+            totals: Totals::default(),
+            sessions: 0,
+            tenants_left_out: 0,
+            parcels_waiting: 0,
+            restarts: 0,
+            lines: (0, 0),
+        }
+    }
 }
 
 const ENDPOINT: (&str, &str) = ("endpoint", "RealtimeWeb.Endpoint");

@@ -704,3 +704,28 @@ fn the_cleaner_comes_once_in_each_period() {
     let due = [60, 120, 121, 180, 240, 241].map(|seconds| cleaner.is_due(at(seconds)));
     assert_eq!(due, [false, true, false, false, true, false]);
 }
+
+#[test]
+fn numbers_are_read_anew_after_a_moment() {
+    run(async {
+        let mut stage = Stage::new(&[]);
+        let tenant = stage.add("a");
+        let first = stage.metrics.scene().await.unwrap();
+        assert_eq!(first.shards.len(), 1);
+        stage.instruments.runtime[0].connections.add(3);
+        let _ = tenant.usage.count(0, Counter::Events, 7);
+        let same = stage.metrics.scene().await.unwrap();
+        assert!(Arc::ptr_eq(&first, &same), "nobody reads them that often");
+        tokio::time::sleep(limits::FIGURES_FRESH_FOR).await;
+        let later = stage.metrics.scene().await.unwrap();
+        assert!(later.uptime > first.uptime);
+        assert_eq!(later.shards[0].connections, 3);
+        assert_eq!(
+            (
+                first.totals.count(Counter::Events),
+                later.totals.count(Counter::Events)
+            ),
+            (0, 7)
+        );
+    });
+}

@@ -35,7 +35,7 @@ pub(super) struct Clerk {
     store: Arc<dyn TenantStore>,
     pub(super) registry: RefCell<Registry>,
     pub(super) sessions: Sessions,
-    changes: Hub,
+    pub(super) changes: Hub,
     pub(super) environment: Rc<Environment>,
     /// Whose turn it is, for each tenant that is being changed.
     turns: RefCell<ByName<Arc<Semaphore>>>,

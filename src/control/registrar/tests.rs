@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 
 mod news;
 mod seeking;
+mod survey;
 
 use seeking::seek;
 
@@ -45,11 +46,6 @@ impl SharedStore {
     pub(crate) async fn insert(&self, record: TenantRecord) {
         let mut records = self.records.lock().await;
         records.insert(record.external_id.clone(), record);
-    }
-
-    /// Whether it answers nobody from now on.
-    pub(crate) fn hang(&self, hangs: bool) {
-        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     pub(crate) async fn stored(&self, external_id: &str) -> Option<TenantRecord> {
@@ -146,7 +142,7 @@ pub(crate) struct Office {
     pub(crate) registrar: Registrar,
     pub(crate) environment: Rc<Environment>,
     pub(crate) store: Arc<SharedStore>,
-    sessions: Sessions,
+    pub(crate) sessions: Sessions,
     /// What others do.
     news: mpsc::UnboundedSender<StoreNews>,
     /// What others hear.
@@ -238,7 +234,7 @@ impl Office {
         }
     }
 
-    fn id(&self, external_id: &str) -> Option<TenantId> {
+    pub(crate) fn id(&self, external_id: &str) -> Option<TenantId> {
         let live = self.environment.tenants.borrow();
         live.directory.find(external_id).map(|tenant| tenant.id)
     }

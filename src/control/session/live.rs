@@ -80,6 +80,7 @@ pub(super) async fn live(
             .database(tenant.id)
             .cloned(),
     );
+    seat.failure.set(None);
     seat.phase.send_replace(Phase::Up(pool.clone()));
     let watched = Watched {
         tenant: &tenant,
@@ -132,7 +133,7 @@ async fn watch_over(
             // Neither of the tasks returns while all is well.
             ended = tasks.join_next() => {
                 if let Some(Err(error)) = ended {
-                    sessions.log(tenant.id, ErrorCode::UnknownError, &error.to_string());
+                    sessions.fail(seat, ErrorCode::UnknownError, &error.to_string());
                 }
                 return End::Lost(AskError::Unreachable);
             }
@@ -169,7 +170,7 @@ async fn watch_over(
                     "Database pool could not reconnect within {}ms, terminating connection",
                     limits::DATABASE_RECOVERY_WINDOW.as_millis()
                 );
-                sessions.log(tenant.id, ErrorCode::DatabaseConnectionRecoveryWindowExceeded, &text);
+                sessions.fail(seat, ErrorCode::DatabaseConnectionRecoveryWindowExceeded, &text);
                 return End::Lost(AskError::Unreachable);
             }
             _ = users.tick() => {

@@ -19,7 +19,10 @@
 
 mod attempts;
 mod live;
+mod stage;
 mod start;
+
+pub use stage::Stage;
 
 use super::clock;
 use super::database::connect::{describe, jittered};
@@ -73,6 +76,8 @@ struct Seat {
     stop: watch::Sender<()>,
     /// What the shards were told last.
     told: Cell<DatabaseState>,
+    /// Why the last session could not be started, or was lost; nothing while one runs that has not been.
+    failure: Cell<Option<ErrorCode>>,
     /// The settings with which the schema was last seen to be complete.
     prepared: RefCell<Option<Arc<Map<String, Value>>>>,
 }
@@ -309,6 +314,7 @@ impl Sessions {
                 has_run: Cell::new(false),
                 stop: watch::Sender::new(()),
                 told: Cell::default(),
+                failure: Cell::default(),
                 prepared: RefCell::default(),
             })
         });
@@ -344,7 +350,7 @@ impl Sessions {
                 Ok(end) => end,
                 Err(panic) => {
                     let text = supervise::panic_text(&*panic);
-                    self.log(seat.tenant, ErrorCode::UnknownError, &text);
+                    self.fail(seat, ErrorCode::UnknownError, &text);
                     End::Lost(AskError::Unreachable)
                 }
             };
@@ -402,7 +408,7 @@ impl Sessions {
     }
 
     fn not_started(&self, seat: &Seat, failure: Failure) -> End {
-        self.log(seat.tenant, failure.code, &failure.text);
+        self.fail(seat, failure.code, &failure.text);
         let now = clock::now().duration_since(self.0.origin);
         if seat.attempts.borrow_mut().fail(now) {
             let code = ErrorCode::DatabaseConnectionRateLimitReached;
@@ -481,6 +487,12 @@ impl Sessions {
         if self.0.environment.log.is_enabled(level) {
             self.write(id, Line::new(clock::unix_ms(), level, text));
         }
+    }
+
+    /// A session has failed: says so, and notes why.
+    fn fail(&self, seat: &Seat, code: ErrorCode, text: &str) {
+        seat.failure.set(Some(code));
+        self.log(seat.tenant, code, text);
     }
 
     fn log(&self, id: TenantId, code: ErrorCode, text: &str) {

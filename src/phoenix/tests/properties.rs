@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::phoenix::{
-    Encoding, Payload, Topic, Vsn, decode_binary, decode_text, elements, encode_push, encode_reply,
-    encode_user_broadcast, is_json, json_string, json_term_size, members, parse_join, string_value,
-    subscription_id,
+    Encoding, Payload, Topic, Vsn, decode_binary, decode_text, elements, encode_push,
+    encode_push_around, encode_reply, encode_user_broadcast, is_json, json_string, json_term_size,
+    members, parse_join, string_value, subscription_id,
 };
 
 /// Any JSON text.
@@ -184,6 +184,14 @@ proptest! {
             prop_assert_eq!(message.topic.raw.as_str(), &topic);
             prop_assert_eq!(message.event.text.as_deref(), Some(event.as_str()));
             prop_assert_eq!(message.payload, Payload::Json(&payload));
+
+            let mut parts = b"before".to_vec();
+            let rest = encode_push_around(
+                &mut parts, vsn, &join_ref, &msg_ref, &topic, &event, payload.len(),
+            );
+            parts.extend_from_slice(payload.as_bytes());
+            parts.extend_from_slice(rest.as_bytes());
+            prop_assert_eq!(parts.strip_prefix(b"before"), Some(&out[..]));
 
             let mut out = Vec::new();
             encode_reply(&mut out, vsn, &join_ref, &msg_ref, &topic, "ok", &payload);

@@ -338,3 +338,110 @@ fn a_tracker_that_leaves_hears_of_nothing_behind_its_phx_close() {
         );
     }
 }
+
+/// In one turn, some join, some track and some leave, in turn: everybody's view is right, and those who were there before get one
+/// delivery and not one per event.
+#[test]
+fn a_storm_on_one_topic_is_one_delivery_a_turn() {
+    const STORM: usize = 60;
+    for (shards, others) in [(1, 0), (2, 1)] {
+        let mut world = World::of(shards);
+        let topic = world.topic_of(0);
+        let trackers: Vec<Client> = (0..STORM)
+            .map(|n| world.member(others, 2, &topic, &enabled(&format!("t{n}"))))
+            .collect();
+        let joiners: Vec<Client> = (0..STORM).map(|_| world.connect(others, 2)).collect();
+        let witness = world.member(0, 2, &topic, &enabled("w"));
+        world.run();
+        for &client in trackers.iter().chain([&witness]) {
+            world.reads(client);
+        }
+        let before = world.figures(0).1.coalesced.get();
+        for (n, (&tracker, &joiner)) in trackers.iter().zip(&joiners).enumerate() {
+            let meta = json!({"event": "track", "payload": {"n": n}});
+            world.send(tracker, &json!(["1", "5", topic, "presence", meta]));
+            world.join(joiner, "1", &topic, &enabled("j"));
+        }
+        let seen = view(&world.reads(witness), json!({}));
+        assert_eq!(seen.as_object().unwrap().len(), STORM);
+        for &joiner in &joiners {
+            let read = world.reads(joiner);
+            let state = read.iter().position(|frame| frame[3] == "presence_state");
+            let state = state.expect("a state");
+            assert_eq!(view(&read[state + 1..], read[state][4].clone()), seen);
+            let diffs = read[..state]
+                .iter()
+                .filter(|frame| frame[3] == "presence_diff");
+            assert!(others > 0 || diffs.count() == 0, "a diff before the state");
+        }
+        if others == 0 {
+            // The reply to a track and the diffs of the turn: two buffers a tracker, and none of the witness.
+            let coalesced = world.figures(0).1.coalesced.get() - before;
+            assert!(coalesced <= 4 * STORM as u64, "{coalesced} buffers");
+        }
+
+        let before = world.figures(0).1.coalesced.get();
+        for &tracker in &trackers {
+            world.send(tracker, &json!(["1", "9", topic, "phx_leave", {}]));
+        }
+        assert_eq!(view(&world.reads(witness), seen), json!({}));
+        for (n, &tracker) in trackers.iter().enumerate() {
+            let read = world.reads(tracker);
+            let leaves = |key: &str| read.iter().any(|frame| !frame[4]["leaves"][key].is_null());
+            assert!(read.contains(&ok("1", "9", &topic)), "{read:?}");
+            if others == 0 {
+                assert!(
+                    n == 0 || leaves(&format!("t{}", n - 1)),
+                    "what came before it"
+                );
+                assert!(!leaves(&format!("t{}", n + 1)), "what came behind it");
+            }
+        }
+        if others == 0 {
+            let coalesced = world.figures(0).1.coalesced.get() - before;
+            assert!(coalesced <= 6 * STORM as u64, "{coalesced} buffers");
+        }
+    }
+}
+
+/// What a client makes of diffs: metas by their references.
+fn view(frames: &[Value], mut state: Value) -> Value {
+    for frame in frames.iter().filter(|frame| frame[3] == "presence_diff") {
+        for (key, left) in frame[4]["leaves"].as_object().unwrap() {
+            if state[key] == *left {
+                state.as_object_mut().unwrap().remove(key);
+            }
+        }
+        for (key, joined) in frame[4]["joins"].as_object().unwrap() {
+            state[key] = joined.clone();
+        }
+    }
+    state
+}
+
+/// A state that is shared by those who asked for it says the same as a small one that is copied.
+#[test]
+fn a_large_state_is_whole_in_both_serializers() {
+    let mut world = World::of(1);
+    let text = "x".repeat(crate::limits::SHARED_PAYLOAD_BYTES_MIN);
+    let tracker = world.member(0, 2, TOPIC, &enabled("k"));
+    world.send(tracker, &track(&json!({"text": text})));
+    let joins = diff(&world.reads(tracker))["joins"].clone();
+    assert_eq!(joins["k"]["metas"][0]["text"], text.as_str());
+    let readers: Vec<Client> = [2, 1, 2].map(|vsn| world.connect(0, vsn)).to_vec();
+    for &reader in &readers {
+        world.join(reader, "1", TOPIC, &enabled("r"));
+    }
+    for &reader in &readers {
+        let read = world.reads(reader);
+        let payloads = read.iter().map(|frame| match world.vsn(reader) {
+            1 => (&frame["event"], &frame["payload"]),
+            _ => (&frame[3], &frame[4]),
+        });
+        let states: Vec<&Value> = payloads
+            .filter(|(event, _)| **event == "presence_state")
+            .map(|(_, payload)| payload)
+            .collect();
+        assert_eq!(states, [&joins]);
+    }
+}

@@ -23,6 +23,7 @@ mod http;
 mod join;
 mod limits;
 mod metrics;
+mod pages;
 mod presence;
 mod routing;
 mod tenants;
@@ -51,6 +52,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         http::CASES,
         metrics::CASES,
+        pages::CASES,
         tenants::CASES,
         fragmentation::CASES,
         hostile::CASES,

@@ -1,31 +1,23 @@
 //! One harness thread of the broadcast load: its members, its senders, its counts.
 //!
 //! In: the plan and the thread's number. Out: [`Findings`].
-//! Always holds: what the tasks of a thread share is touched between two awaits only; the receive
-//! buffer is one for all members, because a read never waits.
+//! How members read is the affair of `scenario::readers`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::rest::{self, Door};
 use super::{Plan, Via, slow};
 use crate::clock::now_ns;
-use crate::dialect::{self, Answer, Join};
+use crate::dialect::{self, Join};
 use crate::link::{self, Link, Target};
-use crate::member::{Arrival, Reader, Record, Sink};
 use crate::scenario::fanout::{Board, Findings, Phase};
+use crate::scenario::readers::{CONNECTING_MAX, Listener, Readers, Turn};
 use crate::signal::{self, Alarm, Signal};
 use crate::stamp::Stamp;
-
-/// Handshakes that a thread has open at once.
-const CONNECTING_MAX: usize = 64;
-
-/// Bytes taken from a socket at once.
-const RECEIVE_BYTES: usize = 256 * 1024;
 
 /// Messages that a sender may be behind its times before they are dropped and counted.
 const DUE_MAX: usize = 65_536;
@@ -35,22 +27,14 @@ const WRITE_BYTES_MAX: usize = 256 * 1024;
 
 /// What the tasks of a thread share.
 struct Desk {
-    target: Target,
+    readers: Rc<Readers>,
     plan: Plan,
-    board: Arc<Board>,
-    index: usize,
     /// By sender number; those of other threads are absent.
     senders: Vec<Option<Rc<Sender>>>,
-    links: RefCell<Vec<Rc<Link>>>,
     /// Connections for requests.
     doors: RefCell<Vec<Rc<Link>>>,
     /// Those of members that do not read.
     slow: RefCell<Vec<Rc<Link>>>,
-    tasks: Cell<usize>,
-    buffer: RefCell<Vec<u8>>,
-    findings: RefCell<Findings>,
-    received: Cell<u64>,
-    receives: Cell<u64>,
     sent: Cell<u64>,
 }
 
@@ -109,47 +93,28 @@ pub(super) async fn work(
         .collect();
     let desk = Rc::new(Desk {
         senders: senders(&target, &plan, &mine),
-        target,
+        readers: Readers::new(target, board, index),
         plan,
-        board,
-        index,
-        links: RefCell::new(Vec::new()),
-        doors: RefCell::new(Vec::new()),
-        slow: RefCell::new(Vec::new()),
-        tasks: Cell::new(0),
-        buffer: RefCell::new(vec![0; RECEIVE_BYTES]),
-        findings: RefCell::default(),
-        received: Cell::new(0),
-        receives: Cell::new(0),
+        doors: RefCell::default(),
+        slow: RefCell::default(),
         sent: Cell::new(0),
     });
     let todo = Rc::new(RefCell::new(VecDeque::from(mine)));
     for _ in 0..CONNECTING_MAX {
         monoio::spawn(connect_some(Rc::clone(&desk), Rc::clone(&todo)));
     }
-    let alive = monoio::spawn({
-        let (one, all, over) = (Rc::clone(&desk), Rc::clone(&desk), Rc::clone(&desk));
-        link::keep_alive(
-            desk.target.dialect,
-            move |index| one.links.borrow().get(index).cloned(),
-            move || all.links.borrow().len(),
-            move || over.board.is_at_least(Phase::Done),
-        )
-    });
-    desk.until(Phase::WarmUp).await;
-    let pacer = desk
-        .plan
-        .rate
-        .map(|rate| monoio::spawn(pace(Rc::clone(&desk), rate)));
-    desk.until(Phase::Drain).await;
-    if let Some(pacer) = pacer {
-        pacer.await;
-    }
-    desk.until(Phase::Done).await;
-    slow::count_closed(&desk.slow.take(), &desk.board).await;
-    desk.close().await;
-    alive.await;
-    desk.findings.take()
+    let readers = Rc::clone(&desk.readers);
+    readers
+        .until_done(async move {
+            desk.readers.until(Phase::WarmUp).await;
+            if let Some(rate) = desk.plan.rate {
+                pace(&desk, rate).await;
+            }
+            desk.readers.until(Phase::Done).await;
+            slow::count_closed(&desk.slow.take(), &desk.readers.board).await;
+            desk.stop_sending();
+        })
+        .await
 }
 
 /// The senders among `mine`, by sender number. The first members of a topic are its senders.
@@ -182,80 +147,33 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<(usize, usize)>>
         let Some((topic, member)) = todo.borrow_mut().pop_front() else {
             return;
         };
-        let name = desk.target.topic(topic);
+        let name = desk.readers.target.topic(topic);
         let number = topic * desk.plan.members + member;
-        let sends = member < desk.plan.senders;
         let join = Join {
-            own: sends,
+            own: member < desk.plan.senders,
             private: desk.plan.private,
             ..Join::default()
         };
-        match link::open(&desk.target, number, &name, &join).await {
-            Ok((link, rest)) => {
-                let link = Rc::new(link);
-                desk.links.borrow_mut().push(Rc::clone(&link));
-                if sends {
-                    let sender = desk.senders[topic * desk.plan.senders + member].clone();
-                    let sender = sender.expect("a sender's thread is its member's");
-                    desk.tasks.set(desk.tasks.get() + 1);
-                    monoio::spawn(send(Rc::clone(&desk), sender, Rc::clone(&link)));
-                }
-                desk.board.joined.fetch_add(1, Ordering::Release);
-                if desk.plan.reads(member) {
-                    desk.tasks.set(desk.tasks.get() + 1);
-                    monoio::spawn(receive(Rc::clone(&desk), topic, link, rest));
-                } else if let Err(error) = link.keep_little() {
-                    desk.problem(format!("a slow reader: {error}"));
-                } else {
-                    desk.slow.borrow_mut().push(link);
-                }
-            }
-            Err(problem) => {
-                desk.problem(problem);
-                desk.board.refused.fetch_add(1, Ordering::Release);
-            }
+        match link::open(&desk.readers.target, number, &name, &join).await {
+            Ok((link, rest)) => desk.joined(topic, member, Rc::new(link), rest),
+            Err(problem) => desk.readers.refused(problem),
         }
     }
 }
 
-/// Reads what one member gets until its connection ends.
-async fn receive(desk: Rc<Desk>, topic: usize, link: Rc<Link>, rest: Vec<u8>) {
-    let mut reader = Reader::default();
-    let mut records = vec![Record::default(); desk.plan.senders];
-    let mut ended = if rest.is_empty() {
-        Ok(())
-    } else {
-        desk.read(topic, &mut reader, &mut records, &rest)
-    };
-    while ended.is_ok() {
-        ended = match link.readable().await {
-            Ok(()) => desk.receive(topic, &mut reader, &mut records, &link),
-            Err(error) => Err(error.to_string()),
-        };
-    }
-    desk.tasks.set(desk.tasks.get() - 1);
-    if let Err(problem) = ended
-        && !desk.board.is_at_least(Phase::Done)
-    {
-        desk.problem(problem);
-    }
-}
-
 /// Sends what a sender may or must until the load ends.
-async fn send(desk: Rc<Desk>, sender: Rc<Sender>, link: Rc<Link>) {
-    desk.until(Phase::WarmUp).await;
-    let sent = match desk.plan.via {
+///
+/// # Errors
+///
+/// Why nothing can be sent any more.
+async fn send(desk: Rc<Desk>, sender: Rc<Sender>, link: Rc<Link>) -> Result<(), String> {
+    desk.readers.until(Phase::WarmUp).await;
+    match desk.plan.via {
         Via::Socket => send_all(&desk, &sender, &link)
             .await
             .map_err(|error| format!("send: {error}")),
         Via::Rest => post_all(&desk, &sender).await,
-    };
-    if let Err(problem) = sent
-        && !desk.board.is_at_least(Phase::Done)
-    {
-        desk.problem(problem);
     }
-    desk.tasks.set(desk.tasks.get() - 1);
 }
 
 async fn send_all(desk: &Desk, sender: &Sender, link: &Link) -> std::io::Result<()> {
@@ -265,17 +183,16 @@ async fn send_all(desk: &Desk, sender: &Sender, link: &Link) -> std::io::Result<
     }
     loop {
         sender.signal.raised().await;
-        while !desk.board.is_at_least(Phase::Drain) {
+        while !desk.is_over() {
             out.clear();
             let count = desk.write_messages(sender, &mut scratch, &mut out);
             if count == 0 {
                 break;
             }
-            desk.sent.set(desk.sent.get() + count);
-            desk.board.sent[desk.index].store(desk.sent.get(), Ordering::Relaxed);
+            desk.count_sent(count);
             link.send(&out).await?;
         }
-        if desk.board.is_at_least(Phase::Drain) {
+        if desk.is_over() {
             return Ok(());
         }
     }
@@ -283,7 +200,7 @@ async fn send_all(desk: &Desk, sender: &Sender, link: &Link) -> std::io::Result<
 
 /// The same by requests, each with as many messages as are due.
 async fn post_all(desk: &Desk, sender: &Sender) -> Result<(), String> {
-    let mut door = Door::open(&desk.target, sender.id as usize).await?;
+    let mut door = Door::open(&desk.readers.target, sender.id as usize).await?;
     desk.doors.borrow_mut().push(door.link());
     let topic = dialect::topic_in_database(&sender.topic);
     if sender.credits.get() > 0 {
@@ -291,26 +208,25 @@ async fn post_all(desk: &Desk, sender: &Sender) -> Result<(), String> {
     }
     loop {
         sender.signal.raised().await;
-        while !desk.board.is_at_least(Phase::Drain) {
+        while !desk.is_over() {
             let now = now_ns();
             let stamps = std::iter::from_fn(|| desk.next_stamp(sender, now));
             let stamps: Vec<Stamp> = stamps.take(rest::MESSAGES_MAX).collect();
             if stamps.is_empty() {
                 break;
             }
-            desk.sent.set(desk.sent.get() + stamps.len() as u64);
-            desk.board.sent[desk.index].store(desk.sent.get(), Ordering::Relaxed);
+            desk.count_sent(stamps.len() as u64);
             let body = rest::body(topic, &stamps, desk.plan.payload, desk.plan.private);
-            door.post(&body).await?;
+            door.post(&desk.readers.target, &body).await?;
         }
-        if desk.board.is_at_least(Phase::Drain) {
+        if desk.is_over() {
             return Ok(());
         }
     }
 }
 
 /// Makes messages due at their times, the senders of this thread in turn.
-async fn pace(desk: Rc<Desk>, rate: f64) {
+async fn pace(desk: &Desk, rate: f64) {
     let senders: Vec<Rc<Sender>> = desk.senders.iter().flatten().cloned().collect();
     if senders.is_empty() {
         return;
@@ -319,16 +235,16 @@ async fn pace(desk: Rc<Desk>, rate: f64) {
     let gap_ns = 1e9 / mine;
     let alarm = match Alarm::new() {
         Ok(alarm) => alarm,
-        Err(error) => return desk.problem(format!("timer: {error}")),
+        Err(error) => return desk.readers.problem(format!("timer: {error}")),
     };
     let start_ns = now_ns();
     let mut turn: u64 = 0;
-    while !desk.board.is_at_least(Phase::Drain) {
+    while !desk.is_over() {
         let at_ns = start_ns + (turn as f64 * gap_ns) as u64;
         if at_ns > now_ns()
             && let Err(error) = alarm.until(at_ns).await
         {
-            return desk.problem(format!("timer: {error}"));
+            return desk.readers.problem(format!("timer: {error}"));
         }
         let now = now_ns();
         loop {
@@ -341,7 +257,7 @@ async fn pace(desk: Rc<Desk>, rate: f64) {
             if due.len() < DUE_MAX {
                 due.push_back(at_ns);
             } else {
-                desk.findings.borrow_mut().not_sent += 1;
+                desk.readers.findings().not_sent += 1;
             }
             sender.signal.raise();
             turn += 1;
@@ -352,81 +268,44 @@ async fn pace(desk: Rc<Desk>, rate: f64) {
 }
 
 impl Desk {
-    fn problem(&self, problem: String) {
-        self.findings.borrow_mut().problems.push(problem);
-    }
-
-    async fn until(&self, phase: Phase) {
-        while !self.board.is_at_least(phase) {
-            monoio::time::sleep(Duration::from_millis(10)).await;
+    /// Gives a member that has joined what it has to do.
+    fn joined(self: &Rc<Self>, topic: usize, member: usize, link: Rc<Link>, rest: Vec<u8>) {
+        let readers = &self.readers;
+        if member < self.plan.senders {
+            let sender = self.senders[topic * self.plan.senders + member].clone();
+            let sender = sender.expect("a sender's thread is its member's");
+            readers.task(send(Rc::clone(self), sender, Rc::clone(&link)));
+        }
+        readers.welcome(&link);
+        if self.plan.reads(member) {
+            let desk = Rc::clone(self);
+            readers.listen(link, rest, self.plan.senders, Ear { desk, topic });
+        } else if let Err(error) = link.keep_little() {
+            readers.problem(format!("a slow reader: {error}"));
+        } else {
+            self.slow.borrow_mut().push(link);
         }
     }
 
-    /// Ends every connection and waits until the tasks on them are gone.
-    async fn close(&self) {
-        for link in self.links.borrow().iter().chain(self.doors.borrow().iter()) {
-            link.shut_down();
+    /// Whether nothing is to be sent any more.
+    fn is_over(&self) -> bool {
+        self.readers.board.is_at_least(Phase::Drain)
+    }
+
+    fn count_sent(&self, count: u64) {
+        self.sent.set(self.sent.get() + count);
+        let sent = &self.readers.board.sent[self.readers.index];
+        sent.store(self.sent.get(), Ordering::Relaxed);
+    }
+
+    /// Frees whoever waits for something to send, or for the answer to a request.
+    fn stop_sending(&self) {
+        for door in self.doors.borrow().iter() {
+            door.shut_down();
         }
         for sender in self.senders.iter().flatten() {
             sender.signal.raise();
         }
-        while self.tasks.get() > 0 {
-            monoio::time::sleep(Duration::from_millis(1)).await;
-        }
-        self.links.borrow_mut().clear();
-        // Descriptors are closed by operations of their own; this lets them be done.
-        monoio::time::sleep(Duration::from_millis(20)).await;
-    }
-
-    /// Receives once and reads what came.
-    #[inline]
-    fn receive(
-        &self,
-        topic: usize,
-        reader: &mut Reader,
-        records: &mut [Record],
-        link: &Link,
-    ) -> Result<(), String> {
-        let mut buffer = self.buffer.borrow_mut();
-        let kept = reader.begin(&mut buffer);
-        match link.receive(&mut buffer[kept..]) {
-            Ok(0) => Err("connection ended without a close frame".to_owned()),
-            Ok(count) => self.read(topic, reader, records, &buffer[..kept + count]),
-            // Nothing was there: what was kept is kept again.
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                self.read(topic, reader, records, &buffer[..kept])
-            }
-            Err(error) => Err(format!("receive: {error}")),
-        }
-    }
-
-    #[inline]
-    fn read(
-        &self,
-        topic: usize,
-        reader: &mut Reader,
-        records: &mut [Record],
-        bytes: &[u8],
-    ) -> Result<(), String> {
-        let mut findings = self.findings.borrow_mut();
-        let mut turn = Turn {
-            desk: self,
-            topic,
-            records,
-            findings: &mut findings,
-            measures: self.board.is(Phase::Measure),
-            now_ns: now_ns(),
-            received: 0,
-        };
-        let outcome = reader.read(bytes, &mut turn);
-        let received = turn.received;
-        drop(findings);
-        self.received.set(self.received.get() + received);
-        self.receives
-            .set(self.receives.get() + u64::from(received > 0));
-        self.board.receives[self.index].store(self.receives.get(), Ordering::Relaxed);
-        self.board.received[self.index].store(self.received.get(), Ordering::Relaxed);
-        outcome
     }
 
     /// The next message that `sender` may or must send now.
@@ -454,7 +333,7 @@ impl Desk {
             let Some(stamp) = self.next_stamp(sender, now) else {
                 break;
             };
-            let (dialect, bytes) = (self.target.dialect, self.plan.payload);
+            let (dialect, bytes) = (self.readers.target.dialect, self.plan.payload);
             dialect.push_message(&sender.topic, &stamp, bytes, scratch, out);
             count += 1;
         }
@@ -462,60 +341,29 @@ impl Desk {
     }
 }
 
-/// One receive of one member.
-struct Turn<'a> {
-    desk: &'a Desk,
+/// What a member of a topic is to get: the messages of its senders.
+struct Ear {
+    desk: Rc<Desk>,
     topic: usize,
-    records: &'a mut [Record],
-    findings: &'a mut Findings,
-    measures: bool,
-    now_ns: u64,
-    received: u64,
 }
 
-impl Sink for Turn<'_> {
+impl Listener for Ear {
     #[inline]
-    fn on_stamp(&mut self, stamp: Stamp) {
-        let desk = self.desk;
-        let first = self.topic * desk.plan.senders;
-        let Some(record) = (stamp.sender as usize)
-            .checked_sub(first)
-            .and_then(|index| self.records.get_mut(index))
-        else {
-            self.findings.misdirected += 1;
+    fn on_stamp(&self, stamp: Stamp, turn: &mut Turn<'_>) {
+        let plan = &self.desk.plan;
+        let record = (stamp.sender as usize).checked_sub(self.topic * plan.senders);
+        if !turn.note(record, stamp.sequence) {
             return;
-        };
-        match record.note(stamp.sequence) {
-            Arrival::InOrder => {}
-            Arrival::Late => self.findings.late += 1,
-            Arrival::Duplicate => {
-                self.findings.duplicates += 1;
-                return;
-            }
         }
-        self.received += 1;
-        if self.measures {
-            self.findings
-                .slot(&desk.board, self.now_ns)
-                .saturating_record(self.now_ns.saturating_sub(stamp.at_ns).max(1));
-        }
-        if desk.plan.rate.is_none()
-            && let Some(sender) = &desk.senders[stamp.sender as usize]
+        turn.time(stamp.at_ns);
+        if plan.rate.is_none()
+            && let Some(sender) = &self.desk.senders[stamp.sender as usize]
         {
             sender.on_arrival(stamp.sequence);
         }
     }
 
-    fn on_text(&mut self, text: &[u8]) {
-        if self.desk.target.dialect.answer(text) == Answer::Refused {
-            let text = String::from_utf8_lossy(text).into_owned();
-            let problem = format!("the server said: {text}");
-            self.findings.problems.push(problem);
-        }
-    }
-
-    fn on_ping(&mut self, _: &[u8]) {
-        let problem = "the server sent a ping, which it is not expected to".to_owned();
-        self.findings.problems.push(problem);
+    fn is_problem(&self, text: &[u8]) -> bool {
+        self.desk.readers.target.dialect.is_bad_news(text)
     }
 }

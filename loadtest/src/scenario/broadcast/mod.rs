@@ -144,11 +144,7 @@ mod tests {
 
     fn run_against(dialect: Dialect, fault: Fault, plan: &Plan) -> Run {
         let target = fake::start(dialect, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
-        run(&target, plan, &bench).unwrap()
+        run(&target, plan, &fake::bench()).unwrap()
     }
 
     fn plan(topics: usize, senders: usize, rate: Option<f64>) -> Plan {
@@ -198,22 +194,48 @@ mod tests {
 
     #[test]
     fn every_fault_of_a_server_is_a_problem_by_its_name() {
-        for (fault, topics, problem) in [
-            (Fault::Loses, 2, "1 messages were lost"),
-            (Fault::Doubles, 2, "1 messages came twice"),
-            (Fault::Swaps, 1, "4 messages came out of order"),
+        let elsewhere = "messages came to a member of another topic";
+        for (fault, topics, problem, expected) in [
+            (Fault::Loses, 2, "1 messages were lost", "loss=0"),
+            (Fault::Doubles, 2, "1 messages came twice", "duplicates=0"),
             (
-                Fault::Mixes,
-                2,
-                "messages came to a member of another topic",
+                Fault::Swaps,
+                1,
+                "4 messages came out of order",
+                "disorder=0",
             ),
-            (Fault::Refuses, 2, "8 of 8 members were refused"),
-            (Fault::Closes, 2, "closed by the server: Some(1012)"),
+            (Fault::Mixes, 2, elsewhere, "misdirected=0"),
+            (
+                Fault::Refuses,
+                2,
+                "8 of 8 members were refused",
+                "delivered>0",
+            ),
+            (Fault::NeverAnswers, 3, "no answer within", "delivered>0"),
+            (
+                Fault::Closes,
+                2,
+                "closed by the server: Some(1012)",
+                "closed=0",
+            ),
+            (Fault::HangsUp, 3, "ended without a close frame", "closed=0"),
         ] {
             let run = run_against(Dialect::V2, fault, &plan(topics, 1, Some(500.0)));
-            let found = run.problems.iter().any(|text| text.contains(problem));
-            assert!(found, "{fault:?}: {:?}", run.problems);
+            fake::assert_noticed(&run, problem, expected);
         }
+    }
+
+    #[test]
+    fn members_are_kept_where_they_are() {
+        let plan = Plan {
+            seconds: fake::TOKENS_OUTLIVED_SECONDS,
+            ..plan(2, 1, Some(50.0))
+        };
+        // Eight of them, twice.
+        fake::assert_keeps(16.0, |fault| {
+            let (target, _) = fake::start_to_keep(fault);
+            run(&target, &plan, &fake::bench()).unwrap()
+        });
     }
 
     #[test]

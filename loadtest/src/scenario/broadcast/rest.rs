@@ -14,7 +14,8 @@ pub(super) const MESSAGES_MAX: usize = 100;
 /// A connection for requests.
 pub(super) struct Door {
     link: Rc<Link>,
-    head: String,
+    /// Whose token it has.
+    index: usize,
     received: Vec<u8>,
 }
 
@@ -28,14 +29,9 @@ impl Door {
         let link = Link::connect(target.address, target.source(index))
             .await
             .map_err(|error| format!("connect: {error}"))?;
-        let token = &target.tokens[index % target.tokens.len()];
         Ok(Self {
             link: Rc::new(link),
-            head: format!(
-                "POST /api/broadcast HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\napikey: {token}\r\n\
-                 Content-Type: application/json\r\nContent-Length: ",
-                target.host
-            ),
+            index,
             received: Vec::new(),
         })
     }
@@ -50,9 +46,15 @@ impl Door {
     /// # Errors
     ///
     /// What the server said instead of accepting it.
-    pub(super) async fn post(&mut self, body: &[u8]) -> Result<(), String> {
-        let mut request = format!("{}{}\r\n\r\n", self.head, body.len()).into_bytes();
-        request.extend_from_slice(body);
+    pub(super) async fn post(&mut self, target: &Target, body: &[u8]) -> Result<(), String> {
+        let token = target.tokens.of(self.index);
+        let head = format!(
+            "POST /api/broadcast HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\napikey: {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            target.host,
+            body.len()
+        );
+        let request = [head.as_bytes(), body].concat();
         self.link
             .send(&request)
             .await

@@ -152,7 +152,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> io::Result<Run> {
     }
     if plan
         .tokens()
-        .is_some_and(|tokens| target.tokens.len() != tokens)
+        .is_some_and(|tokens| target.tokens.users() != tokens)
     {
         return Err(io::Error::other(
             "tokens are signed as --rls wants them: leave --token and --tokens out",
@@ -242,6 +242,10 @@ mod tests {
 
     fn run_against(dialect: Dialect, fault: Fault, plan: &Plan, owns: bool) -> Run {
         let (target, rows) = fake::start_with_rows(dialect, fault);
+        run_with(&target, &rows, plan, owns)
+    }
+
+    fn run_with(target: &Target, rows: &Rows, plan: &Plan, owns: bool) -> Run {
         let table = || {
             Box::new(Topics {
                 rows: rows.clone(),
@@ -251,18 +255,8 @@ mod tests {
             }) as Box<dyn Table>
         };
         let tables = (0..plan.writing.writers).map(|_| table()).collect();
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
-        run_on(
-            &target,
-            plan,
-            &bench,
-            tables,
-            Watch::blind(std::process::id()),
-        )
-        .unwrap()
+        let watch = Watch::blind(std::process::id());
+        run_on(target, plan, &fake::bench(), tables, watch).unwrap()
     }
 
     #[test]
@@ -294,18 +288,50 @@ mod tests {
 
     #[test]
     fn every_fault_is_a_problem_by_its_name() {
-        for (fault, problem) in [
-            (Fault::Loses, "1 messages were lost"),
-            (Fault::Doubles, "1 messages came twice"),
-            (Fault::Swaps, "4 messages came out of order"),
-            (Fault::Refuses, "4 of 4 members were refused"),
-            (Fault::NeverReady, "only 0 of 4 members got an answer"),
+        for (fault, problem, expected) in [
+            (Fault::Loses, "1 messages were lost", "loss=0"),
+            (Fault::Doubles, "1 messages came twice", "duplicates=0"),
+            (Fault::Swaps, "4 messages came out of order", "disorder=0"),
+            (
+                Fault::Closes,
+                "closed by the server: Some(1012)",
+                "closed=0",
+            ),
+            (
+                Fault::ClosesOther,
+                "closed by the server: Some(1013)",
+                "closed=0",
+            ),
+            (Fault::Refuses, "4 of 4 members were refused", "delivered>0"),
+            (
+                Fault::NeverReady,
+                "only 0 of 4 members got an answer",
+                "delivered>0",
+            ),
         ] {
             let plan = plan(Rls::None, Channels::Same, Some(300.0));
             let run = run_against(Dialect::V2, fault, &plan, false);
-            let found = run.problems.iter().any(|text| text.contains(problem));
-            assert!(found, "{fault:?}: {:?}", run.problems);
+            fake::assert_noticed(&run, problem, expected);
         }
+    }
+
+    #[test]
+    fn a_stall_counts_from_the_time_a_row_was_due() {
+        let plan = plan(Rls::None, Channels::Same, Some(300.0));
+        let run = run_against(Dialect::V2, Fault::Stalls, &plan, false);
+        assert_eq!(run.problems, [""; 0]);
+        // Rows from the seventh on wait for the 27th, six transactions of 10 ms later.
+        assert!(run.value("latency max").unwrap() > 55_000.0, "{run:?}");
+    }
+
+    #[test]
+    fn subscribers_are_kept_where_they_are() {
+        let mut plan = plan(Rls::None, Channels::Each, Some(30.0));
+        plan.writing.seconds = fake::TOKENS_OUTLIVED_SECONDS;
+        fake::assert_keeps(8.0, |fault| {
+            let (target, rows) = fake::start_to_keep(fault);
+            run_with(&target, &rows, &plan, false)
+        });
     }
 
     #[test]

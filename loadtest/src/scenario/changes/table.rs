@@ -4,7 +4,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use crate::scenario::rows::{Database, Table};
-use crate::settings::USER_PREFIX;
+use crate::tokens::USER_PREFIX;
 
 use super::{Plan, Rls};
 

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
@@ -13,41 +13,33 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::alive::{self, Crowd};
 use crate::clock::now_ns;
-use crate::dialect::{Dialect, Join};
+use crate::dialect::{self, Dialect, Join};
 use crate::link::{self, Link, Pace, Target};
-use crate::member::{Reader, Sink};
+use crate::member::{Arrival, Reader, Record, Sink};
 use crate::probe;
+use crate::scenario::readers::{CONNECTING_MAX, RECEIVE_BYTES};
 use crate::scenario::threads;
-use crate::settings::{self, Vsn};
+use crate::settings::Place;
 use crate::stamp::Stamp;
 
 /// The word on the command line that makes this program a child.
 pub const COMMAND: &str = "connections-child";
 
-/// Handshakes that a child has open at once.
-const CONNECTING_MAX: usize = 64;
+/// The last word of a parent.
+pub(super) const END: &str = "end";
 
-/// A server closes a connection that says nothing for a minute.
-const HEARTBEAT_NS: u64 = 20_000_000_000;
+/// How often a child looks whether there is a word.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What the parent wants from one child.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Order {
-    /// See [`settings::Settings`].
-    pub target: String,
-    /// See [`settings::Settings`].
-    pub host: String,
-    /// See [`settings::Settings`].
-    pub token: Option<String>,
-    /// See [`settings::Settings`].
-    pub secret: String,
-    /// See [`settings::Settings`].
-    pub tokens: usize,
-    /// This child's part of it.
+    /// Where to connect.
+    pub place: Place,
+    /// Sockets that this child may open per second.
     pub opens_per_second: Option<f64>,
-    /// See [`settings::Settings`].
-    pub vsn: Vsn,
     /// The number of the first connection.
     pub first: usize,
     /// How many there are.
@@ -71,8 +63,16 @@ pub struct Said {
     pub lost: usize,
     /// That received the message.
     pub received: usize,
+    /// How often one received it again.
+    pub duplicates: u64,
     /// The longest that one took.
     pub latency_ns_max: u64,
+    /// Channels that the server has ended.
+    pub closed: usize,
+    /// Heartbeats that were not answered.
+    pub unanswered: u64,
+    /// Tokens that were renewed.
+    pub renewed: u64,
     /// Reasons, the first few.
     pub problems: Vec<String>,
 }
@@ -84,7 +84,7 @@ struct Desk {
     links: RefCell<Vec<Rc<Link>>>,
     said: RefCell<Said>,
     idle: Cell<bool>,
-    heartbeat_ns: Cell<u64>,
+    over: Cell<bool>,
     buffer: RefCell<Vec<u8>>,
 }
 
@@ -95,38 +95,45 @@ struct Desk {
 /// When the order cannot be read or the core cannot be had.
 pub fn run() -> io::Result<()> {
     probe::raise_open_files()?;
+    serve(io::stdin(), io::stdout())
+}
+
+/// The same with any input and output.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn serve(
+    input: impl Read + Send + 'static,
+    output: impl Write + 'static,
+) -> io::Result<()> {
+    let mut input = BufReader::new(input);
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
+    input.read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
-    let dialect = match (order.bare, order.vsn) {
-        (true, _) => Dialect::Bare,
-        (false, Vsn::V1) => Dialect::V1,
-        (false, Vsn::V2) => Dialect::V2,
-    };
-    let target = settings::target_of(
-        &order.target,
-        &order.host,
-        order.token.as_deref(),
-        &order.secret,
-        order.tokens,
-        dialect,
-    )
-    .map_err(io::Error::other)?;
-    let opens = order.opens_per_second.map(Pace::per_second).map(Arc::new);
-    let target = Target { opens, ..target };
+    let mut target = order.place.target().map_err(io::Error::other)?;
+    target.opens = order.opens_per_second.map(Pace::per_second).map(Arc::new);
+    if order.bare {
+        target.dialect = Dialect::Bare;
+    }
     let (sender, words) = mpsc::channel();
     std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
+        for line in input.lines() {
             let Ok(line) = line else { return };
             if sender.send(line).is_err() {
                 return;
             }
         }
     });
-    threads::block_on(order.cpu, move || work(order, target, words))?
+    threads::block_on(order.cpu, move || work(order, target, words, output))?
 }
 
-async fn work(order: Order, target: Target, words: Receiver<String>) -> io::Result<()> {
+async fn work(
+    order: Order,
+    target: Target,
+    words: Receiver<String>,
+    mut output: impl Write,
+) -> io::Result<()> {
     let todo: VecDeque<usize> = (order.first..order.first + order.count).collect();
     let desk = Rc::new(Desk {
         order,
@@ -134,31 +141,34 @@ async fn work(order: Order, target: Target, words: Receiver<String>) -> io::Resu
         links: RefCell::default(),
         said: RefCell::default(),
         idle: Cell::new(false),
-        heartbeat_ns: Cell::new(now_ns()),
-        buffer: RefCell::new(vec![0; 64 * 1024]),
+        over: Cell::new(false),
+        buffer: RefCell::new(vec![0; RECEIVE_BYTES]),
     });
     let todo = Rc::new(RefCell::new(todo));
     for _ in 0..CONNECTING_MAX {
         monoio::spawn(connect_some(Rc::clone(&desk), Rc::clone(&todo)));
     }
+    let alive = monoio::spawn({
+        let desk = Rc::clone(&desk);
+        async move { alive::keep(&desk.target, &*desk).await }
+    });
     while desk.answered() < desk.order.count {
-        desk.beat().await;
-        monoio::time::sleep(Duration::from_millis(20)).await;
+        monoio::time::sleep(LOOK).await;
     }
-    desk.say()?;
+    desk.say(&mut output)?;
     loop {
         match words.try_recv() {
+            Ok(word) if word == END => {
+                desk.over.set(true);
+                let kept = alive.await;
+                desk.end(kept);
+                return desk.say(&mut output);
+            }
             Ok(word) => {
                 desk.obey(&word).await;
-                desk.say()?;
-                if word == "end" {
-                    return Ok(());
-                }
+                desk.say(&mut output)?;
             }
-            Err(TryRecvError::Empty) => {
-                desk.beat().await;
-                monoio::time::sleep(Duration::from_millis(20)).await;
-            }
+            Err(TryRecvError::Empty) => monoio::time::sleep(LOOK).await,
             // The parent is gone.
             Err(TryRecvError::Disconnected) => return Ok(()),
         }
@@ -193,11 +203,16 @@ async fn connect_some(desk: Rc<Desk>, todo: Rc<RefCell<VecDeque<usize>>>) {
 /// Reads what one connection gets until it ends.
 async fn receive(desk: Rc<Desk>, link: Rc<Link>, rest: Vec<u8>) {
     let mut reader = Reader::default();
-    let mut ended = reader.read(&rest, &mut Arrivals(&desk));
+    let mut ears = Ears {
+        desk: &desk,
+        link: &link,
+        record: Record::default(),
+    };
+    let mut ended = reader.read(&rest, &mut ears);
     drop(rest);
     while ended.is_ok() {
         ended = match link.readable().await {
-            Ok(()) => desk.receive(&mut reader, &link),
+            Ok(()) => desk.receive(&mut reader, &mut ears),
             Err(error) => Err(error.to_string()),
         };
     }
@@ -225,42 +240,42 @@ impl Desk {
         }
     }
 
-    fn say(&self) -> io::Result<()> {
+    fn say(&self, output: &mut impl Write) -> io::Result<()> {
         let line = serde_json::to_string(&*self.said.borrow())?;
         self.said.borrow_mut().problems.clear();
-        let mut out = io::stdout().lock();
-        writeln!(out, "{line}")?;
-        out.flush()
+        writeln!(output, "{line}")?;
+        output.flush()
     }
 
-    fn receive(&self, reader: &mut Reader, link: &Link) -> Result<(), String> {
+    /// Notes what keeping everybody alive has shown.
+    fn end(&self, kept: alive::Kept) {
+        let links = self.links.borrow();
+        let overdue = links.iter().filter(|link| link.is_overdue()).count();
+        let mut said = self.said.borrow_mut();
+        said.renewed = kept.renewed;
+        said.unanswered += kept.unanswered + overdue as u64;
+    }
+
+    fn receive(&self, reader: &mut Reader, ears: &mut Ears<'_>) -> Result<(), String> {
         let mut buffer = self.buffer.borrow_mut();
         let kept = reader.begin(&mut buffer);
-        let count = match link.receive(&mut buffer[kept..]) {
+        let count = match ears.link.receive(&mut buffer[kept..]) {
             Ok(0) => return Err("connection ended without a close frame".to_owned()),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => return Err(format!("receive: {error}")),
         };
-        reader.read(&buffer[..kept + count], &mut Arrivals(self))
+        reader.read(&buffer[..kept + count], ears)
     }
 
-    /// Sends a heartbeat on every connection when it is time.
+    /// Sends a heartbeat on every connection at once.
     async fn beat(&self) {
-        if self.idle.get() || now_ns() - self.heartbeat_ns.get() < HEARTBEAT_NS {
-            return;
-        }
-        self.beat_now().await;
-    }
-
-    async fn beat_now(&self) {
-        self.heartbeat_ns.set(now_ns());
         let links: Vec<Rc<Link>> = self.links.borrow().clone();
         let mut frame = Vec::new();
         self.target.dialect.push_heartbeat(5, &mut frame);
         for link in links {
-            // One that has ended is counted where it is read.
-            let _ = link.send(&frame).await;
+            let late = link.beat(&frame, self.target.heartbeat / 2).await;
+            self.said.borrow_mut().unanswered += u64::from(late);
         }
     }
 
@@ -268,7 +283,7 @@ impl Desk {
         match word {
             "idle" => {
                 // All are heard of now, and then not for as long as the parent watches.
-                self.beat_now().await;
+                self.beat().await;
                 monoio::time::sleep(Duration::from_secs(1)).await;
                 self.idle.set(true);
             }
@@ -298,19 +313,60 @@ impl Desk {
     }
 }
 
-/// Counts the message.
-struct Arrivals<'a>(&'a Desk);
+impl Crowd for Desk {
+    fn link(&self, index: usize) -> Option<Rc<Link>> {
+        self.links.borrow().get(index).cloned()
+    }
 
-impl Sink for Arrivals<'_> {
+    fn count(&self) -> usize {
+        self.links.borrow().len()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    fn rests(&self) -> bool {
+        self.idle.get()
+    }
+}
+
+/// Counts the message, and what should not be said.
+struct Ears<'a> {
+    desk: &'a Desk,
+    link: &'a Link,
+    record: Record,
+}
+
+impl Sink for Ears<'_> {
     fn on_stamp(&mut self, stamp: Stamp) {
-        let mut said = self.0.said.borrow_mut();
+        let mut said = self.desk.said.borrow_mut();
+        if self.record.note(stamp.sequence) == Arrival::Duplicate {
+            said.duplicates += 1;
+            return;
+        }
         said.received += 1;
         said.latency_ns_max = said
             .latency_ns_max
             .max(now_ns().saturating_sub(stamp.at_ns));
     }
 
-    fn on_text(&mut self, _: &[u8]) {}
+    fn on_text(&mut self, text: &[u8]) {
+        let dialect = self.desk.target.dialect;
+        if dialect.is_heartbeat_reply(text) {
+            self.link.answered();
+        }
+        if dialect.is_bad_news(text) {
+            let closed = usize::from(dialect::says_closed(text));
+            self.desk.said.borrow_mut().closed += closed;
+            let text = String::from_utf8_lossy(text);
+            self.desk.problem(format!("the server said: {text}"));
+        }
+    }
 
     fn on_ping(&mut self, _: &[u8]) {}
+
+    fn on_pong(&mut self) {
+        self.link.answered();
+    }
 }

@@ -185,18 +185,11 @@ mod tests {
         }
     }
 
-    fn bench() -> Bench {
-        Bench {
-            cpus: vec![0],
-            server: None,
-        }
-    }
-
     fn run_against(dialect: Dialect, fault: Fault, plan: &Plan) -> Run {
         let (target, rows) = fake::start_with_rows(dialect, fault);
         let table = || Box::new(rows.clone()) as Box<dyn Table>;
         let tables = (0..plan.writing.writers).map(|_| table()).collect();
-        run_on(&target, plan, &bench(), tables).unwrap()
+        run_on(&target, plan, &fake::bench(), tables).unwrap()
     }
 
     #[test]
@@ -216,22 +209,30 @@ mod tests {
     fn an_open_loop_keeps_to_its_rate() {
         let run = run_against(Dialect::V2, Fault::None, &plan(1, 1, Some(300.0)));
         let rows = run.value(ROWS).unwrap();
-        assert!((150.0..400.0).contains(&rows), "{rows}");
+        // A closed loop writes thousands; what a busy machine was late with is made up for.
+        assert!((100.0..1000.0).contains(&rows), "{rows}");
     }
 
     #[test]
     fn every_fault_is_a_problem_by_its_name() {
-        for (fault, problem) in [
-            (Fault::Loses, "1 messages were lost"),
-            (Fault::Doubles, "1 messages came twice"),
-            (Fault::Swaps, "4 messages came out of order"),
-            (Fault::Closes, "closed by the server: Some(1012)"),
-            (Fault::Refuses, "4 of 4 members were refused"),
-            (Fault::NeverReady, "only 3 of 4 members got an answer"),
+        for (fault, problem, expected) in [
+            (Fault::Loses, "1 messages were lost", "loss=0"),
+            (Fault::Doubles, "1 messages came twice", "duplicates=0"),
+            (Fault::Swaps, "4 messages came out of order", "disorder=0"),
+            (
+                Fault::Closes,
+                "closed by the server: Some(1012)",
+                "closed=0",
+            ),
+            (Fault::Refuses, "4 of 4 members were refused", "delivered>0"),
+            (
+                Fault::NeverReady,
+                "only 3 of 4 members got an answer",
+                "delivered>0",
+            ),
         ] {
             let run = run_against(Dialect::V2, fault, &plan(4, 1, Some(300.0)));
-            let found = run.problems.iter().any(|text| text.contains(problem));
-            assert!(found, "{fault:?}: {:?}", run.problems);
+            fake::assert_noticed(&run, problem, expected);
         }
     }
 
@@ -247,7 +248,7 @@ mod tests {
     fn what_the_database_says_is_a_problem() {
         let (target, rows) = fake::start_with_rows(Dialect::V2, Fault::None);
         let full = Box::new(Full(Some(rows))) as Box<dyn Table>;
-        let run = run_on(&target, &plan(1, 1, None), &bench(), vec![full]).unwrap();
+        let run = run_on(&target, &plan(1, 1, None), &fake::bench(), vec![full]).unwrap();
         let found = run.problems.contains(&"the disk is full".to_owned());
         assert!(found, "{:?}", run.problems);
     }

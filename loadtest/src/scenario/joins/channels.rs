@@ -6,19 +6,17 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::clock::now_ns;
-use crate::dialect::{self, Answer, Join, Replay};
+use crate::dialect::{self, Answer, FIRST_JOIN_REF, Join, Replay};
 use crate::link::{self, Link};
+use crate::tokens;
 
 use super::Desk;
+use super::replays::Heard;
 
 /// How far back a join looks for messages to be replayed.
 const REPLAY_MS: u64 = 3_600_000;
-
-/// The socket's first channel has 1; the ones that are counted follow.
-const FIRST_REF: u32 = 2;
 
 /// Opens a socket and joins channels on it until the storm is over.
 pub(super) async fn again_and_again(desk: Rc<Desk>) {
@@ -50,18 +48,22 @@ async fn join_and_leave(
     mut received: Vec<u8>,
 ) -> Result<(), String> {
     let dialect = desk.target.dialect;
-    let since_ms = unix_ms().saturating_sub(REPLAY_MS);
+    let since_ms = (tokens::since_1970().as_millis() as u64).saturating_sub(REPLAY_MS);
     let replay = desk.plan.replay.map(|limit| Replay { since_ms, limit });
     let mut frames = Vec::new();
-    for msg_ref in FIRST_REF.. {
+    // The first channel asks for nothing.
+    let (mut heard, mut asks) = (Heard::default(), false);
+    // The socket's first channel has been joined; the ones that are counted follow.
+    for msg_ref in FIRST_JOIN_REF + 1.. {
         if desk.is_over() {
             break;
         }
         let (number, next) = desk.next();
+        let token = desk.target.tokens.of(number);
         let join = Join {
             private: desk.plan.private,
             replay,
-            access_token: Some(&desk.target.tokens[number % desk.target.tokens.len()]),
+            access_token: Some(&token),
             ..Join::default()
         };
         frames.clear();
@@ -72,29 +74,34 @@ async fn join_and_leave(
         link.send(&frames)
             .await
             .map_err(|error| format!("join: {error}"))?;
-        let mut replayed = 0;
-        let answer = link
-            .until(&mut received, |payload| {
-                if dialect::is_replayed(payload) {
-                    replayed += 1;
-                }
-                let is_mine = dialect.is_reply_to(payload, msg_ref);
-                is_mine.then(|| match dialect.answer(payload) {
-                    Answer::Ok => Ok(Ok(())),
-                    _ => Ok(Err(String::from_utf8_lossy(payload).into_owned())),
-                })
+        let mut replies_before = 0;
+        let answer = link.until(&mut received, |payload| {
+            if dialect::is_replayed(payload) {
+                heard.note(payload);
+            }
+            replies_before += u64::from(dialect.is_reply_to(payload, msg_ref - 1));
+            let is_mine = dialect.is_reply_to(payload, msg_ref);
+            is_mine.then(|| match dialect.answer(payload) {
+                Answer::Ok => Ok(Ok(())),
+                _ => Ok(Err(String::from_utf8_lossy(payload).into_owned())),
             })
-            .await?;
+        });
+        let answer = desk.target.in_time(answer).await?;
+        // One is the answer to the leave.
+        let again = replies_before.saturating_sub(1);
+        desk.held.answered_again(again);
+        let before = std::mem::take(&mut heard);
+        desk.board
+            .replayed
+            .fetch_add(before.count(), Ordering::Relaxed);
+        if asks {
+            desk.replays.borrow_mut().note(&before);
+        }
+        asks = answer.is_ok();
         match answer {
             Ok(()) => desk.joined(since_ns),
             Err(text) => desk.refused(format!("join refused: {text}")),
         }
-        desk.board.replayed.fetch_add(replayed, Ordering::Relaxed);
     }
     Ok(())
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

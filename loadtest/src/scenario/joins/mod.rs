@@ -8,24 +8,29 @@
 //! channels on them: what a private channel costs is not hidden behind connect and upgrade then.
 
 mod channels;
+mod replays;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::alive;
 use crate::clock::now_ns;
 use crate::codec::{self, Opcode};
 use crate::dialect::Join;
 use crate::link::{self, Link, Target};
+use crate::progress::Progress;
 use crate::report::Run;
 use crate::settings::Bench;
 use crate::signal::{self, Alarm};
 use crate::timeline::{Start, Timeline};
 
+use self::replays::Replays;
+use super::held::{Found, Holding};
 use super::threads::{self, Meter};
+use super::{fanout, memory};
 
 /// What is to be done.
 #[derive(Clone, Debug, clap::Args)]
@@ -66,9 +71,6 @@ pub struct Plan {
 /// What a replay is told of.
 pub(super) const REPLAYED: &str = "replayed for each join";
 
-/// Problems that a thread keeps; all refusals are counted.
-const PROBLEMS_MAX: usize = 100;
-
 /// Open-loop handshakes under way at most; more are counted as not tried.
 const UNDER_WAY_MAX: usize = 4096;
 
@@ -88,7 +90,8 @@ struct Board {
 struct Findings {
     timeline: Option<Timeline>,
     not_tried: u64,
-    problems: Vec<String>,
+    replays: Replays,
+    held: Found,
 }
 
 struct Desk {
@@ -98,11 +101,11 @@ struct Desk {
     /// Numbers of this thread's connections: `next`, then every `step`-th.
     next: Cell<usize>,
     step: usize,
-    held: RefCell<VecDeque<Rc<Link>>>,
+    held: Holding,
     under_way: Cell<usize>,
     timeline: RefCell<Option<Timeline>>,
     not_tried: Cell<u64>,
-    problems: RefCell<Vec<String>>,
+    replays: RefCell<Replays>,
 }
 
 /// Runs the plan once.
@@ -127,19 +130,25 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
         work(target, plan, board, index, count)
     })?;
     let mut run = Run::default();
-    std::thread::sleep(Duration::from_secs_f64(plan.warm_up_seconds));
+    fanout::warm_up(plan.warm_up_seconds);
     board.start.begin(plan.seconds);
     board.measures.store(true, Ordering::Release);
     let joined = board.joined.load(Ordering::Relaxed);
     let replayed = board.replayed.load(Ordering::Relaxed);
     let meter = Meter::start(bench)?;
-    std::thread::sleep(Duration::from_secs_f64(plan.seconds));
+    let mut progress = Progress::new();
+    run.memory = memory::watch(bench, plan.seconds, |seconds| {
+        let since = board.joined.load(Ordering::Relaxed) - joined;
+        let per_second = since as f64 / seconds.max(1e-3);
+        progress.say(seconds / plan.seconds, &format!("{per_second:.0} joins/s"));
+    });
+    progress.end();
     let joined = board.joined.load(Ordering::Relaxed) - joined;
     let replayed = board.replayed.load(Ordering::Relaxed) - replayed;
     let usage = meter.stop();
     board.over.store(true, Ordering::Release);
     let mut timeline = board.start.timeline();
-    let mut not_tried = 0;
+    let (mut not_tried, mut held, mut replays) = (0, Found::default(), Replays::default());
     for thread in threads {
         let found = thread
             .join()
@@ -148,7 +157,8 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
             timeline.add(of_one);
         }
         not_tried += found.not_tried;
-        run.problems.extend(found.problems);
+        held.add(found.held);
+        replays.add(&found.replays);
     }
     let usage = usage?;
     let seconds = usage.wall_ns as f64 / 1e9;
@@ -165,23 +175,11 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     if bench.server.is_some() {
         let busy_ns = (usage.server_ns + usage.ksoftirqd_ns) as f64;
         run.push(
-            "server cpu per join",
-            "ms",
-            busy_ns / 1e6 / joined.max(1) as f64,
-        );
-        run.push(
             "joined per second of server cpu",
             unit,
             joined as f64 / (busy_ns / 1e9),
         );
-        run.push("server cpu", "%", busy_ns / usage.wall_ns as f64 * 100.0);
-        for (name, ns) in usage.server.iter().take(8) {
-            run.push(
-                format!("  thread {name}"),
-                "ms",
-                *ns as f64 / 1e6 / joined.max(1) as f64,
-            );
-        }
+        usage.push_server(bench, "join", joined, &mut run);
     }
     let name = if plan.channels_only {
         "join to joined"
@@ -192,15 +190,12 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     run.timeline = Some(timeline);
     usage.push_harness(&mut run);
     let refused = board.refused.load(Ordering::Relaxed);
-    for (name, count, what) in [
-        ("refused", refused, "joins were refused"),
-        ("not tried", not_tried, "were not tried in time"),
-    ] {
-        run.push(name, "", count as f64);
-        if count > 0 {
-            run.problems.push(format!("{count} {what}"));
-        }
+    run.push_count("refused", refused, "joins were refused");
+    run.push_count("not tried", not_tried, "were not tried in time");
+    if plan.replay.is_some() {
+        replays.describe(&mut run);
     }
+    held.describe(&mut run);
     Ok(run)
 }
 
@@ -212,25 +207,20 @@ async fn work(
     threads: usize,
 ) -> Findings {
     let desk = Rc::new(Desk {
+        held: Holding::new(target.dialect),
         target,
         board,
         next: Cell::new(index),
         step: threads,
-        held: RefCell::new(VecDeque::with_capacity(plan.hold + 1)),
         under_way: Cell::new(0),
         timeline: RefCell::default(),
         not_tried: Cell::new(0),
-        problems: RefCell::new(Vec::new()),
+        replays: RefCell::default(),
         plan,
     });
     let alive = monoio::spawn({
-        let (one, count, over) = (Rc::clone(&desk), Rc::clone(&desk), Rc::clone(&desk));
-        link::keep_alive(
-            desk.target.dialect,
-            move |index| one.held.borrow().get(index).cloned(),
-            move || count.held.borrow().len(),
-            move || over.is_over(),
-        )
+        let desk = Rc::clone(&desk);
+        async move { alive::keep(&desk.target, &desk.held).await }
     });
     match desk.plan.rate {
         Some(rate) => at_rate(&desk, rate / threads as f64).await,
@@ -248,13 +238,15 @@ async fn work(
     while desk.under_way.get() > 0 || !desk.is_over() {
         monoio::time::sleep(Duration::from_millis(10)).await;
     }
-    alive.await;
-    desk.held.borrow_mut().clear();
+    desk.held.end();
+    desk.held.cut();
+    let kept = alive.await;
     monoio::time::sleep(Duration::from_millis(20)).await;
     Findings {
         timeline: desk.timeline.take(),
         not_tried: desk.not_tried.get(),
-        problems: desk.problems.take(),
+        replays: desk.replays.take(),
+        held: desk.held.take(kept),
     }
 }
 
@@ -270,14 +262,14 @@ async fn again_and_again(desk: Rc<Desk>) {
 async fn at_rate(desk: &Rc<Desk>, rate: f64) {
     let alarm = match Alarm::new() {
         Ok(alarm) => alarm,
-        Err(error) => return desk.problems.borrow_mut().push(format!("timer: {error}")),
+        Err(error) => return desk.held.problem(format!("timer: {error}")),
     };
     let start_ns = now_ns();
     let mut turn: u64 = 0;
     while !desk.is_over() {
         let at_ns = start_ns + (turn as f64 * 1e9 / rate) as u64;
         if let Err(error) = alarm.until(at_ns).await {
-            return desk.problems.borrow_mut().push(format!("timer: {error}"));
+            return desk.held.problem(format!("timer: {error}"));
         }
         turn += 1;
         if desk.under_way.get() < UNDER_WAY_MAX {
@@ -306,9 +298,9 @@ impl Desk {
             ..Join::default()
         };
         match link::open(&self.target, number, &topic, &join).await {
-            Ok((link, _)) => {
+            Ok((link, rest)) => {
                 self.joined(since_ns);
-                self.hold(Rc::new(link)).await;
+                self.hold(link, &rest).await;
             }
             Err(problem) => self.refused(problem),
         }
@@ -337,24 +329,13 @@ impl Desk {
 
     fn refused(&self, problem: String) {
         self.board.refused.fetch_add(1, Ordering::Relaxed);
-        let mut problems = self.problems.borrow_mut();
-        if problems.len() < PROBLEMS_MAX {
-            problems.push(problem);
-        }
+        self.held.problem(problem);
     }
 
     /// Keeps a connection; the oldest one says goodbye when there are too many.
-    async fn hold(&self, link: Rc<Link>) {
-        let oldest = {
-            let mut held = self.held.borrow_mut();
-            held.push_back(link);
-            if held.len() > self.plan.hold {
-                held.pop_front()
-            } else {
-                None
-            }
-        };
-        if let Some(oldest) = oldest {
+    async fn hold(&self, link: Link, rest: &[u8]) {
+        self.held.hold(link, rest);
+        if let Some(oldest) = self.held.release(self.plan.hold) {
             let mut goodbye = Vec::new();
             codec::push_frame(Opcode::Close, &1000u16.to_be_bytes(), 1, &mut goodbye);
             // A server that has closed it already does not hear it.
@@ -386,11 +367,7 @@ mod tests {
 
     fn run_against(dialect: Dialect, fault: Fault, plan: &Plan) -> Run {
         let target = fake::start(dialect, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
-        run(&target, plan, &bench).unwrap()
+        run(&target, plan, &fake::bench()).unwrap()
     }
 
     fn open_loop() -> Plan {
@@ -411,17 +388,60 @@ mod tests {
     }
 
     #[test]
-    fn refused_joins_are_problems() {
+    fn every_fault_is_a_problem_by_its_name() {
         let channels = Plan {
             channels_only: true,
             ..plan()
         };
-        for plan in [open_loop(), channels] {
-            let run = run_against(Dialect::V2, Fault::Refuses, &plan);
-            assert_eq!(run.value("joined"), Some(0.0));
-            let refused = run.problems[0].contains("join refused");
-            assert!(refused, "{:?}", run.problems);
+        for (fault, problem, expected) in [
+            (Fault::Refuses, "join refused", "joined>0"),
+            (Fault::RefusesTenth, "joins were refused", "refused=0"),
+            (
+                Fault::AnswersTwice,
+                "joins were answered twice",
+                "answered twice=0",
+            ),
+            (Fault::NeverAnswers, "no answer within", "refused=0"),
+        ] {
+            for plan in [&plan(), &open_loop(), &channels] {
+                let run = run_against(Dialect::V2, fault, plan);
+                fake::assert_noticed(&run, problem, expected);
+            }
         }
+        // Those that are held are looked at when they leave, and in the end.
+        for hold in [1, 1000] {
+            let plan = Plan {
+                hold,
+                ..open_loop()
+            };
+            let run = run_against(Dialect::V2, Fault::HangsUp, &plan);
+            fake::assert_noticed(&run, "connection ended without a close frame", "closed=0");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_counts_for_as_long() {
+        for plan in [plan(), open_loop()] {
+            let run = run_against(Dialect::V2, Fault::AnswersLate, &plan);
+            assert_eq!(run.problems, [""; 0]);
+            let late_ms = fake::LATE.as_secs_f64() * 1e3;
+            let longest = run.value("connect to joined max").unwrap();
+            assert!(longest >= late_ms * 0.99, "{longest}");
+        }
+    }
+
+    #[test]
+    fn those_who_are_held_are_kept() {
+        let plan = Plan {
+            rate: Some(5.0),
+            hold: 1000,
+            seconds: fake::TOKENS_OUTLIVED_SECONDS,
+            ..plan()
+        };
+        fake::assert_keeps(5.0, |fault| {
+            let (target, _) = fake::start_to_keep(fault);
+            run(&target, &plan, &fake::bench()).unwrap()
+        });
     }
 
     #[test]

@@ -84,13 +84,8 @@ mod tests {
     use crate::dialect::Dialect;
     use crate::fake::{self, Fault};
 
-    fn run_against(dialect: Dialect, fault: Fault, members: usize, churn: f64) -> Run {
-        let target = fake::start(dialect, fault);
-        let bench = Bench {
-            cpus: vec![0],
-            server: None,
-        };
-        let plan = Plan {
+    fn plan(members: usize, churn: f64) -> Plan {
+        Plan {
             members,
             rate: 200.0,
             churners: 2,
@@ -98,8 +93,12 @@ mod tests {
             payload: 100,
             seconds: 0.3,
             warm_up_seconds: 0.0,
-        };
-        run(&target, &plan, &bench).unwrap()
+        }
+    }
+
+    fn run_against(dialect: Dialect, fault: Fault, members: usize, churn: f64) -> Run {
+        let target = fake::start(dialect, fault);
+        run(&target, &plan(members, churn), &fake::bench()).unwrap()
     }
 
     #[test]
@@ -114,18 +113,57 @@ mod tests {
 
     #[test]
     fn every_fault_is_a_problem_by_its_name() {
-        for (fault, members, churn, problem) in [
-            (Fault::Loses, 3, 0.0, "1 messages were lost"),
-            (Fault::Doubles, 3, 0.0, "1 messages came twice"),
+        for (fault, members, churn, problem, expected) in [
+            (Fault::Loses, 3, 0.0, "1 messages were lost", "loss=0"),
+            (
+                Fault::Doubles,
+                3,
+                0.0,
+                "1 messages came twice",
+                "duplicates=0",
+            ),
             // Neighbours are of different members, unless there is one alone.
-            (Fault::Swaps, 1, 0.0, "1 messages came out of order"),
-            (Fault::Refuses, 3, 0.0, "5 of 5 members were refused"),
-            (Fault::Stays, 3, 100.0, "messages were lost"),
+            (
+                Fault::Swaps,
+                1,
+                0.0,
+                "1 messages came out of order",
+                "disorder=0",
+            ),
+            (
+                Fault::Refuses,
+                3,
+                0.0,
+                "5 of 5 members were refused",
+                "delivered>0",
+            ),
+            (Fault::Stays, 3, 100.0, "messages were lost", "loss=0"),
+            (
+                Fault::ClosesOther,
+                3,
+                0.0,
+                "closed by the server: Some(1013)",
+                "closed=0",
+            ),
+            // Those who come and go are refused as well.
+            (Fault::RefusesTenth, 3, 400.0, "the server said", "loss=0"),
         ] {
             let run = run_against(Dialect::V2, fault, members, churn);
-            let found = run.problems.iter().any(|text| text.contains(problem));
-            assert!(found, "{fault:?}: {:?}", run.problems);
+            fake::assert_noticed(&run, problem, expected);
         }
+    }
+
+    #[test]
+    fn those_who_stay_are_kept_and_those_who_come_and_go() {
+        let plan = Plan {
+            rate: 20.0,
+            seconds: fake::TOKENS_OUTLIVED_SECONDS,
+            ..plan(3, 3.0)
+        };
+        fake::assert_keeps(6.0, |fault| {
+            let (target, _) = fake::start_to_keep(fault);
+            run(&target, &plan, &fake::bench()).unwrap()
+        });
     }
 
     #[test]

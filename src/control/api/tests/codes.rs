@@ -117,28 +117,6 @@ fn only_a_post_may_mean_another_method() {
 }
 
 #[test]
-fn too_much_to_do_is_a_503() {
-    run_local(async {
-        let desk = Desk::new();
-        desk.office.store.hang(true);
-        let waiting = (0..limits::REGISTRAR_ERRANDS_MAX).map(|_| {
-            let registrar = desk.office.registrar.clone();
-            tokio::task::spawn_local(async move { drop(registrar.get("a".to_owned()).await) })
-        });
-        let waiting: Vec<_> = waiting.collect();
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        let answer = desk.ask("GET /api/tenants/a", "").await;
-        assert_eq!(
-            (answer.status, answer.body.as_str()),
-            (503, "\"Service Unavailable\"")
-        );
-        waiting.iter().for_each(tokio::task::JoinHandle::abort);
-    });
-}
-
-#[test]
 fn refusals_of_credentials_are_delayed() {
     run_local(async {
         let backoff = Duration::from_secs(2);

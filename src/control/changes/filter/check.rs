@@ -8,7 +8,7 @@
 use super::super::catalog::{ColumnNow, TableNow};
 use super::super::wish::{FilterText, Operator, Wish, exception_text, raised_text};
 use super::ask::{all, is_of_connection};
-use super::{Filter, Form, Keyword, Value};
+use super::{Filter, Form, Keyword, Value, form_of, spelled_once};
 use crate::control::database::statement;
 use crate::limits;
 use bytes::BytesMut;
@@ -300,26 +300,15 @@ impl<'a> Plan<'a> {
 
     /// How the values are compared here, if they are.
     fn form(&self) -> Option<Form> {
-        use Operator::{Eq, Gt, Gte, In, IsDistinct, Lt, Lte, Neq};
-        match self.text.operator {
-            Eq | Neq | In | IsDistinct => self.facts.form,
-            Lt | Lte | Gt | Gte => self.facts.form.filter(|form| form.is_ordered()),
-            _ => None,
-        }
+        form_of(self.text.operator, self.facts.form)
     }
 
-    /// The operator and whether it is negated; where values are compared here, one spelling for what is the same.
+    /// The operator and whether it is negated.
     fn operator(&self) -> (Operator, bool) {
-        use Operator::{Eq, Gt, Gte, Lt, Lte, Neq};
         let (operator, negate) = (self.text.operator, self.text.negate);
-        match operator {
-            _ if self.form().is_none() => (operator, negate),
-            Neq => (Eq, !negate),
-            Lt if negate => (Gte, false),
-            Lte if negate => (Gt, false),
-            Gt if negate => (Lte, false),
-            Gte if negate => (Lt, false),
-            _ => (operator, negate),
+        match self.form() {
+            Some(_) => spelled_once(operator, negate),
+            None => (operator, negate),
         }
     }
 
@@ -410,9 +399,8 @@ impl<'a> Plan<'a> {
             (_, Some(row)) => {
                 let text: String = row.try_get(0)?;
                 Value::One(match form {
-                    // What PostgreSQL prints of it already are the bytes that are compared.
-                    Some(Form::Bytea) | None => text.into(),
-                    Some(form) => form.canonical(&text).into(),
+                    None => text.into(),
+                    Some(form) => form.canonical_of_filter(&text),
                 })
             }
         };
@@ -447,12 +435,7 @@ fn list(row: &Row, form: Option<Form>) -> Result<Value, CheckError> {
     };
     let texts: Vec<Option<String>> = row.try_get(2)?;
     let has_null = texts.iter().any(Option::is_none);
-    let canonical = |text: String| -> Box<str> {
-        match form {
-            Form::Bytea => text.into(),
-            form => form.canonical(&text).into(),
-        }
-    };
+    let canonical = |text: String| form.canonical_of_filter(&text);
     let mut elements: Vec<Box<str>> = texts.into_iter().flatten().map(canonical).collect();
     elements.sort_unstable();
     elements.dedup();

@@ -80,6 +80,15 @@ impl Form {
         }
     }
 
+    /// The same of a filter's value.
+    pub(super) fn canonical_of_filter(self, text: &str) -> Box<str> {
+        match self {
+            // What PostgreSQL prints of it already are the bytes that are compared.
+            Self::Bytea => text.into(),
+            _ => self.canonical(text).into(),
+        }
+    }
+
     /// A column's text as it is compared: without the `\x` of a `bytea`.
     pub(super) fn shown(self, text: &str) -> &str {
         match self {

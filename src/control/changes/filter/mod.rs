@@ -130,6 +130,33 @@ impl Truth {
 }
 
 impl Filter {
+    /// A filter that compares with one value of a type of PostgreSQL's own, given as PostgreSQL prints it. None where such values are not
+    /// compared here. Values that clients send have to be read by PostgreSQL first: [`check()`].
+    #[must_use]
+    pub fn native(
+        column: &str,
+        type_oid: u32,
+        operator: Operator,
+        negate: bool,
+        value: &str,
+    ) -> Option<Self> {
+        let form = form_of(operator, Form::of(type_oid, false, true))?;
+        if operator == Operator::In {
+            return None;
+        }
+        let (operator, negate) = spelled_once(operator, negate);
+        Some(Self {
+            column: column.into(),
+            type_oid,
+            operator,
+            negate,
+            value: Value::One(form.canonical_of_filter(value)),
+            form: Some(form),
+            question: "".into(),
+            shown: Some(form),
+        })
+    }
+
     /// The column's name.
     #[must_use]
     pub fn column(&self) -> &str {
@@ -243,18 +270,25 @@ impl Filter {
     }
 }
 
-/// A filter of a `text` column as a check leaves it: `eq`, or its negation.
-#[cfg(test)]
-pub(super) fn text_filter(column: &str, value: &str, negate: bool) -> Filter {
-    Filter {
-        column: column.into(),
-        type_oid: 25,
-        operator: Operator::Eq,
-        negate,
-        value: Value::One(value.into()),
-        form: Some(Form::Plain),
-        question: "".into(),
-        shown: Some(Form::Plain),
+/// How an operator compares values here, if it does; `form` is how the column's type does.
+fn form_of(operator: Operator, form: Option<Form>) -> Option<Form> {
+    use Operator::{Eq, Gt, Gte, In, IsDistinct, Lt, Lte, Neq};
+    match operator {
+        Eq | Neq | In | IsDistinct => form,
+        Lt | Lte | Gt | Gte => form.filter(|form| form.is_ordered()),
+        _ => None,
+    }
+}
+
+/// The operator and whether it is negated, where values are compared here: one spelling for what is the same.
+const fn spelled_once(operator: Operator, negate: bool) -> (Operator, bool) {
+    match operator {
+        Operator::Neq => (Operator::Eq, !negate),
+        Operator::Lt if negate => (Operator::Gte, false),
+        Operator::Lte if negate => (Operator::Gt, false),
+        Operator::Gt if negate => (Operator::Lte, false),
+        Operator::Gte if negate => (Operator::Lt, false),
+        _ => (operator, negate),
     }
 }
 

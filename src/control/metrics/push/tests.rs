@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Config;
+use crate::control::metrics::Wish;
 use flate2::read::GzDecoder;
 use std::io::Read as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,11 +116,14 @@ async fn stage_of_one(
 
 /// Always the same page.
 fn page() -> Metrics {
-    let (metrics, mut scrapes) = Metrics::new(crate::metrics::Instruments::for_test(1));
+    let (metrics, mut wishes) = Metrics::new(crate::metrics::Instruments::for_test(1));
     spawn_local(async move {
-        while let Some(scrape) = scrapes.recv().await {
+        while let Some(wish) = wishes.recv().await {
+            let Wish::Page(sender) = wish else {
+                panic!("only the page is pushed");
+            };
             let page = Page::new(PAGE.to_owned(), PAGE.find("tenants").unwrap());
-            drop(scrape.send(page));
+            drop(sender.send(page));
         }
     });
     metrics

@@ -11,7 +11,7 @@ use super::database::{Environment, Settings, connect};
 use super::session::Sessions;
 use super::supervise;
 use crate::config::Janitor;
-use crate::error::{ErrorCode, Level};
+use crate::error::{ErrorCode, Level, inspect_str};
 use crate::logging::Line;
 use crate::tenant::TenantId;
 use std::hash::{BuildHasher, RandomState};
@@ -102,20 +102,25 @@ async fn visit(environment: &Environment, id: TenantId) {
     };
     let bound = Duration::from_millis(environment.config.janitor.task_timeout_ms);
     let failed = ErrorCode::JanitorFailedToDeleteOldMessages;
+    // The original names the tenants of a task at once, and not why.
+    let said = |why: &str| {
+        let tenant = inspect_str(&tenant.external_id);
+        format!("Scheduled cleanup failed for tenants: [{tenant}]: {why}")
+    };
     match timeout(bound, clean(&settings)).await {
         Ok(Ok(cleaned)) => {
             for text in cleaned.not_made {
                 log(ErrorCode::PartitionCreationFailed, &text);
             }
             if let Some(text) = cleaned.not_dropped {
-                log(failed, &text);
+                log(failed, &said(&text));
             }
         }
-        Ok(Err(text)) => log(failed, &text),
-        Err(_) => log(
-            failed,
-            &format!("the database took longer than {} ms", bound.as_millis()),
-        ),
+        Ok(Err(text)) => log(failed, &said(&text)),
+        Err(_) => {
+            let why = format!("the database took longer than {} ms", bound.as_millis());
+            log(failed, &said(&why));
+        }
     }
 }
 

@@ -207,7 +207,13 @@ fn write_lines(
             gate.summaries(now).iter().for_each(&write);
         }
     }
-    gate.summaries(u64::MAX).iter().for_each(&write);
+    // Whatever is left, in windows that are not over as well.
+    for line in gate.summaries(u64::MAX) {
+        write(&Line {
+            unix_ms: unix_ms(),
+            ..line
+        });
+    }
 }
 
 #[cfg(test)]
@@ -276,7 +282,10 @@ mod tests {
         let (written, done) = channel();
         let counts = (Arc::clone(&log.lost), Arc::clone(&log.held_back));
         let running = spawn(move || {
-            let write = |line: &Line| written.send(line.message.to_string()).unwrap();
+            let write = |line: &Line| {
+                let message = line.message.to_string();
+                written.send((line.unix_ms, message)).unwrap();
+            };
             write_lines(
                 &lines,
                 (&counts.0, &counts.1),
@@ -287,8 +296,18 @@ mod tests {
         })
         .unwrap();
         log.forward(Line::new(0, Level::Info, "last"));
+        for _ in 0..=limits::LOG_LINES_PER_WINDOW_MAX {
+            log.write(Line::coded(1, ErrorCode::MalformedJWT, "x"));
+        }
         LogThread { log, running }.finish();
-        assert_eq!(done.try_iter().collect::<Vec<_>>(), ["last"]);
+        let written: Vec<_> = done.try_iter().collect();
+        assert_eq!(written[0], (0, "last".to_owned()));
+        // What was held back is told with the time of the end, which the clock of this test says is 5.
+        let (unix_ms, last) = written.last().unwrap();
+        assert!(
+            *unix_ms == 5 && last.contains("1 lines suppressed"),
+            "{last}"
+        );
     }
 
     #[test]

@@ -207,13 +207,8 @@ impl Server {
         status.and_then(|status| status.code())
     }
 
-    /// Whether the server says this within `timeout`.
-    pub fn says_within(&self, words: &str, timeout: Duration) -> bool {
-        self.says_times_within(words, 1, timeout)
-    }
-
-    /// Whether it says this so often, counted from its start.
-    pub fn says_times_within(&self, words: &str, times: usize, timeout: Duration) -> bool {
+    /// Whether the server says this within `timeout`, so often since its start.
+    pub fn says_within(&self, words: &str, times: usize, timeout: Duration) -> bool {
         let is_said = || self.log().matches(words).count() >= times;
         look_until(timeout, || is_said().then_some(())).is_some()
     }

@@ -45,7 +45,7 @@ async fn old_days_are_dropped_and_coming_ones_made(cluster: Arc<Cluster>) {
     sweep(&world.environment, vec![tenant]).await;
     assert_eq!(database.sql(PARTITIONS), "6");
     assert_eq!(
-        world.logged("JanitorFailedToDeleteOldMessages: partition realtime.messages_2001_02_03: "),
+        world.logged("JanitorFailedToDeleteOldMessages: Scheduled cleanup failed for tenants: [\"t\"]: partition realtime.messages_2001_02_03: "),
         1
     );
 }
@@ -69,7 +69,7 @@ async fn a_silent_database_costs_its_own_turn_alone(cluster: Arc<Cluster>) {
     sweep(&world.environment, vec![first, second]).await;
     assert_eq!(database.sql(PARTITIONS), "5");
     assert_eq!(
-        world.logged("JanitorFailedToDeleteOldMessages: the database took longer than 3000 ms"),
+        world.logged("JanitorFailedToDeleteOldMessages: Scheduled cleanup failed for tenants: [\"silent\"]: the database took longer than 3000 ms"),
         1
     );
 }

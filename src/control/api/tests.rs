@@ -1,5 +1,6 @@
 //! Requests through the whole stack but hyper and sockets: what clients see, row by row (spec: http-api 1, 2, 4, 5).
 
+mod codes;
 mod pages;
 mod private;
 mod tenants;

@@ -237,3 +237,39 @@ impl Roll {
         self.rows.insert(Arc::clone(&row.tenant), row);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn who_has_a_session_or_does_something_is_not_away() {
+        let usage = Arc::new(Usage::new(1));
+        let row = || Row::new(TenantId(1), "a".into(), Arc::clone(&usage));
+        let hidden = |row: Row, seconds: u32| {
+            let mut roll = Roll::default();
+            roll.insert(row);
+            roll.clean(SECOND * seconds)
+        };
+        let mut idle = row();
+        idle.look(Duration::ZERO);
+        assert_eq!(hidden(idle, 601), 1);
+        let mut connected = row();
+        connected.is_connected = true;
+        connected.look(Duration::ZERO);
+        assert_eq!(hidden(connected, 601), 0);
+        let busy = || {
+            let mut busy = row();
+            busy.look(Duration::ZERO);
+            let _ = usage.count(0, Counter::Joins, 1);
+            busy.look(SECOND * 500);
+            busy
+        };
+        assert_eq!(hidden(busy(), 1000), 0, "it did something in between");
+        let mut quiet = busy();
+        quiet.look(SECOND * 800);
+        assert_eq!(hidden(quiet, 1401), 1, "and nothing since");
+    }
+}

@@ -691,6 +691,21 @@ fn all_who_wait_get_the_same_page() {
 }
 
 #[test]
+fn the_cleaner_comes_once_in_each_period() {
+    let get = |name: &str| match name {
+        "RUN_JANITOR" => Some("true".to_owned()),
+        "METRICS_CLEANER_SCHEDULE_TIMER_IN_MS" => Some("120000".to_owned()),
+        _ => None,
+    };
+    let (config, _) = Config::from_env(get).unwrap();
+    let start = clock::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut cleaner = Cleaner::of(&config, start);
+    let due = [60, 120, 121, 180, 240, 241].map(|seconds| cleaner.is_due(at(seconds)));
+    assert_eq!(due, [false, true, false, false, true, false]);
+}
+
+#[test]
 fn numbers_are_read_anew_after_a_moment() {
     run(async {
         let mut stage = Stage::new(&[]);

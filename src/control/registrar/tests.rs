@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::LocalSet;
 
+mod news;
 mod seeking;
 mod survey;
 
@@ -412,101 +413,24 @@ fn a_tenant_that_is_deleted_leaves_nothing() {
 }
 
 #[test]
-fn what_others_do_has_the_same_effects_here() {
+fn who_asked_for_a_change_is_answered_when_the_shards_have_heeded_it() {
     run(async {
         let mut office = Office::open(&[record("a")], true, &[]);
-        let mut other = office.store.stored("a").await.unwrap();
-        other.private_only = true;
-        office.store.insert(other).await;
-        office.news.send(changed("a")).unwrap();
-        assert_eq!(
-            (office.told().await, office.told().await),
-            ("tenant a".into(), "disconnect".into())
-        );
-        // It is known already.
-        office.news.send(changed("a")).unwrap();
-        office.news.send(StoreNews::Reload("a".to_owned())).unwrap();
-        assert_eq!(
-            (office.told().await, office.told().await),
-            ("tenant a".into(), "disconnect".into())
-        );
-        office
-            .news
-            .send(StoreNews::Shutdown("a".to_owned()))
-            .unwrap();
-        office.store.insert(record("b")).await;
-        office.news.send(changed("b")).unwrap();
-        assert_eq!(office.told().await, "tenant b");
-        office.store.records.lock().await.remove("a");
-        office.news.send(changed("a")).unwrap();
-        assert_eq!(office.told().await, "gone");
-        assert_eq!(
-            office.announced(),
-            None,
-            "what others did is not said again"
-        );
-        // A store that does not answer takes nothing away.
-        office.store.fails.store(true, Ordering::Relaxed);
-        office.news.send(changed("b")).unwrap();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(office.id("b").is_some() && office.parcels.is_empty());
-        assert_eq!(office.errors().len(), 1, "it is said once");
-        // And what could not be read is read when it answers.
-        office.store.records.lock().await.remove("b");
-        office.store.fails.store(false, Ordering::Relaxed);
-        assert_eq!(office.told().await, "gone");
-    });
-}
-
-#[test]
-fn a_store_that_is_away_loses_no_change() {
-    run(async {
-        let mut office = Office::open(&[record("a")], true, &[]);
-        office.store.is_away.store(true, Ordering::Relaxed);
-        for _ in 0..10 {
-            office.news.send(changed("a")).unwrap();
-        }
-        tokio::time::sleep(limits::TASK_RESTART_PAUSE_MAX).await;
-        let gets = office.store.gets.load(Ordering::Relaxed);
-        assert!((3..30).contains(&gets), "{gets}: it is asked with pauses");
-        office.store.records.lock().await.remove("a");
-        office.store.is_away.store(false, Ordering::Relaxed);
-        assert_eq!(office.told().await, "gone");
-        assert!(office.errors().is_empty(), "the store says it itself");
-        // Nothing is left that asks.
-        let gets = office.store.gets.load(Ordering::Relaxed);
-        tokio::time::sleep(10 * limits::TASK_RESTART_PAUSE_MAX).await;
-        assert_eq!(office.store.gets.load(Ordering::Relaxed), gets);
-    });
-}
-
-#[test]
-fn a_reload_by_others_is_not_lost_when_the_store_does_not_answer() {
-    run(async {
-        let mut office = Office::open(&[record("a")], true, &[]);
-        office.store.is_away.store(true, Ordering::Relaxed);
-        let reload = || StoreNews::Reload("a".to_owned());
-        for news in [changed("a"), reload(), changed("a"), reload()] {
-            office.news.send(news).unwrap();
-        }
-        tokio::time::sleep(limits::TASK_RESTART_PAUSE_MAX).await;
-        assert!(office.all_told().await.is_empty());
-        office.store.is_away.store(false, Ordering::Relaxed);
-        assert_eq!(office.told().await, "tenant a");
-        assert_eq!(office.told().await, "disconnect");
-        // Once, however often it was asked for meanwhile.
-        tokio::time::sleep(limits::TASK_RESTART_PAUSE_MAX).await;
-        assert!(office.all_told().await.is_empty());
-        // And the next one is another.
-        office.news.send(reload()).unwrap();
-        assert_eq!(office.told().await, "tenant a");
-        assert_eq!(office.told().await, "disconnect");
-        let said = |line: &Line| {
-            line.level == Level::Warning
-                && &*line.message == "Disconnecting all sockets for tenant a"
-                && line.tenant.as_deref() == Some("a")
+        let registrar = office.registrar.clone();
+        let change = json!({"max_joins_per_second": 3});
+        let change = change.as_object().unwrap().clone();
+        let put = spawn_local(async move { registrar.put("a".to_owned(), change).await });
+        let first = office.parcels.recv().await.unwrap();
+        assert_eq!(Office::name_of(first), "tenant a");
+        let Some(Parcel::Mark(heeded)) = office.parcels.recv().await else {
+            panic!("the shards are asked whether they have heeded it");
         };
-        assert_eq!((office.lines)().iter().filter(|line| said(line)).count(), 2);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!put.is_finished());
+        drop(heeded);
+        assert!(put.await.unwrap().is_ok());
     });
 }
 
@@ -537,25 +461,6 @@ fn what_a_file_says_is_stored_where_it_is_new() {
             assert!(matches!(refused, Err(Failure::Invalid(_))), "{refused:?}");
         }
         assert!(office.store.stored("c").await.is_none());
-    });
-}
-
-#[test]
-fn news_of_one_tenant_do_not_wait_for_another() {
-    run(async {
-        let mut office = Office::open(&[record("a")], true, &[]);
-        office.store.hangs.store(true, Ordering::Relaxed);
-        office.news.send(changed("a")).unwrap();
-        while office.store.gets.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        office.store.hangs.store(false, Ordering::Relaxed);
-        office.store.insert(record("b")).await;
-        office.news.send(changed("b")).unwrap();
-        assert_eq!(office.told().await, "tenant b");
     });
 }
 

@@ -76,7 +76,7 @@ fn wait_for_line(server: &Server, words: &str) {
 /// The same, so often since its start.
 #[track_caller]
 fn wait_for_lines(server: &Server, words: &str, times: usize) {
-    let is_said = server.says_times_within(words, times, PATIENCE);
+    let is_said = server.says_within(words, times, PATIENCE);
     assert!(
         is_said,
         "{words:?} was not said {times} times:\n{}",

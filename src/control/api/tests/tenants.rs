@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 const SECRET: &str = "of the operators";
 
 /// The API with tenants `a` and `db`, whose database cannot be reached.
-struct Desk {
-    api: Api,
-    app: App,
-    office: Office,
+pub(super) struct Desk {
+    pub(super) api: Api,
+    pub(super) app: App,
+    pub(super) office: Office,
 }
 
 fn settings_of_database() -> Value {
@@ -18,7 +18,11 @@ fn settings_of_database() -> Value {
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub(super) fn with(settings: Settings) -> Self {
         let mut with_database = record("db");
         with_database.extensions.push(ExtensionRecord {
             kind: TenantRecord::POSTGRES_CDC.to_owned(),
@@ -32,13 +36,13 @@ impl Desk {
         let desk = crate::control::desk::Desk::for_test(|_, _| Err(AskError::Unreachable));
         let metrics = Metrics::for_test(None);
         let registrar = office.registrar.clone();
-        let api = Api::new(settings(), &office.environment, desk, metrics, registrar);
+        let api = Api::new(settings, &office.environment, desk, metrics, registrar);
         let app = app(&api);
         Self { api, app, office }
     }
 
     /// With a good token.
-    async fn ask(&self, request: &str, body: &str) -> Answer {
+    pub(super) async fn ask(&self, request: &str, body: &str) -> Answer {
         let token = sign_hs256(SECRET.as_bytes(), "{}");
         let request = format!("{request} | authorization: Bearer {token}");
         ask(&self.api, &self.app, &request, body).await

@@ -100,9 +100,13 @@ impl Slot {
             if count > 0 {
                 let mut buffer = pool.take(total);
                 buffer.extend_from_slice(front);
-                rest.drain(..count)
-                    .for_each(|bytes| buffer.extend_from_slice(&bytes));
-                self.front = Some(LocalBytes::from(buffer));
+                let mut goes_on = false;
+                for bytes in rest.drain(..count) {
+                    buffer.extend_from_slice(&bytes);
+                    goes_on = bytes.goes_on();
+                }
+                let buffer = LocalBytes::from(buffer);
+                self.front = Some(if goes_on { buffer.going_on() } else { buffer });
                 self.set(flag::POOLED);
                 coalesced = count as u64 + 1;
             }
@@ -145,15 +149,28 @@ impl Slot {
         }
     }
 
-    /// Drops what is queued and whose sending has not begun.
+    /// Drops what is queued and whose sending has not begun. What has begun is kept to its end, also where that is in other buffers.
     pub(crate) fn drop_unsent(&mut self) {
-        self.rest = None;
         if self.front_sent == 0 && !self.is(flag::SENDING) {
             self.front = None;
             self.clear(flag::POOLED);
         }
         let front = self.front.as_ref().map_or(0, |front| front.len() as u32);
         self.queued_bytes = front - self.front_sent.min(front);
+        let mut goes_on = self.front.as_ref().is_some_and(LocalBytes::goes_on);
+        let mut kept = 0;
+        for bytes in self.rest.iter().flat_map(|rest| rest.iter()) {
+            if !goes_on {
+                break;
+            }
+            self.queued_bytes += bytes.len() as u32;
+            goes_on = bytes.goes_on();
+            kept += 1;
+        }
+        match &mut self.rest {
+            Some(rest) if kept > 0 => rest.truncate(kept),
+            _ => self.rest = None,
+        }
     }
 
     /// Drops everything; what the kernel is sending is held by the driver.
@@ -263,6 +280,44 @@ mod tests {
         with_slot(|slot, pool| {
             slot.push(bytes(1_000_000, 1));
             assert_eq!(drain(slot, pool, u32::MAX).1, 16);
+        });
+    }
+
+    #[test]
+    fn what_has_begun_is_kept_to_its_end() {
+        with_slot(|slot, pool| {
+            let parts = |slot: &mut Slot| {
+                slot.push(bytes(100, 1).going_on());
+                slot.push(bytes(70_000, 2).going_on());
+                slot.push(bytes(1, 3));
+                slot.push(bytes(10, 4));
+            };
+            // The kernel has the first part alone; the second is too large to be copied behind it.
+            parts(slot);
+            let piece = slot.next_piece(pool).unwrap();
+            assert_eq!(piece.end, 100);
+            slot.set(flag::SENDING);
+            slot.drop_unsent();
+            slot.clear(flag::SENDING);
+            slot.push(bytes(5, 9));
+            assert_eq!(slot.queued_bytes, 70_106);
+            slot.piece_sent(piece.bytes, 100, pool);
+            let rest = [vec![2; 70_000], vec![3; 1], vec![9; 5]].concat();
+            assert_eq!(drain(slot, pool, 1000).0, rest);
+
+            // Copied with what was before it, up to the bound: the copy goes on as its last part does.
+            slot.push(bytes(10, 0));
+            parts(slot);
+            let piece = slot.next_piece(pool).unwrap();
+            assert_eq!(piece.end, 110);
+            slot.piece_sent(piece.bytes, 105, pool);
+            slot.drop_unsent();
+            let rest = [vec![1; 5], vec![2; 70_000], vec![3; 1]].concat();
+            assert_eq!(drain(slot, pool, 1000).0, rest);
+
+            parts(slot);
+            slot.drop_unsent();
+            assert_eq!((slot.queued_bytes, slot.is_drained()), (0, true));
         });
     }
 

@@ -167,6 +167,10 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             core: &mut self.core,
         });
         self.flush();
+        while self.core.stopping && !self.core.dirty.is_empty() {
+            // There is no next turn, and what ends the connections is among it.
+            self.flush();
+        }
 
         self.ended = self.driver.now();
         self.note_turn();

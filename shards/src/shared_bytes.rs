@@ -39,8 +39,13 @@ impl fmt::Debug for SharedBytes {
 #[derive(Clone)]
 pub struct LocalBytes(Rc<Source>);
 
-/// Where the bytes of a [`LocalBytes`] are.
-enum Source {
+/// Where the bytes of a [`LocalBytes`] are, and whether what they begin goes on in the next buffer of the queue.
+struct Source {
+    place: Place,
+    goes_on: bool,
+}
+
+enum Place {
     /// Its own.
     Owned(Vec<u8>),
     /// A part of bytes that other shards hold as well; both bounds were checked when it was made.
@@ -49,6 +54,15 @@ enum Source {
         start: usize,
         end: usize,
     },
+}
+
+impl From<Place> for LocalBytes {
+    fn from(place: Place) -> Self {
+        Self(Rc::new(Source {
+            place,
+            goes_on: false,
+        }))
+    }
 }
 
 const _: () = assert!(
@@ -69,19 +83,37 @@ impl LocalBytes {
             "{range:?} is not within {} bytes",
             bytes.len()
         );
-        Self(Rc::new(Source::Shared {
+        Self::from(Place::Shared {
             bytes: bytes.clone(),
             start: range.start,
             end: range.end,
-        }))
+        })
+    }
+
+    /// Bytes of which nothing else holds a clone, as the beginning of something that goes on in the buffer that is queued next: once
+    /// they have begun to leave, that one is not dropped.
+    ///
+    /// # Panics
+    ///
+    /// When there is a clone.
+    #[must_use]
+    pub fn going_on(mut self) -> Self {
+        let source = Rc::get_mut(&mut self.0);
+        source.expect("it is its maker's alone").goes_on = true;
+        self
+    }
+
+    /// See [`LocalBytes::going_on`].
+    pub(crate) fn goes_on(&self) -> bool {
+        self.0.goes_on
     }
 
     /// How many bytes there are. Asked several times for every frame: unlike the slice it does not follow the pointers to the bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        match &*self.0 {
-            Source::Owned(bytes) => bytes.len(),
-            Source::Shared { start, end, .. } => end - start,
+        match &self.0.place {
+            Place::Owned(bytes) => bytes.len(),
+            Place::Shared { start, end, .. } => end - start,
         }
     }
 
@@ -93,9 +125,9 @@ impl LocalBytes {
 
     /// The vector inside, to be filled again, if nobody else holds these bytes and they are its own.
     pub(crate) fn reclaim(self) -> Option<Vec<u8>> {
-        match Rc::try_unwrap(self.0) {
-            Ok(Source::Owned(bytes)) => Some(bytes),
-            Ok(Source::Shared { .. }) | Err(_) => None,
+        match Rc::try_unwrap(self.0).ok()?.place {
+            Place::Owned(bytes) => Some(bytes),
+            Place::Shared { .. } => None,
         }
     }
 }
@@ -103,18 +135,18 @@ impl LocalBytes {
 impl From<Vec<u8>> for LocalBytes {
     /// Takes the vector as it is; nothing is copied.
     fn from(bytes: Vec<u8>) -> Self {
-        Self(Rc::new(Source::Owned(bytes)))
+        Self::from(Place::Owned(bytes))
     }
 }
 
 impl From<SharedBytes> for LocalBytes {
     fn from(bytes: SharedBytes) -> Self {
         let end = bytes.len();
-        Self(Rc::new(Source::Shared {
+        Self::from(Place::Shared {
             bytes,
             start: 0,
             end,
-        }))
+        })
     }
 }
 
@@ -122,9 +154,9 @@ impl Deref for LocalBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &*self.0 {
-            Source::Owned(bytes) => bytes,
-            Source::Shared { bytes, start, end } => &bytes[*start..*end],
+        match &self.0.place {
+            Place::Owned(bytes) => bytes,
+            Place::Shared { bytes, start, end } => &bytes[*start..*end],
         }
     }
 }

@@ -422,9 +422,14 @@ impl Channels {
             return self.queue(io, id, out);
         }
         let bound = self.settings.queued_bytes_max;
-        let fits = connection::queue_bytes(io, id, out, bound)
-            && connection::queue(io, id, LocalBytes::from(payload.clone()), bound)
-            && connection::queue_bytes(io, id, rest.into_bytes(), bound);
+        let [head, payload] = [LocalBytes::from(out), LocalBytes::from(payload.clone())];
+        let fits = [
+            head.going_on(),
+            payload.going_on(),
+            LocalBytes::from(rest.into_bytes()),
+        ]
+        .map(|part| connection::queue(io, id, part, bound));
+        let fits = fits.into_iter().all(|fits| fits);
         if !fits {
             self.close_slow(io, id, Slow::Full);
         }

@@ -3,6 +3,7 @@
 use super::Fanout;
 use super::registry::{Arrival, Here};
 use crate::connection::{self, ConnectionId, Io, LocalBytes};
+use crate::limits;
 use crate::mail::{Audience, Batch, Entry, TopicRef};
 use crate::phoenix::Vsn;
 use crate::tenant::Counter;
@@ -125,9 +126,14 @@ impl Fanout {
             arrival,
         };
         let parts = Parts::of(batch.entries(), &reader);
+        let ranges = || parts.ranges(batch.entries(), here.vsn);
+        if ranges().map(|range| range.len()).sum::<usize>() > limits::SHARED_PAYLOAD_BYTES_MIN {
+            // So much is better shared with everybody at once.
+            return self.seal(io, topic);
+        }
         let frames = batch.frames(here.vsn);
         let mut out = Vec::new();
-        for range in parts.ranges(batch.entries(), here.vsn) {
+        for range in ranges() {
             out.extend_from_slice(&frames[range]);
         }
         let (id, events, presences) = (here.id, parts.events, parts.presences);

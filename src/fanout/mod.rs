@@ -243,7 +243,7 @@ impl Fanout {
             .expect("a topic that is waited for or has members is kept");
         // What was published before belongs to those who were members then.
         if let Some(owned) = entry.owned.as_mut()
-            && owned.batch.is_some()
+            && owned.unsealed() > 0
         {
             let before = owned.unsealed();
             owned.arrivals.get_or_insert_default().of(id, before);

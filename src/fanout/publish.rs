@@ -130,7 +130,7 @@ impl Fanout {
     ) {
         let owned = self.registry.get_mut(topic);
         match owned.and_then(|entry| entry.owned.as_mut()) {
-            Some(owned) if owned.batch.is_some() => {
+            Some(owned) if owned.unsealed() > 0 => {
                 let member = Member {
                     shard: from,
                     connection,
@@ -224,6 +224,9 @@ impl Fanout {
         let was_empty = batch.is_empty();
         if batch.push(&entry.key, content, owned.wanted, to).is_err() {
             self.outcome.too_long.push(entry.key.tenant());
+            if was_empty && let Some(unused) = owned.batch.take() {
+                spare.push(unused);
+            }
             return;
         }
         let bytes = batch.bytes();
@@ -240,13 +243,15 @@ impl Fanout {
         let mut dirty = std::mem::take(&mut self.dirty);
         for topic in dirty.drain(..) {
             self.seal(io, topic);
+            self.state(io, topic);
         }
         // Deliveries publish nothing, so nothing became dirty meanwhile; the allocation is kept.
         debug_assert!(self.dirty.is_empty(), "a delivery does not publish");
         self.dirty = dirty;
     }
 
-    /// Sends what a topic got since it was sealed last to its member shards, and then what waited for that.
+    /// Sends what a topic got since it was sealed last to its member shards, and lets go who waited for that. Presence states wait for
+    /// the end of the turn ([`Fanout::flush`]): no diff may overtake them.
     pub(super) fn seal(&mut self, io: &mut Io<'_>, topic: TopicRef) {
         let Some(owned) = self
             .registry
@@ -255,16 +260,26 @@ impl Fanout {
         else {
             return;
         };
+        let Some(mut growing) = owned.batch.take() else {
+            return;
+        };
         let mut arrivals = owned.arrivals.take();
-        if let Some(mut growing) = owned.batch.take() {
-            let batch = Arc::new(growing.seal());
-            if self.spare_batches.len() < limits::SPARE_BATCHES_MAX {
-                self.spare_batches.push(growing);
-            }
-            self.send_out(io, topic, &batch, arrivals.as_deref_mut());
+        let batch = Arc::new(growing.seal());
+        if self.spare_batches.len() < limits::SPARE_BATCHES_MAX {
+            self.spare_batches.push(growing);
         }
-        if let Some(arrivals) = arrivals {
-            self.attend(io, topic, *arrivals);
+        self.send_out(io, topic, &batch, arrivals.as_deref_mut());
+        let Some(mut arrivals) = arrivals else {
+            return;
+        };
+        for member in std::mem::take(&mut arrivals.leaving) {
+            io.mail(Peer::Shard(member.shard), Mail::Settled(member.connection));
+        }
+        if arrivals.wait_for_state() {
+            let entry = self.registry.get_mut(topic);
+            if let Some(owned) = entry.and_then(|entry| entry.owned.as_mut()) {
+                owned.arrivals = Some(arrivals);
+            }
         }
     }
 
@@ -299,13 +314,13 @@ impl Fanout {
         }
     }
 
-    /// Every message of before is on its way: members that have just come get the presence state, those that leave may go.
-    fn attend(&mut self, io: &mut Io<'_>, topic: TopicRef, arrivals: Arrivals) {
-        for member in arrivals.leaving {
-            io.mail(Peer::Shard(member.shard), Mail::Settled(member.connection));
-        }
-        let entry = self.registry.get(topic);
-        let Some(owned) = entry.and_then(|entry| entry.owned.as_ref()) else {
+    /// Every diff of before is on its way: members that have come in this turn get the presence state.
+    fn state(&mut self, io: &mut Io<'_>, topic: TopicRef) {
+        let entry = self.registry.get_mut(topic);
+        let Some(owned) = entry.and_then(|entry| entry.owned.as_mut()) else {
+            return;
+        };
+        let Some(arrivals) = owned.arrivals.take() else {
             return;
         };
         if arrivals.states.is_empty() {

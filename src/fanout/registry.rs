@@ -108,6 +108,15 @@ impl Arrivals {
         &mut self.here[place]
     }
 
+    /// What was published so far has been delivered. Says whether somebody waits for the presence state all the same.
+    pub fn wait_for_state(&mut self) -> bool {
+        self.here.retain_mut(|arrival| {
+            arrival.before = 0;
+            arrival.awaits_state
+        });
+        !self.states.is_empty()
+    }
+
     /// The member has left.
     pub fn remove(&mut self, member: Member) {
         self.here.retain(|arrival| arrival.id != member.connection);

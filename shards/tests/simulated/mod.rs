@@ -73,6 +73,9 @@ impl Handler for Strict {
             for id in self.live.keys() {
                 io.send(*id, LocalBytes::from(bytes.to_vec()));
             }
+            if bytes.contains(&b'.') {
+                io.stop();
+            }
         } else {
             // In two buffers, so that they are coalesced.
             let (head, tail) = bytes.split_at(bytes.len() / 2);
@@ -375,19 +378,34 @@ fn visits_come_at_the_second_asked_for_however_far() {
     }
 }
 
-/// What comes in while thousands are sent to is answered before the last of them has been.
-#[test]
-fn a_fan_out_to_thousands_lets_others_in() {
-    const PEERS: u16 = 9_000;
-    const OF_A_TURN: u64 = 4_096;
+fn thousands(count: u16) -> (Sim<Strict>, Vec<PeerId>) {
     let options = Options {
         shards: 1,
-        connections_max: PEERS.into(),
+        connections_max: count.into(),
         ..Options::default()
     };
     let mut sim = Sim::with_options(1, Faults::default(), options, |_| Strict::default());
-    let peers: Vec<PeerId> = (0..PEERS).map(|_| sim.connect(ShardId(0))).collect();
+    let peers = (0..count).map(|_| sim.connect(ShardId(0))).collect();
     sim.run_until_idle();
+    (sim, peers)
+}
+
+#[test]
+fn the_last_turn_sends_to_thousands() {
+    let (mut sim, peers) = thousands(9_000);
+    sim.peer(peers[0]).write(b"*.");
+    sim.run_until_idle();
+    assert!(sim.is_stopped(ShardId(0)));
+    for &peer in &peers {
+        assert_eq!(sim.peer(peer).read(), b"*.");
+    }
+}
+
+/// What comes in while thousands are sent to is answered before the last of them has been.
+#[test]
+fn a_fan_out_to_thousands_lets_others_in() {
+    const OF_A_TURN: u64 = 4_096;
+    let (mut sim, peers) = thousands(9_000);
     let sends = |sim: &Sim<Strict>| sim.metrics(ShardId(0)).sends.get();
     sim.peer(peers[0]).write(b"*");
     while sends(&sim) == 0 {

@@ -1,9 +1,11 @@
 //! Who gets which broadcast, in which order and form (spec: websocket-protocol 3.3, 4.1, 6).
 
-use super::world::{Client, World, kind_0, kind_3, owner};
+use super::world::{Client, HASH_SEED, World, kind_0, kind_3, owner, shard_id};
 use super::{Setup, closed, fanned, join_error, join_ok, ok, push, unmatched};
-use crate::mail::encodings;
+use crate::mail::{Audience, Content, Mail, Publish, To, TopicHasher, TopicKey, encodings};
+use crate::phoenix::Encoding;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The ids of the broadcasts among these frames, whatever their form.
@@ -472,4 +474,33 @@ fn a_first_member_with_another_serializer_gets_its_own_form() {
             assert_eq!(world.reads(reader), [expected]);
         }
     }
+}
+
+/// A message that no frame can carry is dropped, and leaves nothing behind that a leave would wait for.
+#[test]
+fn a_leave_is_answered_behind_a_message_that_was_too_long() {
+    let mut world = World::of(2);
+    let topic = world.topic_of(0);
+    let member = world.member(1, 2, &topic, &json!({}));
+    let hasher = TopicHasher::new(HASH_SEED);
+    let name = json!(topic).to_string();
+    let key = TopicKey::new(&hasher, world.tenants[0].id, false, &topic, &name);
+    let publish = Publish {
+        to: To::Key(Arc::new(key)),
+        content: Content::User {
+            event: "e".repeat(300).into(),
+            metadata: None,
+            encoding: Encoding::Json,
+            bytes: b"{}"[..].into(),
+        },
+        except: None,
+        audience: Audience::Broadcast,
+        id: None,
+    };
+    let letter = Mail::Publish(Box::new(publish));
+    world.sim.control.send(shard_id(0), letter);
+    world.run();
+    world.send(member, &json!(["1", "9", topic, "phx_leave", {}]));
+    let read = world.reads(member);
+    assert!(read.contains(&ok("1", "9", &topic)), "{read:?}");
 }

@@ -445,3 +445,23 @@ fn a_large_state_is_whole_in_both_serializers() {
         assert_eq!(states, [&joins]);
     }
 }
+
+/// The first member that speaks the other serializer has a topic sealed in the middle of a turn.
+#[test]
+fn no_diff_overtakes_the_state_of_a_turn_that_is_sealed_early() {
+    let mut world = World::of(1);
+    // In one turn sockets are read in the order they connected.
+    let reader = world.connect(0, 2);
+    let other = world.connect(0, 1);
+    let tracker = world.member(0, 2, TOPIC, &enabled("t"));
+    world.run();
+    world.join(reader, "1", TOPIC, &enabled("r"));
+    world.join(other, "1", TOPIC, &json!({}));
+    world.send(tracker, &track(&json!({"n": 1})));
+    let read = world.reads(reader);
+    let state = read.iter().position(|frame| frame[3] == "presence_state");
+    let (before, rest) = read.split_at(state.expect("a state"));
+    assert!(before.iter().all(|frame| frame[3] != "presence_diff"));
+    let seen = view(&rest[1..], rest[0][4].clone());
+    assert_eq!(seen["t"]["metas"][0]["n"], 1, "{read:?}");
+}

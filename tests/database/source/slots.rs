@@ -309,7 +309,7 @@ async fn database_that_is_away_is_told_once(_: Arc<Cluster>) {
     cluster.stop();
     while !matches!(reader.word().await, Word::Down(_)) {}
     until("several attempts have failed", || async {
-        reader.world.logged("PoolingReplicationPreparationError: ") > 0
+        reader.world.logged("ReplicationPollerConnectionFailed: ") > 0
     })
     .await;
     assert_eq!(reader.source.ready(), None);

@@ -1,6 +1,6 @@
 // A pane: one client with its form, its log, and all that arrives; two of them know nothing of each other.
 
-import { originOf } from '../lib/address.js'
+import { isSameHost, originOf } from '../lib/address.js'
 import { ChangesView } from './changes_view.js'
 import { copy } from './dom.js'
 import { ErrorsView } from './errors_view.js'
@@ -86,10 +86,11 @@ export class Pane {
     this.#update()
   }
 
-  /** Takes over what another pane is set to, where nobody has changed it here and it is not in use. */
-  follow(name, value) {
+  /** Takes over a setting of another pane's `settings`, where nobody has changed it here and it is not in use. */
+  follow(name, settings) {
     if (this.#session.state !== 'disconnected') return
-    this.#form.follow(name, value)
+    if (isOfHost(name) && !isSameHost(settings.host, this.settings.host)) return
+    this.#form.follow(name, settings[name])
     this.#update()
   }
 
@@ -269,6 +270,9 @@ export class Pane {
     pair.find((button) => !button.hidden)?.focus()
   }
 }
+
+/** Whether a setting is a secret between somebody and one server. */
+const isOfHost = (name) => name === 'token' || name === 'bearer'
 
 function show(tag, [text, kind]) {
   if (tag.textContent !== text) tag.textContent = text

@@ -6,6 +6,8 @@ import { test } from 'node:test'
 import { isHome, toKeep, tokenFor } from '../../../src/control/pages/site/cursors/credentials.js'
 import { Glide } from '../../../src/control/pages/site/cursors/glide.js'
 import { Allowance, Pace } from '../../../src/control/pages/site/cursors/pace.js'
+import { stateOf } from '../../../src/control/pages/site/cursors/room.js'
+import { Presence } from '../../../src/control/pages/site/lib/presence.js'
 import { IDLE_MS, NAME_CHARS_MAX, People, cleanName, inWords, message, readMessage, someName } from '../../../src/control/pages/site/cursors/people.js'
 
 test('a full room stays below what its tenant allows', () => {
@@ -191,4 +193,15 @@ test('a token goes to the server that it was typed for, and the own one to the o
   assert.equal(toKeep('http://', 'typed', defaults, here), '')
   assert.equal(isHome('a.test', defaults, here), true)
   assert.equal(isHome('http://', defaults, here), false)
+})
+
+test('keys that objects have anyway are people like others', () => {
+  const presence = new Presence()
+  const state = JSON.parse('{"__proto__": {"metas": [{"phx_ref": "1", "name": "P"}]}, "constructor": {"metas": [{"phx_ref": "2", "name": "C"}]}}')
+  presence.state(state)
+  const people = new People('me')
+  assert.deepEqual(people.sync(stateOf(presence)), { came: ['P', 'C'], went: [] })
+  assert.deepEqual(people.list().map(({ id }) => id).sort(), ['__proto__', 'constructor'])
+  presence.diff({ joins: {}, leaves: state })
+  assert.deepEqual(people.sync(stateOf(presence)).went.sort(), ['C', 'P'])
 })

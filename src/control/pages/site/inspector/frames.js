@@ -78,8 +78,14 @@ function haystack({ topic, title, summary, data }) {
 /** The whole of an entry, for people. */
 export function body({ data, summary, problem, binary }) {
   if (data === null) return summary
-  if (problem) return typeof data === 'string' ? `${problem}\n\n${data}` : problem
-  const text = pretty(decode(bufferOf(data)))
+  const failed = (why) => (typeof data === 'string' ? `${why}\n\n${data}` : why)
+  if (problem) return failed(problem)
+  let text
+  try {
+    text = pretty(decode(bufferOf(data)))
+  } catch (error) {
+    return failed(error.message)
+  }
   return binary ? `// binary frame: ${binary.kind}, payload encoded as ${binary.encoding}\n${text}` : text
 }
 
@@ -91,8 +97,16 @@ export function ndjson(entries) {
 function record({ time, direction, kind, size, data, summary, problem, binary }) {
   const head = { time: new Date(time).toISOString(), kind }
   if (data === null) return { ...head, text: summary }
-  const frame = problem ? { problem } : { frame: plain(decode(bufferOf(data))) }
-  return { ...head, direction, bytes: size, ...(binary ? { binary } : {}), ...frame }
+  return { ...head, direction, bytes: size, ...(binary ? { binary } : {}), ...(problem ? { problem } : frameOf(data)) }
+}
+
+/** One frame that cannot be said must not keep all others from being said. */
+function frameOf(data) {
+  try {
+    return { frame: plain(decode(bufferOf(data))) }
+  } catch (error) {
+    return { problem: error.message }
+  }
 }
 
 /** What `decode` takes: a frame that was sent is a view of its buffer. */

@@ -212,6 +212,7 @@ test('the log keeps the newest frames within both bounds', () => {
   const frames = new Frames()
   for (let index = 0; index < FRAMES_MAX * 3; index += 1) frames.add(frame(`[null,null,"t","e",${index}]`))
   assert.equal(frames.count, FRAMES_MAX * 3)
+  assert.equal(frames.firstId, frames.count - frames.entries.length + 1)
   assert.ok(frames.entries.length >= FRAMES_MAX && frames.entries.length <= FRAMES_MAX * 1.1)
   assert.match(frames.entries.at(-1).data, new RegExp(`${FRAMES_MAX * 3 - 1}\\]$`))
   const large = { ...frame('[null,null,"t","e",0]'), size: FRAMES_BYTES_MAX / 2 }
@@ -220,7 +221,7 @@ test('the log keeps the newest frames within both bounds', () => {
   frames.add({ ...large, size: FRAMES_BYTES_MAX * 2 })
   assert.equal(frames.entries.length, 1)
   frames.clear()
-  assert.deepEqual([frames.count, frames.entries.length, frames.bytesIn], [0, 0, 0])
+  assert.deepEqual([frames.count, frames.entries.length, frames.bytesIn, frames.firstId], [0, 0, 0, 1])
 })
 
 test('a filter looks at kind and text', () => {

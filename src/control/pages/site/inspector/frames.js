@@ -21,6 +21,11 @@ export class Frames {
 
   #kept = 0
 
+  /** The number of the oldest frame that is kept; those before it are dropped. */
+  get firstId() {
+    return this.entries[0]?.id ?? this.count + 1
+  }
+
   /** Takes a frame as the client tells it. The entry. */
   add({ direction, data, size, message, problem, time }) {
     const { title, summary } = message ? describe(message) : { title: 'not understood', summary: problem }

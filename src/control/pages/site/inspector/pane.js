@@ -144,12 +144,12 @@ export class Pane {
       this.#use()
     })
     on('apply', () => this.#use())
-    on('disconnect', () => this.#keepFocus(() => {
+    on('disconnect', () => {
       this.#errors.clear()
       this.#session.disconnect()
-    }))
-    on('join', () => this.#keepFocus(() => this.#join()))
-    on('leave', () => this.#keepFocus(() => this.#session.leave()))
+    })
+    on('join', () => this.#join())
+    on('leave', () => this.#session.leave())
     on('ping', () => this.#session.ping())
     on('send-token', () => {
       this.#session.pushToken(this.settings)
@@ -166,7 +166,8 @@ export class Pane {
   #use() {
     const { connectedWith, state } = this.#session
     const isOther = OF_CONNECTION.some((name) => connectedWith?.[name] !== this.#inUse[name])
-    this.#keepFocus(() => (state === 'disconnected' || isOther ? this.#connect() : this.#join()))
+    if (state === 'disconnected' || isOther) this.#connect()
+    else this.#join()
   }
 
   #connect() {
@@ -206,6 +207,7 @@ export class Pane {
   #update() {
     const parts = this.#parts
     const { state, channelState } = this.#session
+    const focused = document.activeElement
     show(parts.state, STATES[state])
     show(parts['channel-state'], CHANNEL_STATES[channelState])
     const isDisconnected = state === 'disconnected'
@@ -218,6 +220,7 @@ export class Pane {
     parts.ping.disabled = state !== 'connected'
     parts['send-token'].disabled = channelState !== 'joined'
     this.#showStale()
+    this.#keepFocus(focused)
     this.#tick()
     this.#writeSnippet()
   }
@@ -260,14 +263,13 @@ export class Pane {
     return control ? { control, note } : null
   }
 
-  /** Runs what may hide the button that has the focus, and gives it to the one that takes its place. */
-  #keepFocus(action) {
-    const before = document.activeElement
-    action()
-    if (!before?.hidden) return
+  /** Gives the focus of a button that has just gone, by whatever happened, to the one that takes its place. */
+  #keepFocus(before) {
     const { connect, disconnect, join, leave } = this.#parts
-    const pair = [connect, disconnect].includes(before) ? [connect, disconnect] : [join, leave]
-    pair.find((button) => !button.hidden)?.focus()
+    if (!this.element.contains(before)) return
+    if (before.closest('[hidden]') === null && !(before === join && join.disabled)) return
+    const candidates = [connect, disconnect].includes(before) ? [connect, disconnect] : [leave, join, connect, disconnect]
+    candidates.find((button) => !button.hidden && !button.disabled)?.focus()
   }
 }
 

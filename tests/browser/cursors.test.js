@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { after, before } from 'node:test'
 
-import { Server, anyRoom, scene, see, token, until, useBrowser } from './support.js'
+import { Server, anyRoom, repeated, scene, see, token, until, useBrowser } from './support.js'
 
 let server
 let guarded
@@ -55,6 +55,33 @@ async function point(page, x, y) {
   await page.mouse.move(box.x + 1 + x * (box.width - 2), box.y + 1 + y * (box.height - 2))
 }
 
+scene('a link to another server sends nothing there before a click', async (scene) => {
+  const room = anyRoom()
+  const page = await scene.open(server.http)
+  const asked = []
+  page.on('request', (request) => asked.push(request.url()))
+  page.on('websocket', (socket) => asked.push(socket.url()))
+  await page.goto(address({ room, name: 'Ann', host: guarded.http }))
+  await see(page.locator('#notice'), guarded.http)
+  await see(page.locator('#state'), 'Disconnected')
+  assert.equal(await page.locator('#token').inputValue(), '')
+  // A click without a token says so, and still sends nothing.
+  await page.locator('#enter').click()
+  await see(page.locator('#notice'), /token is needed/)
+  assert.deepEqual(asked.filter((url) => new URL(url).host === new URL(guarded.http).host), [])
+  await page.locator('#token').fill(token('anon'))
+  await page.locator('#connect').click()
+  await see(page.locator('#state'), 'Joined')
+  assert.doesNotMatch(page.url(), /token/)
+  // It was typed for that server alone.
+  await page.goto(address({ room, host: 'http://elsewhere.localhost:4999' }))
+  await see(page.locator('#notice'), 'elsewhere.localhost')
+  assert.equal(await page.locator('#token').inputValue(), '')
+  await page.goto(address({ room, host: guarded.http }))
+  await see(page.locator('#notice'), guarded.http)
+  assert.equal(await page.locator('#token').inputValue(), token('anon'))
+})
+
 scene('the first visit joins, with a room and a name, and says what to do next', async (scene) => {
   const page = await scene.open(`${server.http}/demo/cursors`)
   await see(page.locator('#state'), 'Joined')
@@ -99,8 +126,8 @@ scene('a cursor moves smoothly, and is sent at most 30 times a second', async (s
     }
     look()
   })
-  // A second of a fast hand: several moves for each frame.
-  const { moves, sent } = await ann.evaluate(async () => {
+  // A fast hand: several moves for each frame, until enough was sent to see how often.
+  const { moves, sent, seconds } = await ann.evaluate(async () => {
     const stage = document.getElementById('stage')
     const { left, top, width, height } = stage.getBoundingClientRect()
     const sent = []
@@ -110,20 +137,23 @@ scene('a cursor moves smoothly, and is sent at most 30 times a second', async (s
       return send.call(this, data)
     }
     let moves = 0
-    for (const start = performance.now(); performance.now() - start < 1000; ) {
-      for (let n = 0; n < 4; n += 1) {
-        const part = 0.1 + 0.8 * Math.min(1, (performance.now() - start) / 900)
-        stage.dispatchEvent(new PointerEvent('pointermove', { clientX: left + part * width, clientY: top + height / 2 }))
-        moves += 1
-      }
+    const move = (part) => {
+      stage.dispatchEvent(new PointerEvent('pointermove', { clientX: left + part * width, clientY: top + height / 2 }))
+      moves += 1
+    }
+    const start = performance.now()
+    while (sent.length < 20) {
+      for (let n = 0; n < 4; n += 1) move(0.1 + (0.8 * sent.length) / 20)
       await new Promise(requestAnimationFrame)
     }
-    return { moves, sent }
+    const seconds = (performance.now() - start) / 1000
+    move(0.9)
+    return { moves, sent, seconds }
   })
   await at(bob, 'Ann', 0.9, 0.5)
   const places = await bob.evaluate(() => globalThis.places.size)
   assert.ok(places >= 5, `${places} places`)
-  assert.ok(sent.length >= 5 && sent.length <= 32, `${sent.length} messages of ${moves} moves in a second`)
+  assert.ok(sent.length <= 30 * seconds + 2 && sent.length < moves, `${sent.length} messages of ${moves} moves in ${seconds} s`)
   const gaps = sent.slice(1).map((time, n) => time - sent[n])
   assert.ok(Math.min(...gaps) > 25, `gaps of ${gaps.map(Math.round)} ms`)
 })
@@ -172,9 +202,10 @@ scene('a finger moves the cursor too', async (scene) => {
 
 scene('who rests fades, and people are there in words', async (scene) => {
   const { ann, bob } = await twoWindows(scene)
-  await point(ann, 0.9, 0.1)
   const row = bob.locator('#people li').filter({ hasText: 'Ann' })
-  await see(row, /moving, top right, \d+(\.\d)? ms/)
+  // A few seconds after a move it is over, and on a busy machine it may have been said too late.
+  let side = 0
+  await repeated(() => point(ann, 0.9, 0.1 + 0.01 * (side = 1 - side)), row.filter({ hasText: /moving, top right, \d+(\.\d)? ms/ }))
   await see(row, /idle, top right/)
   await until(bob, 'the cursor to fade', () => {
     const cursor = [...document.querySelectorAll('#stage .cursor')].find((cursor) => cursor.textContent.includes('Ann'))
@@ -267,7 +298,7 @@ scene('a token may come by the address, and one of another secret is refused in 
 scene('a server that restarts is come back to', async (scene) => {
   const other = await Server.start({ API_JWT_SECRET: undefined })
   try {
-    scene.expect(/WebSocket connection to .* failed/, /ERR_CONNECTION_REFUSED/)
+    scene.expect(/WebSocket connection to .* failed/, /ERR_(CONNECTION_(REFUSED|RESET)|EMPTY_RESPONSE)/)
     const page = await scene.open(address({ room: 'r', name: 'Ann' }, other))
     await see(page.locator('#people li'), 'Ann (you)')
     await other.stop()
@@ -315,9 +346,9 @@ scene('when the events of the tenant are used up, the page says so, slows down a
     assert.equal(await bob.locator('#notice').isVisible(), false)
     await point(bob, 0.5, 0.25)
     await at(ann, 'Bob', 0.5, 0.25)
-    // With somebody else who rests it would be 30.
+    // With somebody else who rests it would be 30; it is 10 where the server closed the channel twice.
     await see(bob.locator('#people li').filter({ hasText: 'Ann' }), /idle/)
-    assert.equal(await bob.locator('#pace').innerText(), '20')
+    assert.match(await bob.locator('#pace').innerText(), /^(20|10)$/)
   } finally {
     await small.dispose()
   }

@@ -92,6 +92,7 @@ scene('two windows hear each other and see who is present', async (scene) => {
 scene('a second pane is another client, and sees the first', async (scene) => {
   const page = await scene.open(inspector(server))
   const [a, b] = [new Pane(page, 'a'), new Pane(page, 'b')]
+  await see(a.the('connect'), /./)
   assert.equal(await b.root.filter({ visible: true }).count(), 0)
   await page.locator('#open-second').click()
   await a.connect()
@@ -131,10 +132,36 @@ scene('a link reproduces every setting', async (scene) => {
   const first = new Pane(await scene.open(inspector(server, { ...SETTINGS, second: '1' })))
   await see(new Pane(first.page, 'b').the('connect'), /./)
   assert.deepEqual(await first.values(...Object.keys(FIELDS)), FIELDS)
-  // What the page made of the address leads to the same.
-  const again = new Pane(await scene.open(first.page.url()))
+  // What the page makes of the address leads to the same; it writes one when something is changed.
+  for (const channel of ['another', SETTINGS.channel]) {
+    await first.put('channel', channel)
+    await until(first.page, `${channel} in the address`, (channel) => new URLSearchParams(location.search).get('channel') === channel, channel)
+  }
+  const again = new Pane(await scene.open(await first.page.evaluate(() => location.href)))
   await see(new Pane(again.page, 'b').the('connect'), /./)
   assert.deepEqual(await again.values(...Object.keys(FIELDS)), FIELDS)
+})
+
+scene('a second client that a link sends to another server has no token of the first', async (scene) => {
+  const page = await scene.open(inspector(server, { second: '1', b_host: 'http://elsewhere.localhost:4999' }))
+  const [a, b] = [new Pane(page, 'a'), new Pane(page, 'b')]
+  await see(b.the('connect'), /./)
+  assert.notEqual((await a.values('token')).token, '')
+  await a.put('token', 'token.of.mine')
+  await a.put('bearer', 'bearer.of.mine')
+  await a.put('schema', 'followed')
+  assert.deepEqual(await b.values('token', 'bearer', 'schema'), { token: '', bearer: '', schema: 'followed' })
+})
+
+scene('the focus stays where one was when its button goes', async (scene) => {
+  const pane = await joined(scene)
+  const focused = (role) => until(pane.page, `the focus on ${role}`, (role) => document.activeElement.dataset.role === role, role)
+  await pane.click('leave')
+  await focused('join')
+  await pane.click('join')
+  await focused('leave')
+  await pane.click('disconnect')
+  await focused('connect')
 })
 
 scene('what is typed stands in the address, and the share button copies it', async (scene) => {

@@ -26,6 +26,8 @@ const FLAGS = [
   '--headless',
   '--no-sandbox',
   '--disable-gpu',
+  // Containers give it 64 MB, less than a few windows take.
+  '--disable-dev-shm-usage',
   '--disable-quic',
   '--no-first-run',
   '--disable-background-networking',
@@ -146,6 +148,19 @@ export async function see(locator, expected) {
     if (error.name !== 'TimeoutError') throw error
     const texts = await locator.allInnerTexts()
     throw new Error(`waited for ${expected} in ${locator}, there is: ${texts.map((text) => JSON.stringify(text.slice(0, 2000))).join(', ') || 'nothing'}`)
+  }
+}
+
+/** Does something again and again until an element is visible: for what is over before a busy machine has looked. */
+export async function repeated(action, locator) {
+  for (const end = Date.now() + TIMEOUT_MS; ; ) {
+    await action()
+    try {
+      await locator.first().waitFor({ timeout: 1_000 })
+      return
+    } catch (error) {
+      if (error.name !== 'TimeoutError' || Date.now() > end) throw error
+    }
   }
 }
 

@@ -74,6 +74,7 @@ pub const SOURCES: &[Source] = site![
     "inspector/main.js",
     "inspector/inspector.html",
     "cursors/cursors.css",
+    "cursors/credentials.js",
     "cursors/pace.js",
     "cursors/glide.js",
     "cursors/people.js",

@@ -3,8 +3,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
+import { isHome, toKeep, tokenFor } from '../../../src/control/pages/site/cursors/credentials.js'
 import { Glide } from '../../../src/control/pages/site/cursors/glide.js'
 import { Allowance, Pace } from '../../../src/control/pages/site/cursors/pace.js'
+import { stateOf } from '../../../src/control/pages/site/cursors/room.js'
+import { Presence } from '../../../src/control/pages/site/lib/presence.js'
 import { IDLE_MS, NAME_CHARS_MAX, People, cleanName, inWords, message, readMessage, someName } from '../../../src/control/pages/site/cursors/people.js'
 
 test('a full room stays below what its tenant allows', () => {
@@ -170,4 +173,35 @@ test('who moves is counted, and who rests becomes idle', () => {
   people.moved(readMessage({ id: 'a', x: 0.5, y: 1 }), 2000)
   assert.equal(ann.ms, 3, 'a latency counts until another one comes')
   assert.equal(inWords(ann, 2000), 'moving, bottom centre')
+})
+
+test('a token goes to the server that it was typed for, and the own one to the own server', () => {
+  const here = { origin: 'https://a.test', host: 'a.test' }
+  const defaults = { host: 'http://a.test', token: 'own' }
+  const at = (host, more = {}) => tokenFor(host, { given: '', kept: null, defaults, ...more }, here)
+  assert.equal(at('https://a.test'), 'own')
+  assert.equal(at('https://evil.test'), '')
+  assert.equal(at('https://evil.test', { given: 'theirs' }), 'theirs')
+  const kept = toKeep('b.test', 'typed', defaults, here)
+  assert.equal(at('https://b.test', { kept }), 'typed')
+  assert.equal(at('https://evil.test', { kept }), '')
+  assert.equal(at('https://a.test', { kept }), 'own')
+  // As it once was kept, and whatever else may stand there.
+  for (const kept of ['typed', '{}', 'null', '"x"', '']) assert.equal(at('https://evil.test', { kept }), '')
+  assert.equal(toKeep('https://a.test', 'own', defaults, here), '')
+  assert.equal(toKeep('https://b.test', '', defaults, here), '')
+  assert.equal(toKeep('http://', 'typed', defaults, here), '')
+  assert.equal(isHome('a.test', defaults, here), true)
+  assert.equal(isHome('http://', defaults, here), false)
+})
+
+test('keys that objects have anyway are people like others', () => {
+  const presence = new Presence()
+  const state = JSON.parse('{"__proto__": {"metas": [{"phx_ref": "1", "name": "P"}]}, "constructor": {"metas": [{"phx_ref": "2", "name": "C"}]}}')
+  presence.state(state)
+  const people = new People('me')
+  assert.deepEqual(people.sync(stateOf(presence)), { came: ['P', 'C'], went: [] })
+  assert.deepEqual(people.list().map(({ id }) => id).sort(), ['__proto__', 'constructor'])
+  presence.diff({ joins: {}, leaves: state })
+  assert.deepEqual(people.sync(stateOf(presence)).went.sort(), ['C', 'P'])
 })

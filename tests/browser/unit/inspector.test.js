@@ -144,6 +144,10 @@ test('frames have kinds', () => {
   assert.equal(kindOf(null), 'error')
 })
 
+test('an event may be called as something that every object has', () => {
+  for (const event of ['constructor', '__proto__', 'toString']) assert.equal(kindOf({ topic: 't', event, payload: {} }), 'system')
+})
+
 test('a frame is told in one line', () => {
   const check = (event, payload, title, summary) => assert.deepEqual(describe(message(event, payload)), { title, summary })
   check('broadcast', { event: 'e', payload: { a: 1 } }, 'broadcast e', '{"a":1}')
@@ -166,10 +170,49 @@ test('no token stands in the log', () => {
   assert.ok(!filter({ text: 'secret' })(frames.entries[0]))
 })
 
+test('a token is cut between the escapes of JSON, in text and in binary frames', () => {
+  const tokens = ['short', '"', 'eleven char\n and more secret', 'a "b" \\ c"d"secret', `${'\u00e9'.repeat(13)}secret`, `${'😀'.repeat(13)}secret`, '\\'.repeat(40), '\n'.repeat(40)]
+  const escaped = (text) => text.replace(/[^ -~]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  for (const token of tokens) {
+    const frames = new Frames()
+    const payload = { access_token: token, user_token: token, after: 'kept' }
+    const text = JSON.stringify(['1', '1', 'realtime:r', 'phx_join', payload])
+    frames.add(frame(text, 'out'))
+    frames.add(frame(escaped(text), 'out'))
+    const data = encodeBroadcast({ topic: 't', event: 'e', payload })
+    frames.add({ ...frame(data.buffer), data, size: data.length })
+    const lines = ndjson(frames.entries).trimEnd().split('\n').map((line) => JSON.parse(line))
+    for (const said of [lines[0].frame[4], lines[1].frame[4], lines[2].frame[4].payload]) {
+      assert.equal(said.after, 'kept', token)
+      assert.equal(said.access_token, said.user_token)
+      assert.ok(!said.access_token.includes('secret'), said.access_token)
+      assert.ok(said.access_token.startsWith([...token].slice(0, 6).join('')), said.access_token)
+    }
+    for (const entry of frames.entries) {
+      assert.match(body(entry), /"after": "kept"/)
+      assert.ok(!(body(entry) + entry.summary).includes('secret'))
+    }
+  }
+})
+
+test('one frame that cannot be said leaves the others alone', () => {
+  const frames = new Frames()
+  const entry = frames.add(frame('[null,"2","t","e",{}]'))
+  frames.add(frame('[null,"3","t","e",{}]'))
+  entry.data = '[null,"2","t"'
+  assert.equal(body(entry), 'The frame is not JSON.\n\n[null,"2","t"')
+  const lines = ndjson(frames.entries).trimEnd().split('\n').map((line) => JSON.parse(line))
+  assert.equal(lines[0].problem, 'The frame is not JSON.')
+  assert.equal(lines[1].frame[1], '3')
+  entry.data = Uint8Array.of(99)
+  assert.equal(body(entry), 'Binary frames of kind 99 are not known.')
+})
+
 test('the log keeps the newest frames within both bounds', () => {
   const frames = new Frames()
   for (let index = 0; index < FRAMES_MAX * 3; index += 1) frames.add(frame(`[null,null,"t","e",${index}]`))
   assert.equal(frames.count, FRAMES_MAX * 3)
+  assert.equal(frames.firstId, frames.count - frames.entries.length + 1)
   assert.ok(frames.entries.length >= FRAMES_MAX && frames.entries.length <= FRAMES_MAX * 1.1)
   assert.match(frames.entries.at(-1).data, new RegExp(`${FRAMES_MAX * 3 - 1}\\]$`))
   const large = { ...frame('[null,null,"t","e",0]'), size: FRAMES_BYTES_MAX / 2 }
@@ -178,7 +221,7 @@ test('the log keeps the newest frames within both bounds', () => {
   frames.add({ ...large, size: FRAMES_BYTES_MAX * 2 })
   assert.equal(frames.entries.length, 1)
   frames.clear()
-  assert.deepEqual([frames.count, frames.entries.length, frames.bytesIn], [0, 0, 0])
+  assert.deepEqual([frames.count, frames.entries.length, frames.bytesIn, frames.firstId], [0, 0, 0, 1])
 })
 
 test('a filter looks at kind and text', () => {

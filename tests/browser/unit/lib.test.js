@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { isLoopback, originOf, socketUrl } from '../../../src/control/pages/site/lib/address.js'
+import { homeOf, isLoopback, isSameHost, originOf, socketUrl } from '../../../src/control/pages/site/lib/address.js'
 import { findRefusal } from '../../../src/control/pages/site/lib/refusal.js'
 import { duration, inspect } from '../../../src/control/pages/site/lib/token.js'
 
@@ -27,6 +27,28 @@ test('a host is what people mean by it', () => {
   check('ftp://a.b', null)
   check('not a host', null)
   check('http://', null)
+})
+
+test('two hosts are the same server or not', () => {
+  for (const [one, other, expected] of [
+    ['http://a.test', 'ws://a.test/realtime/v1', true],
+    ['a.test', 'https://a.test', true],
+    ['http://a.test', 'https://a.test', false],
+    ['http://a.test:1', 'http://a.test:2', false],
+    ['', '', true],
+    ['', 'http://a.test', false],
+    ['http://', 'https://', false],
+  ]) {
+    assert.equal(isSameHost(one, other), expected, `${one} and ${other}`)
+  }
+})
+
+test('behind a proxy the page knows better how it came', () => {
+  const here = { origin: 'https://a.test', host: 'a.test' }
+  assert.equal(homeOf({ host: 'http://a.test' }, here), 'https://a.test')
+  assert.equal(homeOf({}, here), 'https://a.test')
+  assert.equal(homeOf({ host: 'http://' }, here), 'https://a.test')
+  assert.equal(homeOf({ host: 'https://b.test' }, here), 'https://b.test')
 })
 
 test('this machine is known by its names', () => {

@@ -63,3 +63,12 @@ test('the same meta in a diff and in the state is there once', () => {
   presence.state(of({ a: [meta('1', 'x')] }))
   assert.deepEqual(names(presence), ['a=x'])
 })
+
+test('a key may be called as something that every object has', () => {
+  const presence = new Presence()
+  presence.state(JSON.parse('{"__proto__": {"metas": [{"phx_ref": "1"}]}}'))
+  presence.diff(JSON.parse('{"joins": {"constructor": {"metas": [{"phx_ref": "2", "__proto__": 5}]}}, "leaves": {}}'))
+  assert.deepEqual(presence.list().map(({ key, ref }) => [key, ref]), [['__proto__', '1'], ['constructor', '2']])
+  presence.diff(JSON.parse('{"joins": {}, "leaves": {"__proto__": {"metas": [{"phx_ref": "1"}]}}}'))
+  assert.deepEqual(presence.list().map(({ key }) => key), ['constructor'])
+})

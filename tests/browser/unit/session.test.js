@@ -58,6 +58,31 @@ test('a host that is none is a problem, and nothing is opened', () => {
   assert.deepEqual([session.state, FakeSocket.made.length], ['disconnected', 0])
 })
 
+test('an address that the browser does not open is explained, and nothing waits for it', async () => {
+  const where = globalThis.location
+  globalThis.location = { origin: 'https://page.test' }
+  globalThis.WebSocket = class {
+    constructor() {
+      throw new DOMException('An insecure WebSocket connection may not be initiated', 'SecurityError')
+    }
+  }
+  try {
+    const { session, problems, told } = start({ host: 'http://elsewhere.test' })
+    await read()
+    assert.deepEqual(problems().map(({ where }) => where), ['attempt'])
+    assert.match(problems()[0].text, /came by https/)
+    assert.deepEqual([session.state, session.channelState], ['disconnected', 'closed'])
+    assert.ok(told.some(([event, detail]) => event === 'channel' && detail.state === 'closed'))
+    // Who gives up before the reason is known hears of none.
+    const other = start({ host: 'http://elsewhere.test' })
+    other.session.disconnect()
+    await read()
+    assert.deepEqual(other.problems(), [])
+  } finally {
+    globalThis.location = where
+  }
+})
+
 test('a refusal for good ends the attempts, another one does not', async () => {
   const check = async (status, error, state) => {
     refuses(status, error)

@@ -1,5 +1,7 @@
 // The page of the cursors demo: settings in the URL, who is here, what is sent and how often.
 
+import { homeOf, originOf } from '../lib/address.js'
+import { isHome, toKeep, tokenFor } from './credentials.js'
 import { Allowance, Pace } from './pace.js'
 import { HUES, People, cleanName, inWords, message, readMessage, someName } from './people.js'
 import { Room } from './room.js'
@@ -20,7 +22,7 @@ const TOO_MUCH = /too many messages per second/i
 const LATENCIES = 21
 /** How often what people do is said again in words, and the idle fade. */
 const LOOK_MS = 500
-/** Where the token that somebody typed is kept, so that the second window has it as well. */
+/** Where the token that somebody typed is kept with its host, so that the second window has it as well. */
 const TOKEN_KEY = 'realtime-cursors-token'
 /** Each window has a name of its own. */
 const NAME_KEY = 'realtime-cursors-name'
@@ -38,6 +40,8 @@ const latencies = []
 /** What the server says of itself: see /inspector/defaults.json. */
 let defaults = {}
 let room = null
+/** Whether this window is to be in the room. */
+let isEntered = false
 let isTracked = false
 let tracks = null
 let hue = null
@@ -52,6 +56,7 @@ let joinedAt = 0
 
 function enter() {
   leave()
+  isEntered = true
   writeUrl()
   const { host, token } = fields()
   if (!token) {
@@ -235,8 +240,16 @@ function hideNotice() {
 
 function needToken() {
   notice([
-    defaults.why || 'A token is needed to connect.',
+    (isHome(fields().host, defaults) && defaults.why) || 'A token is needed to connect.',
     'It can be put into the field below, or into the address of this page as ?token=…',
+  ])
+}
+
+/** A link may lead to any server: what is said to one that is not the page's own, somebody has to want. */
+function askFirst() {
+  notice([
+    `This link leads to another server: ${originOf(fields().host) ?? fields().host}.`,
+    'Nothing is sent there before you press Enter or Connect.',
   ])
 }
 
@@ -281,7 +294,8 @@ function writeUrl() {
   const put = (name, value) => value && link.searchParams.set(name, value)
   put('room', byId('room').value.trim())
   put('host', given.host && fields().host)
-  put('token', given.token && fields().token)
+  // Another one than the address gave is a secret of whoever typed it.
+  put('token', fields().token === given.token ? given.token : '')
   put('events', pace.eventsPerSecond === EVENTS_PER_SECOND ? '' : String(pace.eventsPerSecond))
   byId('open-window').href = link.href
   byId('frames').href = framesUrl()
@@ -318,11 +332,16 @@ function start(told) {
   defaults = told
   byId('room').value = given.room || 'cursors'
   byId('name').value = cleanName(given.name) ?? recall('sessionStorage', NAME_KEY) ?? someName()
-  byId('host').value = given.host || defaults.host || location.origin
-  byId('token').value = given.token || recall('localStorage', TOKEN_KEY) || defaults.token || ''
+  byId('host').value = given.host || homeOf(defaults)
+  byId('token').value = tokenFor(fields().host, { given: given.token, kept: recall('localStorage', TOKEN_KEY), defaults })
   byId('events').value = String(pace.eventsPerSecond)
   remember('sessionStorage', NAME_KEY, byId('name').value)
-  enter()
+  if (isHome(fields().host, defaults)) {
+    enter()
+  } else {
+    writeUrl()
+    askFirst()
+  }
 }
 
 byId('room-form').addEventListener('submit', (event) => {
@@ -340,16 +359,15 @@ byId('name').addEventListener('change', () => {
 byId('connection-form').addEventListener('submit', (event) => {
   event.preventDefault()
   const { host, token } = fields()
-  if (host !== location.origin) given.host = host
-  // The page's own token is a newer one the next time.
-  remember('localStorage', TOKEN_KEY, token === defaults.token ? '' : token)
+  if (!isHome(host, defaults)) given.host = host
+  remember('localStorage', TOKEN_KEY, toKeep(host, token, defaults))
   pace.eventsPerSecond = Number(byId('events').value) || EVENTS_PER_SECOND
   enter()
 })
 
 // Whoever goes is gone at once for the others.
 addEventListener('pagehide', () => room?.leave())
-addEventListener('pageshow', (event) => event.persisted && enter())
+addEventListener('pageshow', (event) => event.persisted && isEntered && enter())
 
 setInterval(look, LOOK_MS)
 

@@ -128,8 +128,9 @@ function problemOf(token) {
   return token.startsWith('sb_') ? null : inspect(token).problem
 }
 
-function stateOf(presence) {
-  const state = {}
+/** Who is there, as a state says it: `{key: [meta, …]}`. Keys are what clients choose, `__proto__` as well. */
+export function stateOf(presence) {
+  const state = Object.create(null)
   for (const { key, meta } of presence.list()) (state[key] ??= []).push(meta)
   return state
 }

@@ -3,7 +3,8 @@
 /** The kinds of what the log shows, in the order of the filter. */
 export const KINDS = ['broadcast', 'presence', 'postgres', 'system', 'join', 'reply', 'error', 'heartbeat', 'transport']
 
-const KIND_OF_EVENT = {
+/** A map: events have any name, `constructor` as well. */
+const KIND_OF_EVENT = new Map(Object.entries({
   broadcast: 'broadcast',
   presence: 'presence',
   presence_state: 'presence',
@@ -18,7 +19,7 @@ const KIND_OF_EVENT = {
   phx_close: 'join',
   access_token: 'join',
   phx_error: 'error',
-}
+}))
 
 /** Characters of a payload in the one line about a frame. */
 const SUMMARY_CHARS = 160
@@ -26,7 +27,11 @@ const SUMMARY_CHARS = 160
 const DUMP_BYTES = 512
 
 /** A token in a frame's text: who shows a log to others should not give theirs away. */
-const TOKEN = /("(?:access_token|user_token)"\s*:\s*")([^"]{0,12})([^"]*)"/g
+const TOKEN = /("(?:access_token|user_token)"\s*:\s*")((?:[^"\\]|\\.)*)"/g
+/** What a JSON string is made of: cut between these, it stays one. */
+const UNITS = /\\u[0-9a-f]{4}|\\.|[^\\]/giu
+/** Characters of a token that are shown. */
+const TOKEN_CHARS = 12
 
 /** The kind of a message; null, which does not decode, is an error. */
 export function kindOf(message) {
@@ -34,7 +39,7 @@ export function kindOf(message) {
   const { topic, event, payload } = message
   if (topic === 'phoenix') return 'heartbeat'
   if (event === 'phx_reply') return payload?.status === 'ok' ? 'reply' : 'error'
-  return KIND_OF_EVENT[event] ?? 'system'
+  return KIND_OF_EVENT.get(event) ?? 'system'
 }
 
 /** `{ title, summary }` of a message: what it is called, and the beginning of what it says. */
@@ -59,7 +64,10 @@ export function describe(message) {
 
 /** The text of a frame without the secrets in it. */
 export function redact(text) {
-  return text.replace(TOKEN, (_, before, head, rest) => `${before}${head}${rest ? `… (${head.length + rest.length} characters)` : ''}"`)
+  return text.replace(TOKEN, (whole, before, token) => {
+    const units = token.match(UNITS) ?? []
+    return units.length <= TOKEN_CHARS ? whole : `${before}${units.slice(0, TOKEN_CHARS).join('')}… (${units.length} characters)"`
+  })
 }
 
 /** All of a message, for people: JSON with line breaks, bytes as a dump. */

@@ -68,8 +68,12 @@ export class ErrorsView {
   #drop(key) {
     const one = this.#shown.get(key)
     if (!one) return
+    const hadFocus = one.element.contains(document.activeElement)
+    const next = one.element.nextElementSibling ?? one.element.previousElementSibling
     one.element.remove()
     this.#shown.delete(key)
+    // Who goes through them by the keyboard must not begin anew at the top of the page.
+    if (hadFocus) (next?.querySelector('button:last-of-type') ?? this.#element).focus()
     if (one.field) this.#note(one.field, '')
   }
 

@@ -21,6 +21,11 @@ export class Frames {
 
   #kept = 0
 
+  /** The number of the oldest frame that is kept; those before it are dropped. */
+  get firstId() {
+    return this.entries[0]?.id ?? this.count + 1
+  }
+
   /** Takes a frame as the client tells it. The entry. */
   add({ direction, data, size, message, problem, time }) {
     const { title, summary } = message ? describe(message) : { title: 'not understood', summary: problem }
@@ -78,8 +83,14 @@ function haystack({ topic, title, summary, data }) {
 /** The whole of an entry, for people. */
 export function body({ data, summary, problem, binary }) {
   if (data === null) return summary
-  if (problem) return typeof data === 'string' ? `${problem}\n\n${data}` : problem
-  const text = pretty(decode(bufferOf(data)))
+  const failed = (why) => (typeof data === 'string' ? `${why}\n\n${data}` : why)
+  if (problem) return failed(problem)
+  let text
+  try {
+    text = pretty(decode(bufferOf(data)))
+  } catch (error) {
+    return failed(error.message)
+  }
   return binary ? `// binary frame: ${binary.kind}, payload encoded as ${binary.encoding}\n${text}` : text
 }
 
@@ -91,8 +102,16 @@ export function ndjson(entries) {
 function record({ time, direction, kind, size, data, summary, problem, binary }) {
   const head = { time: new Date(time).toISOString(), kind }
   if (data === null) return { ...head, text: summary }
-  const frame = problem ? { problem } : { frame: plain(decode(bufferOf(data))) }
-  return { ...head, direction, bytes: size, ...(binary ? { binary } : {}), ...frame }
+  return { ...head, direction, bytes: size, ...(binary ? { binary } : {}), ...(problem ? { problem } : frameOf(data)) }
+}
+
+/** One frame that cannot be said must not keep all others from being said. */
+function frameOf(data) {
+  try {
+    return { frame: plain(decode(bufferOf(data))) }
+  } catch (error) {
+    return { problem: error.message }
+  }
 }
 
 /** What `decode` takes: a frame that was sent is a view of its buffer. */

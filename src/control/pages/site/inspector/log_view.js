@@ -12,6 +12,9 @@ import { FRAMES_MAX, body, filter, ndjson } from './frames.js'
 /** Lines in the page. More are kept: a narrower filter shows them, and the file has them. */
 export const ROWS_MAX = 300
 
+/** What a line says when it is opened too late. */
+const DROPPED = 'This frame is no longer kept: newer ones have taken its place.'
+
 const ARROWS = { in: ['↓', 'received'], out: ['↑', 'sent'], '': ['·', ''] }
 
 export class LogView {
@@ -52,7 +55,16 @@ export class LogView {
     this.#pending = []
     log.prepend(...rows)
     while (log.childElementCount > ROWS_MAX) log.lastElementChild.remove()
+    this.#letGo()
     this.#count()
+  }
+
+  /** Lines of frames that are not kept any more, which a narrow filter leaves in the page, do not keep them either. */
+  #letGo() {
+    const { firstId } = this.#frames
+    for (let line = this.#parts.log.lastElementChild; line && (line.entry === null || line.entry.id < firstId); line = line.previousElementSibling) {
+      line.entry = null
+    }
   }
 
   #count() {
@@ -131,7 +143,7 @@ export class LogView {
 
   #toggle(details) {
     details.querySelector('pre')?.remove()
-    if (details.open) details.append(make('pre', { text: body(details.entry) }))
+    if (details.open) details.append(make('pre', { text: details.entry ? body(details.entry) : DROPPED }))
   }
 }
 

@@ -1,6 +1,6 @@
 // The page: one pane or two, the address that brings them back, and what this browser remembers.
 
-import { originOf } from '../lib/address.js'
+import { homeOf, isSameHost, originOf } from '../lib/address.js'
 import { inspect } from '../lib/token.js'
 import { copy } from './dom.js'
 import { explainer } from './explain.js'
@@ -21,11 +21,13 @@ class Page {
   #panes = {}
   #withToken = this.#params.has('token')
   #retry = null
+  /** Whether somebody has typed a token or a bearer into the first pane. */
+  #hasTyped = false
 
   /** `defaults` and `codes` are what the server says at `/inspector/defaults.json` and `codes.json`. */
   constructor(defaults, codes) {
     this.#explain = explainer(codes)
-    this.#base = { ...initialSettings(), host: hostOf(defaults) }
+    this.#base = { ...initialSettings(), host: homeOf(defaults) }
     this.#offered = defaults.token ?? ''
     if (defaults.why) find('why').textContent = defaults.why
     this.#panes.a = this.#make('a', this.#firstSettings())
@@ -39,9 +41,14 @@ class Page {
     const given = fromParams(this.#params)
     const typed = given.host ?? this.#base.host
     const host = originOf(typed) ?? typed
+    return { ...this.#base, ...this.#secretsFor(host), ...given, host }
+  }
+
+  /** The token and the bearer to begin with at a host. */
+  #secretsFor(host) {
     // A token of this server is of no use to another one.
     const offered = host === this.#base.host ? this.#offered : ''
-    return { ...this.#base, token: offered, ...this.#recalled(host, offered), ...given, host }
+    return { token: offered, bearer: '', ...this.#recalled(host, offered) }
   }
 
   /** What was remembered, where it is better than what is offered. */
@@ -69,6 +76,7 @@ class Page {
     })
     find('forget').addEventListener('click', () => {
       forget()
+      this.#hasTyped = false
       this.#withToken = find('share-token').checked = false
       for (const pane of Object.values(this.#panes)) pane.fill({ token: '', bearer: '' })
       this.#writeAddress()
@@ -78,7 +86,11 @@ class Page {
 
   #openSecond(changed = {}) {
     if (this.#panes.b) return
-    this.#panes.b = this.#make('b', { ...this.#panes.a.settings, ...changed })
+    const first = this.#panes.a.settings
+    const host = changed.host ?? first.host
+    // A link may lead to any server: what the first pane has for its own is not for that one.
+    const secrets = isSameHost(host, first.host) ? {} : this.#secretsFor(originOf(host) ?? host)
+    this.#panes.b = this.#make('b', { ...first, ...secrets, ...changed })
     find('open-second').hidden = true
     const close = find('close-second')
     close.hidden = false
@@ -116,8 +128,10 @@ class Page {
   /** Somebody has changed a setting of the first pane. */
   #onFirst(setting) {
     const { host, token, bearer } = this.#panes.a.settings
-    this.#panes.b?.follow(setting, this.#panes.a.settings[setting])
-    if (setting === 'token' || setting === 'bearer') remember({ host: originOf(host) ?? host, token: token === this.#offered ? '' : token, bearer })
+    this.#panes.b?.follow(setting, this.#panes.a.settings)
+    if (setting === 'token' || setting === 'bearer') this.#hasTyped = true
+    // The host may be typed after what is secret for it.
+    if (this.#hasTyped && ['host', 'token', 'bearer'].includes(setting)) remember({ host: originOf(host) ?? host, token: token === this.#offered ? '' : token, bearer })
   }
 
   /** Brings the address up to what is set. Parameters that are not ours stay. */
@@ -142,11 +156,6 @@ class Page {
   #say(text) {
     find('page-status').textContent = text
   }
-}
-
-/** The server's own idea of where it is; behind a proxy it may not know that it is reached by TLS. */
-function hostOf({ host }) {
-  return !host || originOf(host) === null || new URL(originOf(host)).host === location.host ? location.origin : host
 }
 
 /** A document of this server, or what counts without it. */

@@ -1,6 +1,6 @@
 // A pane: one client with its form, its log, and all that arrives; two of them know nothing of each other.
 
-import { originOf } from '../lib/address.js'
+import { isSameHost, originOf } from '../lib/address.js'
 import { ChangesView } from './changes_view.js'
 import { copy } from './dom.js'
 import { ErrorsView } from './errors_view.js'
@@ -86,10 +86,11 @@ export class Pane {
     this.#update()
   }
 
-  /** Takes over what another pane is set to, where nobody has changed it here and it is not in use. */
-  follow(name, value) {
+  /** Takes over a setting of another pane's `settings`, where nobody has changed it here and it is not in use. */
+  follow(name, settings) {
     if (this.#session.state !== 'disconnected') return
-    this.#form.follow(name, value)
+    if (isOfHost(name) && !isSameHost(settings.host, this.settings.host)) return
+    this.#form.follow(name, settings[name])
     this.#update()
   }
 
@@ -143,12 +144,12 @@ export class Pane {
       this.#use()
     })
     on('apply', () => this.#use())
-    on('disconnect', () => this.#keepFocus(() => {
+    on('disconnect', () => {
       this.#errors.clear()
       this.#session.disconnect()
-    }))
-    on('join', () => this.#keepFocus(() => this.#join()))
-    on('leave', () => this.#keepFocus(() => this.#session.leave()))
+    })
+    on('join', () => this.#join())
+    on('leave', () => this.#session.leave())
     on('ping', () => this.#session.ping())
     on('send-token', () => {
       this.#session.pushToken(this.settings)
@@ -165,7 +166,8 @@ export class Pane {
   #use() {
     const { connectedWith, state } = this.#session
     const isOther = OF_CONNECTION.some((name) => connectedWith?.[name] !== this.#inUse[name])
-    this.#keepFocus(() => (state === 'disconnected' || isOther ? this.#connect() : this.#join()))
+    if (state === 'disconnected' || isOther) this.#connect()
+    else this.#join()
   }
 
   #connect() {
@@ -205,6 +207,7 @@ export class Pane {
   #update() {
     const parts = this.#parts
     const { state, channelState } = this.#session
+    const focused = document.activeElement
     show(parts.state, STATES[state])
     show(parts['channel-state'], CHANNEL_STATES[channelState])
     const isDisconnected = state === 'disconnected'
@@ -217,6 +220,7 @@ export class Pane {
     parts.ping.disabled = state !== 'connected'
     parts['send-token'].disabled = channelState !== 'joined'
     this.#showStale()
+    this.#keepFocus(focused)
     this.#tick()
     this.#writeSnippet()
   }
@@ -259,16 +263,18 @@ export class Pane {
     return control ? { control, note } : null
   }
 
-  /** Runs what may hide the button that has the focus, and gives it to the one that takes its place. */
-  #keepFocus(action) {
-    const before = document.activeElement
-    action()
-    if (!before?.hidden) return
+  /** Gives the focus of a button that has just gone, by whatever happened, to the one that takes its place. */
+  #keepFocus(before) {
     const { connect, disconnect, join, leave } = this.#parts
-    const pair = [connect, disconnect].includes(before) ? [connect, disconnect] : [join, leave]
-    pair.find((button) => !button.hidden)?.focus()
+    if (!this.element.contains(before)) return
+    if (before.closest('[hidden]') === null && !(before === join && join.disabled)) return
+    const candidates = [connect, disconnect].includes(before) ? [connect, disconnect] : [leave, join, connect, disconnect]
+    candidates.find((button) => !button.hidden && !button.disabled)?.focus()
   }
 }
+
+/** Whether a setting is a secret between somebody and one server. */
+const isOfHost = (name) => name === 'token' || name === 'bearer'
 
 function show(tag, [text, kind]) {
   if (tag.textContent !== text) tag.textContent = text

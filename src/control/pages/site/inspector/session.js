@@ -32,6 +32,8 @@ export class Session extends Emitter {
   #identity
   /** The client whose refusal is being asked for. */
   #asking = null
+  /** Whether somebody has ended the connection; it also ends when no attempt can be made. */
+  #isOver = false
   /** Attempts that may fail yet before it is asked why. */
   #patience = 0
 
@@ -60,6 +62,7 @@ export class Session extends Emitter {
     const client = new Client({ host, token: settings.token.trim(), logLevel: settings.log_level })
     this.#client = client
     this.#patience = 0
+    this.#isOver = false
     this.connectedWith = { ...settings, host }
     const current = (listener) => (detail) => this.#client === client && listener(detail)
     for (const event of ['frame', 'latency']) client.on(event, current((detail) => this.emit(event, detail)))
@@ -71,6 +74,7 @@ export class Session extends Emitter {
   }
 
   disconnect() {
+    this.#isOver = true
     this.#client?.disconnect()
     this.joinedWith = null
   }
@@ -131,7 +135,7 @@ export class Session extends Emitter {
     this.emit('note', asked ? 'Disconnected' : opened ? text : `The connection did not come about (${code})`)
     if (asked) return
     if (opened) this.#problem(text, 'connection')
-    else if (this.#patience > 0) this.#patience -= 1
+    else if (this.#patience > 0 && client.state === 'reconnecting') this.#patience -= 1
     else this.#ask(client)
   }
 
@@ -141,7 +145,7 @@ export class Session extends Emitter {
     this.#asking = client
     const { why, isFinal } = await findRefusal(client.url)
     if (this.#asking === client) this.#asking = null
-    if (this.#client !== client || client.state === 'connected' || client.state === 'disconnected') return
+    if (this.#client !== client || this.#isOver || client.state === 'connected') return
     this.emit('note', `Refused: ${why}`)
     this.#problem(why, 'attempt')
     if (isFinal) this.disconnect()

@@ -20,6 +20,17 @@ export function originOf(text) {
   return parsed(`${/:\d+$/.test(host) ? 'http' : 'https'}://${host}`)
 }
 
+/** Whether two hosts, as people type them, are the same server: what is secret for one is not for another. */
+export function isSameHost(one, other) {
+  return (originOf(one) ?? one.trim()) === (originOf(other) ?? other.trim())
+}
+
+/** The server's own idea of where it is, `host`, as an origin; behind a proxy it may not know that the page at `here` came by TLS. */
+export function homeOf({ host }, here = globalThis.location) {
+  const told = originOf(host ?? '')
+  return told === null || new URL(told).host === here.host ? here.origin : told
+}
+
 /** Whether a host, with or without a port, is this machine. */
 export function isLoopback(host) {
   return LOOPBACK.test(host.replace(/:\d+$/, ''))

@@ -169,6 +169,8 @@ export class Client extends Emitter {
       socket = new this.#options.WebSocket(this.url)
     } catch (error) {
       // The address itself is refused, as `ws:` is from a page that came by `https:`.
+      // Nobody tries again, so no channel may wait for it.
+      for (const channel of [...this.#channels.values()]) channel.forget()
       this.#setState('disconnected', { cause: error.message })
       this.emit('close', { code: CLOSE_ABNORMAL, reason: error.message, opened: false, asked: false })
       return

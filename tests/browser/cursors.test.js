@@ -69,7 +69,8 @@ scene('a link to another server sends nothing there before a click', async (scen
   await page.locator('#enter').click()
   await see(page.locator('#notice'), /token is needed/)
   assert.deepEqual(asked.filter((url) => new URL(url).host === new URL(guarded.http).host), [])
-  await page.locator('#token').fill(token('anon'))
+  const typed = token('anon')
+  await page.locator('#token').fill(typed)
   await page.locator('#connect').click()
   await see(page.locator('#state'), 'Joined')
   assert.doesNotMatch(page.url(), /token/)
@@ -79,7 +80,7 @@ scene('a link to another server sends nothing there before a click', async (scen
   assert.equal(await page.locator('#token').inputValue(), '')
   await page.goto(address({ room, host: guarded.http }))
   await see(page.locator('#notice'), guarded.http)
-  assert.equal(await page.locator('#token').inputValue(), token('anon'))
+  assert.equal(await page.locator('#token').inputValue(), typed)
 })
 
 scene('the first visit joins, with a room and a name, and says what to do next', async (scene) => {

@@ -452,10 +452,12 @@ fn no_diff_overtakes_the_state_of_a_turn_that_is_sealed_early() {
     let mut world = World::of(1);
     // In one turn sockets are read in the order they connected.
     let reader = world.connect(0, 2);
+    let sender = world.member(0, 2, TOPIC, &json!({}));
     let other = world.connect(0, 1);
     let tracker = world.member(0, 2, TOPIC, &enabled("t"));
     world.run();
     world.join(reader, "1", TOPIC, &enabled("r"));
+    world.broadcast(sender, "9", TOPIC, &json!({"id": 1}));
     world.join(other, "1", TOPIC, &json!({}));
     world.send(tracker, &track(&json!({"n": 1})));
     let read = world.reads(reader);

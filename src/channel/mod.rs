@@ -367,27 +367,12 @@ impl Channels {
         event: &str,
         payload: &str,
     ) {
-        let Some(socket) = self.sockets.get_mut(id) else {
-            return;
-        };
-        let vsn = socket.vsn;
-        let Some(channel) = socket.channel(topic) else {
-            return;
-        };
-        let Some(entry) = self.fanout.topic(topic) else {
-            return;
-        };
-        let mut out = Vec::with_capacity(96 + entry.key.json().len() + payload.len());
-        phoenix::encode_push(
-            &mut out,
-            vsn,
-            channel.join_ref(),
-            "null",
-            entry.key.json(),
-            event,
-            payload,
-        );
-        self.queue(io, id, out);
+        if let Some((mut out, rest)) = self.around_push(id, topic, event, payload.len()) {
+            out.reserve(payload.len() + rest.len());
+            out.extend_from_slice(payload.as_bytes());
+            out.extend_from_slice(rest.as_bytes());
+            self.queue(io, id, out);
+        }
     }
 
     /// The same with a payload, valid JSON, that many channels get: a large one is not copied for each.
@@ -399,40 +384,50 @@ impl Channels {
         event: &str,
         payload: &SharedBytes,
     ) {
-        let Some(socket) = self.sockets.get_mut(id) else {
+        let Some((mut head, rest)) = self.around_push(id, topic, event, payload.len()) else {
             return;
         };
+        if payload.len() < limits::SHARED_PAYLOAD_BYTES_MIN {
+            head.extend_from_slice(payload);
+            head.extend_from_slice(rest.as_bytes());
+            return self.queue(io, id, head);
+        }
+        let bound = self.settings.queued_bytes_max;
+        let parts = [
+            LocalBytes::from(head).going_on(),
+            LocalBytes::from(payload.clone()).going_on(),
+            LocalBytes::from(rest.into_bytes()),
+        ];
+        let fits = parts.map(|part| connection::queue(io, id, part, bound));
+        if fits.contains(&false) {
+            self.close_slow(io, id, Slow::Full);
+        }
+    }
+
+    /// What stands before and behind the payload of a push; nothing when the channel is gone.
+    fn around_push(
+        &mut self,
+        id: ConnectionId,
+        topic: TopicRef,
+        event: &str,
+        payload_bytes: usize,
+    ) -> Option<(Vec<u8>, String)> {
+        let socket = self.sockets.get_mut(id)?;
         let vsn = socket.vsn;
-        let (Some(channel), Some(entry)) = (socket.channel(topic), self.fanout.topic(topic)) else {
-            return;
-        };
-        let mut out = Vec::with_capacity(96 + entry.key.json().len());
+        let channel = socket.channel(topic)?;
+        let name = self.fanout.topic(topic)?.key.json();
+        let mut out = Vec::with_capacity(96 + name.len());
+        let join_ref = channel.join_ref();
         let rest = phoenix::encode_push_around(
             &mut out,
             vsn,
-            channel.join_ref(),
+            join_ref,
             "null",
-            entry.key.json(),
+            name,
             event,
-            payload.len(),
+            payload_bytes,
         );
-        if payload.len() < limits::SHARED_PAYLOAD_BYTES_MIN {
-            out.extend_from_slice(payload);
-            out.extend_from_slice(rest.as_bytes());
-            return self.queue(io, id, out);
-        }
-        let bound = self.settings.queued_bytes_max;
-        let [head, payload] = [LocalBytes::from(out), LocalBytes::from(payload.clone())];
-        let fits = [
-            head.going_on(),
-            payload.going_on(),
-            LocalBytes::from(rest.into_bytes()),
-        ]
-        .map(|part| connection::queue(io, id, part, bound));
-        let fits = fits.into_iter().all(|fits| fits);
-        if !fits {
-            self.close_slow(io, id, Slow::Full);
-        }
+        Some((out, rest))
     }
 
     /// Adds to a rate counter of the tenant on this shard's cell.

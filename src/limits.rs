@@ -65,6 +65,10 @@ pub const REPLAY_MESSAGES_MAX: u32 = 25;
 /// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
 pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long what follows a join waits for the first word on its subscriptions, while row changes are being read (spec 5.4). Above: it
+/// comes before that word.
+pub const FIRST_NEWS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long a shard waits for an answer about a tenant's database: longer than [`DATABASE_CONNECT_TIMEOUT`],
 /// [`DATABASE_QUEUE_TARGET_MAX`] and [`POLICY_TIMEOUT`] together. Above: as if the database could not be reached.
 pub const QUESTION_TIMEOUT_SECONDS: u32 = 60;

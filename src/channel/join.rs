@@ -5,8 +5,8 @@ use super::replay::Replay;
 use super::{Channels, Delayed};
 use crate::auth::{TokenError, unverified_identity};
 use crate::connection::{
-    Address, Channel, ConnectionId, Extra, Flags, Io, PendingJoin, RawJson, Stage, Token,
-    WaitingRefusal,
+    self, Address, Channel, ConnectionId, Extra, Flags, Follows, Io, PendingJoin, RawJson, Stage,
+    Token, WaitingRefusal,
 };
 use crate::error::ErrorCode;
 use crate::fanout::{Reads, Subscription};
@@ -446,8 +446,10 @@ impl Channels {
         let has_subscriptions = extra
             .as_ref()
             .is_some_and(|extra| !extra.subscriptions.is_empty());
-        let wants_state = flags.presence && reads.presence;
-        let of_join = wants_state.then(|| Box::from(&*join_ref));
+        let follows = Follows {
+            replication: join.waits_for_replication,
+            state: flags.presence && reads.presence,
+        };
         socket.channels.push(Channel {
             topic,
             member,
@@ -469,12 +471,7 @@ impl Channels {
         if has_subscriptions {
             self.listen(io, id, topic);
         }
-        if join.waits_for_replication {
-            self.wait_for_replication(io, id, topic);
-        }
-        if let Some(join_ref) = of_join {
-            self.fanout.presence_state(io, topic, id, join_ref);
-        }
+        self.follow_join(io, id, topic, follows);
         self.report_joined(io, id, &address.topic, asked_unix_ms);
     }
 

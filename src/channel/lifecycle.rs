@@ -32,6 +32,15 @@ pub enum Delayed {
         /// The channel's own deadline: a later channel of the same topic has another one.
         due: Tick,
     },
+    /// The first word on a channel's subscriptions is late: what waits for it comes now.
+    FirstNews {
+        /// The socket.
+        id: ConnectionId,
+        /// The channel.
+        topic: TopicRef,
+        /// The channel's own deadline.
+        due: Tick,
+    },
     /// The next batch of a drain.
     Drain,
     /// What the log has held back is said.
@@ -66,6 +75,9 @@ impl Channels {
                         "Replication connection was not established in time",
                     );
                 }
+            }
+            Some(Delayed::FirstNews { id, topic, due }) => {
+                self.follow_news(io, id, topic, |deadline| deadline == due);
             }
             Some(Delayed::Drain) => self.drain(io),
             Some(Delayed::Summaries) => {

@@ -1,7 +1,7 @@
 //! `postgres_changes` of a join: the echo of the entries, and the channel as a listener to row changes.
 
-use super::Channels;
-use crate::connection::{CONTROL, Channel, ConnectionId, Io};
+use super::{Channels, Delayed};
+use crate::connection::{self, CONTROL, Channel, ConnectionId, Extra, Follows, Io, Tick};
 use crate::error::text;
 use crate::fanout::Listener;
 use crate::mail::{Listen, Listening, Mail, TopicRef};
@@ -75,10 +75,68 @@ impl Channels {
         io.mail(CONTROL, Mail::Listen(Box::new(listen)));
     }
 
-    /// The channel has a new token: what it may see is decided by that one.
-    pub(super) fn listen_again(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize) {
-        let Some(tenant) = self.sockets.get(id).map(|socket| socket.tenant) else {
+    /// What follows a join: behind the first word on its subscriptions where that is a matter of a moment, else at once (spec 5.4).
+    pub(super) fn follow_join(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        follows: Follows,
+    ) {
+        let Some(socket) = self.sockets.get_mut(id) else {
             return;
+        };
+        let tenant = self.tenants.get(socket.tenant);
+        let reads_changes = tenant.is_some_and(|tenant| tenant.usage.reads_changes());
+        let channel = socket.channel(topic);
+        let extra = channel.and_then(|channel| channel.extra.as_deref_mut());
+        let waits = |extra: &&mut Extra| reads_changes && extra.listener.is_some();
+        match extra.filter(waits) {
+            Some(extra) if follows.replication || follows.state => {
+                let due = io.now().after(limits::FIRST_NEWS_TIMEOUT);
+                extra.behind_news = Some((follows, due));
+                self.delay(io, due, Delayed::FirstNews { id, topic, due });
+            }
+            Some(_) => {}
+            None => self.follow(io, id, topic, follows),
+        }
+    }
+
+    /// The first word on a channel's subscriptions is there, or late: what waits for it comes, if its deadline is this one.
+    pub(super) fn follow_news(
+        &mut self,
+        io: &mut Io<'_>,
+        id: ConnectionId,
+        topic: TopicRef,
+        is_it: impl FnOnce(Tick) -> bool,
+    ) {
+        let socket = self.sockets.get_mut(id);
+        let channel = socket.and_then(|socket| socket.channel(topic));
+        let extra = channel.and_then(|channel| channel.extra.as_deref_mut());
+        let behind = extra.and_then(|extra| extra.behind_news.take_if(|(_, due)| is_it(*due)));
+        if let Some((follows, _)) = behind {
+            self.follow(io, id, topic, follows);
+        }
+    }
+
+    fn follow(&mut self, io: &mut Io<'_>, id: ConnectionId, topic: TopicRef, follows: Follows) {
+        if follows.replication {
+            self.wait_for_replication(io, id, topic);
+        }
+        let socket = self.sockets.get_mut(id);
+        let channel = socket.and_then(|socket| socket.channel(topic));
+        if let Some(channel) = channel.filter(|_| follows.state) {
+            let join_ref = Box::from(&*channel.join_ref);
+            self.fanout.presence_state(io, topic, id, join_ref);
+        }
+    }
+
+    /// The channel has a new token: what it may see is decided by that one. False when that cannot be said to the control core now: what
+    /// the channel gets would be decided by the old one.
+    #[must_use]
+    pub(super) fn listen_again(&self, io: &mut Io<'_>, id: ConnectionId, place: usize) -> bool {
+        let Some(tenant) = self.sockets.get(id).map(|socket| socket.tenant) else {
+            return true;
         };
         let Some(channel) = self.channel_at(id, place) else {
             return;
@@ -125,6 +183,7 @@ impl Channels {
         if let Some(news) = listening.news {
             let status = if news.is_ok { "ok" } else { "error" };
             self.push_system(io, id, topic, EXTENSION, status, &news.message);
+            self.follow_news(io, id, topic, |_| true);
         }
     }
 }

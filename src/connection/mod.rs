@@ -117,6 +117,17 @@ pub struct Extra {
     pub is_topic_subscription: bool,
     /// The channel as one that listens to row changes.
     pub listener: Option<ListenerId>,
+    /// What waits for the first word on the subscriptions, and until when.
+    pub behind_news: Option<(Follows, Tick)>,
+}
+
+/// What a channel gets behind the reply to its join and the first word on its subscriptions (spec 5.4).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Follows {
+    /// Word of the replication stream was asked for.
+    pub replication: bool,
+    /// The presence state.
+    pub state: bool,
 }
 
 impl Socket {

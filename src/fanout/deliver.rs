@@ -112,10 +112,7 @@ impl Fanout {
             return;
         };
         let arrivals = owned.arrivals.as_deref();
-        let arrival = arrivals.and_then(|arrivals| {
-            let mut here_now = arrivals.here.iter();
-            here_now.rfind(|arrival| arrival.id == here.id)
-        });
+        let arrival = arrivals.and_then(|arrivals| arrivals.find(here.id));
         let replayed = entry.replayed.as_deref();
         let reader = Reader {
             here,
@@ -123,7 +120,7 @@ impl Fanout {
             has_read: replayed
                 .and_then(|replayed| replayed.get(&here.id))
                 .map_or(&[], |ids| ids),
-            arrival,
+            arrival: arrival.as_ref(),
         };
         let parts = Parts::of(batch.entries(), &reader);
         let ranges = || parts.ranges(batch.entries(), here.vsn);
@@ -192,8 +189,8 @@ struct Reader<'a> {
     here: &'a Here,
     shard: ShardId,
     /// What it has read by replay.
-    has_read: &'a [Uuid],
-    arrival: Option<&'a Arrival>,
+    pub(super) has_read: &'a [Uuid],
+    pub(super) arrival: Option<&'a Arrival>,
 }
 
 impl Reader<'_> {

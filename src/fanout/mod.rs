@@ -246,7 +246,7 @@ impl Fanout {
             && owned.unsealed() > 0
         {
             let before = owned.unsealed();
-            owned.arrivals.get_or_insert_default().of(id, before);
+            owned.arrivals.get_or_insert_default().add(id, before);
         }
         entry.members.add(id, vsn, reads)
     }

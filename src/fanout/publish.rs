@@ -184,8 +184,7 @@ impl Fanout {
                 let unsealed = owned.unsealed();
                 let arrivals = owned.arrivals.get_or_insert_default();
                 if member.shard == self.shard {
-                    let arrival = arrivals.of(member.connection, unsealed);
-                    arrival.awaits_state = true;
+                    arrivals.await_state(member.connection);
                 }
                 arrivals.states.push((member, join_ref));
                 self.dirty.push(topic);
@@ -309,7 +308,7 @@ impl Fanout {
             }
         }
         if let Some(topic) = here {
-            let arrivals = arrivals.map_or(&mut [][..], |arrivals| &mut arrivals.here);
+            let arrivals = arrivals.map_or(&[][..], |arrivals| arrivals.sort());
             self.deliver_to(io, topic, batch, arrivals);
         }
     }

@@ -84,6 +84,8 @@ pub struct Usage {
     users: AtomicU32,
     cells: Box<[Cell]>,
     published: [Published; Counter::ALL.len()],
+    /// Row changes of its database are being read; written by the control core alone.
+    reads_changes: AtomicBool,
     /// What its database takes; written by the control core alone, and made on first use.
     latencies: OnceLock<Box<Latencies>>,
 }
@@ -96,6 +98,7 @@ impl Usage {
             users: AtomicU32::new(0),
             cells: (0..threads.max(1)).map(|_| Cell::default()).collect(),
             published: Default::default(),
+            reads_changes: AtomicBool::new(false),
             latencies: OnceLock::new(),
         }
     }
@@ -209,6 +212,18 @@ impl Usage {
             let count = measures.iter().map(|measures| measures.errors(*code)).sum();
             (count > 0).then_some((*code, count))
         })
+    }
+
+    /// Whether row changes of its database are being read, so that a channel which asks for some is told within a moment whether it
+    /// gets them.
+    #[must_use]
+    pub fn reads_changes(&self) -> bool {
+        self.reads_changes.load(Ordering::Relaxed)
+    }
+
+    /// To be said by the control core alone.
+    pub fn set_reads_changes(&self, reads: bool) {
+        self.reads_changes.store(reads, Ordering::Relaxed);
     }
 
     /// What its database takes. To be written by the control core alone.

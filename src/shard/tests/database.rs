@@ -54,7 +54,7 @@ pub(super) fn world(shards: usize) -> World {
     world
 }
 
-fn set_state(world: &mut World, is_connected: bool, is_replicating: bool) {
+pub(super) fn set_state(world: &mut World, is_connected: bool, is_replicating: bool) {
     let tenant = world.tenants[0].id;
     let state = DatabaseState {
         is_connected,

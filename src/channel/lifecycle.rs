@@ -271,6 +271,8 @@ impl Channels {
             .extra
             .as_ref()
             .is_some_and(|extra| extra.tracked.is_some());
+        // Nothing precedes the close of those who are drained later, or by other shards (spec 4.5): not even this.
+        let is_tracked = is_tracked && !(is_gone && self.is_draining);
         let leaver = Leaver {
             id,
             member: channel.member,

@@ -320,6 +320,31 @@ fn a_tenant_that_is_deleted_takes_its_sockets_along() {
     world.joined(client, "1", "realtime:a", &json!({}));
 }
 
+/// Spec 4.5: nothing precedes the close, whichever shard drains first.
+#[test]
+fn nobody_hears_of_those_who_are_drained_first() {
+    for owner in [0, 1] {
+        let mut world = World::of(2);
+        let topic = world.topic_of(owner);
+        let members = [0, 1].map(|shard| {
+            let client = world.member(shard, 2, &topic, &json!({}));
+            let track = json!({"event": "track", "payload": {}});
+            world.send(client, &json!(["1", "2", topic, "presence", track]));
+            client
+        });
+        for client in members {
+            assert!(!world.reads(client).is_empty());
+        }
+        world.read(members[0]);
+        for shard in [1, 0] {
+            assert_eq!(world.reads(members[shard]), Vec::<Value>::new());
+            world.sim.control.send(shard_id(shard), Mail::Drain);
+            let last = [json!({"close": 1012})];
+            assert_eq!(world.reads(members[shard]), last, "owner {owner}");
+        }
+    }
+}
+
 #[test]
 fn a_drain_closes_joined_sockets_and_refuses_joins() {
     for shards in 1..=3 {

@@ -62,6 +62,10 @@ pub const TOKEN_RECHECK_SECONDS: u32 = 300;
 /// Messages with one `replay` request at most (spec 6.5).
 pub const REPLAY_MESSAGES_MAX: u32 = 25;
 
+/// Bytes of messages that are published while a join waits for those that were kept, and that it gets behind them. Above: the join is
+/// refused as if those could not be had.
+pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
 pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -411,6 +411,11 @@ impl<H: Handler, D: Driver> Shard<H, D> {
 /// nobody else waits for all of it. At 1 to 10 µs a send, this is 4 to 40 ms.
 const FLUSH_SOCKETS_MAX: usize = 4_096;
 
+/// Buffers that the letters of one turn may queue before the others have to wait for the next: a letter may be for ten thousand
+/// sockets, and a mailbox holds thousands of letters. At 20 to 50 ns a buffer, this is 1 to 3 ms. So much is taken at once all the
+/// same that what many letters say to one socket is sent in one go.
+const MAIL_BUFFERS_MAX: u64 = 65_536;
+
 /// Turns that the end of a shard takes at most, a millisecond each.
 const FINISH_TURNS_MAX: usize = 1_000;
 

@@ -12,7 +12,7 @@ use crate::error::ErrorCode;
 use crate::fanout::{Reads, Subscription};
 use crate::limits;
 use crate::logging::Identity;
-use crate::mail::{AskError, Replayed, TopicRef, Verdict};
+use crate::mail::{AskError, Batch, Replayed, TopicName, TopicRef, Verdict};
 use crate::phoenix::{self, JoinPayload, Message, Payload, TokenChoice};
 use crate::tenant::{Counter, Tenant};
 use std::borrow::Cow;
@@ -418,6 +418,7 @@ impl Channels {
         topic: TopicRef,
         join: PendingJoin,
         replayed: &[Replayed],
+        meanwhile: &[Arc<Batch>],
     ) {
         let PendingJoin {
             address,
@@ -468,6 +469,7 @@ impl Channels {
             self.queue(io, id, close);
         }
         self.push_replayed(io, id, topic, replayed);
+        self.fanout.hand_over_held(io, topic, id, meanwhile);
         if has_subscriptions {
             self.listen(io, id, topic);
         }

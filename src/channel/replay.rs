@@ -32,7 +32,7 @@ impl Channels {
             limit: replay.limit,
         };
         let question = self.ask(io, id, socket.tenant, ask);
-        self.fanout.hold(topic);
+        self.fanout.hold(io, topic, id);
         self.set_joining(id, Stage::Replaying(topic, question), join);
     }
 
@@ -44,14 +44,15 @@ impl Channels {
         join: PendingJoin,
         outcome: Result<Told, AskError>,
     ) {
-        if let Ok(Told::Replayed(messages)) = outcome {
-            self.complete_join(io, id, topic, join, &messages);
+        let meanwhile = self.fanout.take_held(io, topic, id);
+        if let (Ok(Told::Replayed(messages)), Some(meanwhile)) = (outcome, meanwhile) {
+            self.complete_join(io, id, topic, join, &messages, &meanwhile);
         } else {
             let text = "Realtime was unable to replay messages";
             let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text);
             self.refuse_pending(io, id, join, refusal);
         }
-        self.fanout.let_go(io, topic);
+        self.fanout.let_go(io, topic, id);
     }
 
     /// Hands the messages that were kept to a member that has just joined, oldest first; live copies of them are not for it.

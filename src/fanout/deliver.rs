@@ -10,6 +10,7 @@ use crate::tenant::Counter;
 use shards::ShardId;
 use smallvec::SmallVec;
 use std::ops::Range;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Members that some message of a batch leaves out, on this shard.
@@ -17,8 +18,8 @@ type Excepted = SmallVec<[ConnectionId; 8]>;
 
 impl Fanout {
     /// Queues a batch for every member on this shard.
-    pub fn deliver(&mut self, io: &mut Io<'_>, topic: TopicRef, batch: &Batch) {
-        self.deliver_to(io, topic, batch, &mut []);
+    pub fn deliver(&mut self, io: &mut Io<'_>, topic: TopicRef, batch: &Arc<Batch>) {
+        self.deliver_to(io, topic, batch, &[]);
     }
 
     /// The same on the owner's shard, where members may have come after some of the messages.
@@ -26,13 +27,15 @@ impl Fanout {
         &mut self,
         io: &mut Io<'_>,
         topic: TopicRef,
-        batch: &Batch,
-        arrivals: &mut [Arrival],
+        batch: &Arc<Batch>,
+        arrivals: &[Arrival],
     ) {
         let Some(entry) = self.registry.get(topic) else {
             return;
         };
-        arrivals.sort_unstable_by_key(|arrival| arrival.id);
+        if let Some(holds) = &mut entry.holds {
+            holds.keep(batch);
+        }
         let excepted = excepted(batch, self.shard);
         let of_presence = batch
             .entries
@@ -75,7 +78,7 @@ impl Fanout {
                     has_read,
                     arrival,
                 };
-                let parts = Parts::of(&batch.entries, &reader);
+                let (parts, fits) = reader.take(io, batch, ends_after_one, self.queued_bytes_max);
                 presences += parts.presences;
                 let fits = parts.ranges(&batch.entries, here.vsn).all(|range| {
                     let frames = LocalBytes::slice(batch.frames(here.vsn), range);
@@ -141,7 +144,7 @@ impl Fanout {
     }
 
     /// Counts what members of this shard have got.
-    fn count(&mut self, topic: TopicRef, events: u64, presences: u64) {
+    pub(super) fn count(&mut self, topic: TopicRef, events: u64, presences: u64) {
         let Some(entry) = self.registry.get(topic) else {
             return;
         };
@@ -185,9 +188,9 @@ fn arrival_of(arrivals: &[Arrival], id: ConnectionId) -> Option<&Arrival> {
 }
 
 /// A member, and what decides which messages of a batch it gets.
-struct Reader<'a> {
-    here: &'a Here,
-    shard: ShardId,
+pub(super) struct Reader<'a> {
+    pub(super) here: &'a Here,
+    pub(super) shard: ShardId,
     /// What it has read by replay.
     pub(super) has_read: &'a [Uuid],
     pub(super) arrival: Option<&'a Arrival>,
@@ -215,7 +218,7 @@ impl Reader<'_> {
 struct Parts {
     /// First and one past the last entry of each run.
     runs: SmallVec<[(usize, usize); 4]>,
-    events: u64,
+    pub(super) events: u64,
     presences: u64,
 }
 

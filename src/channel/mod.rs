@@ -430,16 +430,10 @@ impl Channels {
         Some((out, rest))
     }
 
-    /// Adds to a rate counter of the tenant on this shard's cell.
-    fn count(io: &mut Io<'_>, tenant: &Tenant, counter: Counter, n: u64) {
-        if tenant.usage.count(figures::thread(io), counter, n) {
-            io.mail(
-                connection::CONTROL,
-                Mail::RateStarted {
-                    tenant: tenant.id,
-                    counter,
-                },
-            );
+    /// Adds to a rate counter of the tenant on this shard's cell. Counting nothing starts the counter all the same.
+    pub fn count(io: &mut Io<'_>, tenant: TenantId, usage: &Usage, counter: Counter, n: u64) {
+        if usage.count(figures::thread(io), counter, n) {
+            io.mail(connection::CONTROL, Mail::RateStarted { tenant, counter });
         }
     }
 

@@ -2,12 +2,13 @@
 //! http-api 1).
 
 use super::Shard;
+use crate::channel::Channels;
 use crate::connection::{self, Close, ConnectionId, Io, LocalBytes, Socket, Token, unix_second};
 use crate::http::{self, Head, HeadLimits, Parsed, Refusal, Route, UpgradeRequest};
 use crate::limits;
 use crate::mail::{Adopted, HandOver, Mail, Seek};
 use crate::metrics::Refused;
-use crate::tenant::{self, TenantId};
+use crate::tenant::{self, Counter, TenantId};
 use crate::websocket::Decoder;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -305,6 +306,8 @@ impl Shard {
             let traffic = known.usage.traffic(usize::from(io.shard().0));
             traffic.received.add(read as u64);
             io.count_traffic(id, traffic);
+            // The check of joins per second was the first use of its counter, if nothing was (spec 9.2, 9.3).
+            Channels::count(io, tenant, &known.usage, Counter::Joins, 0);
         }
         // Policies alone ask for the headers, and only a database has policies.
         let has_database = known.is_some_and(|tenant| tenant.has_database);

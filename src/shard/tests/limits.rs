@@ -136,6 +136,45 @@ fn a_tripped_events_limit_ends_receiving_channels_behind_the_message() {
     }
 }
 
+/// Spec 5.8: the message at hand is delivered. What else is published in its turn finds no channel any more.
+#[test]
+fn a_tripped_events_limit_lets_one_message_through() {
+    for shards in 1..=3 {
+        let mut world = World::of(shards);
+        let sender = world.member(0, 2, "realtime:a", &json!({"broadcast": {"ack": true}}));
+        let reader = world.member(shards - 1, 2, "realtime:a", &json!({}));
+        publish(&world, Counter::Events, 200.0, 100);
+        let acks: Vec<Value> = ["7", "8", "9"]
+            .iter()
+            .map(|msg_ref| {
+                world.broadcast(sender, msg_ref, "realtime:a", &json!({"n": msg_ref}));
+                ok("1", msg_ref, "realtime:a")
+            })
+            .collect();
+        assert_eq!(world.reads(sender), acks);
+        let end = shut_down("1", "realtime:a", "Too many messages per second");
+        let message = fanned("realtime:a", "broadcast", &json!({"n": "7"}));
+        let expected: Vec<Value> = std::iter::once(message).chain(end).collect();
+        assert_eq!(world.read(reader), expected);
+    }
+}
+
+/// Spec 9.2 and 9.3: the check at the upgrade is a use. Joins that come with it are in no first, short bucket, then.
+#[test]
+fn an_upgrade_starts_the_counter_of_joins() {
+    let mut world = World::of(2);
+    for shard in [0, 1] {
+        let client = world.connect(shard, 2);
+        assert_eq!(world.reads(client), Vec::<Value>::new());
+    }
+    let started = world.letters.iter().filter(|letter| {
+        let counter = Counter::Joins;
+        matches!(letter, Mail::RateStarted { counter: of, .. } if *of == counter)
+    });
+    assert_eq!(started.count(), 1);
+    assert_eq!(world.tenants[0].usage.total(Counter::Joins), 0);
+}
+
 /// Spec 9.3: only channels that receive something. A sender without `self` receives nothing of its own message.
 #[test]
 fn a_tripped_events_limit_spares_a_sender_that_does_not_hear_itself() {

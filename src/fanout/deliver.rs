@@ -44,8 +44,9 @@ impl Fanout {
             .count() as u64;
         let of_broadcast = batch.entries.len() as u64 - of_presence;
         let tripped = of_broadcast > 0 && entry.usage.is_tripped(Counter::Events);
-        let whole = [Vsn::V1, Vsn::V2]
-            .map(|vsn| Some(batch.frames(vsn)).filter(|frames| !frames.is_empty()));
+        // Of several messages the first ends the channel: the others find none (spec 5.8).
+        let ends_after_one = tripped && batch.entries.len() > 1;
+        let whole = [Vsn::V1, Vsn::V2].map(|vsn| batch.frames(vsn));
         let whole = whole.map(|frames| frames.map(|frames| LocalBytes::from(frames.clone())));
         let (mut events, mut presences) = (0, 0);
 
@@ -60,7 +61,8 @@ impl Fanout {
                 .and_then(|replayed| replayed.get(&here.id))
                 .map_or(&[], |ids| ids);
             let arrival = arrival_of(arrivals, here.id);
-            let gets_all = has_read.is_empty()
+            let gets_all = !ends_after_one
+                && has_read.is_empty()
                 && arrival.is_none()
                 && (here.reads.broadcast || of_broadcast == 0)
                 && (here.reads.presence || of_presence == 0)
@@ -197,6 +199,26 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Queues for the member what it gets of a batch, and says whether there was room.
+    pub(super) fn take(
+        &self,
+        io: &mut Io<'_>,
+        batch: &Batch,
+        ends_after_one: bool,
+        queued_bytes_max: usize,
+    ) -> (Parts, bool) {
+        let Here { id, vsn, .. } = *self.here;
+        let parts = Parts::of(&batch.entries, self, ends_after_one);
+        let frames = batch.frames(vsn);
+        let fits = parts.ranges(&batch.entries, vsn).all(|range| {
+            frames.is_none_or(|frames| {
+                let part = LocalBytes::slice(frames, range);
+                connection::queue(io, id, part, queued_bytes_max)
+            })
+        });
+        (parts, fits)
+    }
+
     /// Whether it gets a message, the `n`th of the batch.
     fn gets(&self, n: usize, entry: &Entry) -> bool {
         let may_read = match entry.audience {
@@ -223,7 +245,8 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(entries: &[Entry], reader: &Reader<'_>) -> Self {
+    /// With `ends_after_one`, up to the first broadcast.
+    fn of(entries: &[Entry], reader: &Reader<'_>, ends_after_one: bool) -> Self {
         let mut parts = Self {
             runs: SmallVec::new(),
             events: 0,
@@ -240,6 +263,9 @@ impl Parts {
             match parts.runs.last_mut() {
                 Some((_, end)) if *end == n => *end = n + 1,
                 _ => parts.runs.push((n, n + 1)),
+            }
+            if ends_after_one && parts.events > 0 {
+                break;
             }
         }
         parts

@@ -35,6 +35,8 @@ pub struct JoinPayload<'a> {
     pub token: TokenChoice<'a>,
     /// Paths and texts for the log line `InvalidJoinPayload`.
     pub invalid: Vec<Invalid>,
+    /// Why the join is refused all the same, when nothing else is wrong with it.
+    pub broken: Option<JoinPayloadError>,
 }
 
 /// The path of a field that makes no sense, and the text that the original logs for it.
@@ -101,19 +103,25 @@ const MAPS_EXPECTED: &str = "unable to parse, expected an array of maps";
 
 /// Reads the payload of a join: the checked text of a JSON value, as [`super::decode_text`] yields it. Of a repeated key, the
 /// last counts.
-///
-/// # Errors
-///
-/// The join is to be refused with [`JoinPayloadError::sentence`].
-pub fn parse_join(payload: &str) -> Result<JoinPayload<'_>, JoinPayloadError> {
-    let [config, access_token, user_token] =
-        pick(payload, ["config", "access_token", "user_token"]).ok_or(JoinPayloadError::Payload)?;
+#[must_use]
+pub fn parse_join(payload: &str) -> JoinPayload<'_> {
+    let Some([config, access_token, user_token]) =
+        pick(payload, ["config", "access_token", "user_token"])
+    else {
+        return JoinPayload {
+            broken: Some(JoinPayloadError::Payload),
+            ..JoinPayload::default()
+        };
+    };
     let mut join = JoinPayload {
         has_config: config.is_some(),
         ..JoinPayload::default()
     };
-    if let Some(config) = not_null(config) {
-        join.parse_config(config)?;
+    if let Some(config) = not_null(config)
+        && let Err(error) = join.parse_config(config)
+    {
+        join.invalid.extend(error.invalid());
+        join.broken = Some(error);
     }
     join.parse_tokens(access_token, user_token);
     Ok(join)

@@ -105,6 +105,29 @@ fn channels_of_a_socket_are_counted_and_freed() {
     world.joined(client, "6", "realtime:c", &json!({}));
 }
 
+/// Spec 5.1: a shape that nothing can be made of is the last thing that a join fails for.
+#[test]
+fn limits_and_tokens_are_checked_before_shapes() {
+    let check = |channels_max: u32, token: &str, reason: &str| {
+        let mut world = limited(1, |limits| limits.channels_per_socket_max = channels_max);
+        let client = world.member(0, 2, "realtime:a", &json!({}));
+        let payload = json!({"config": "x", "access_token": token});
+        world.send(
+            client,
+            &json!(["2", "2", "realtime:b", "phx_join", payload]),
+        );
+        world.advance(Duration::from_secs(5));
+        let error = join_error("2", "realtime:b", reason);
+        assert_eq!(world.read(client), [error]);
+        assert_eq!(world.tenants[0].usage.users(), 1);
+    };
+    check(1, "", "ChannelRateLimitReached: Too many channels");
+    let malformed = "MalformedJWT: The token provided is not a valid JWT";
+    check(2, "", malformed);
+    let shape = "UnknownErrorOnChannel: config must be an object";
+    check(2, "sb_x", shape);
+}
+
 /// Spec 9.3: the message at hand is delivered and acked; then every channel that received it ends, and no other.
 #[test]
 fn a_tripped_events_limit_ends_receiving_channels_behind_the_message() {

@@ -35,7 +35,7 @@ impl Channels {
         }
     }
 
-    fn replace_token(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize, text: &str) {
+    fn replace_token(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize, token: &str) {
         let Some(tenant) = self.tenant_of(id) else {
             return;
         };
@@ -46,7 +46,7 @@ impl Channels {
         let Some(channel) = socket.channels.get_mut(place) else {
             return;
         };
-        if channel.token.is(text) {
+        if channel.token.is(token) {
             return;
         }
         let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
@@ -54,25 +54,27 @@ impl Channels {
             .tokens
             .verify(tenant.id, &tenant.verifier, text, unix_now)
         {
-            Ok(token) => {
+            Ok(verified) => {
                 let is_private = is_private(&self.fanout, channel);
                 let visit = Self::next_visit(
                     last_seen,
                     self.settings.idle_timeout_seconds,
-                    token.claims.exp,
+                    verified.claims.exp,
                 );
-                channel.token = token;
+                channel.token = verified;
                 // What may be written is asked anew when something is; what may be read counts until the answer is there.
                 channel.verdict.broadcast_write = None;
                 channel.verdict.presence_write = None;
                 io.visit_at(id, visit);
-                self.listen_again(io, id, place);
+                if !self.listen_again(io, id, place) {
+                    return self.shut_down(io, id, place, text::UNABLE_TO_CONNECT);
+                }
                 if is_private {
                     self.check_reads_again(io, id, place);
                 }
             }
             Err(error) => {
-                self.report_token(io, id, &error, text);
+                self.report_token(io, id, &error, token);
                 self.shut_down(io, id, place, &error.shutdown_message());
             }
         }

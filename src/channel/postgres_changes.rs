@@ -4,6 +4,7 @@ use super::{Channels, Delayed};
 use crate::connection::{self, CONTROL, Channel, ConnectionId, Extra, Follows, Io, Tick};
 use crate::error::text;
 use crate::fanout::Listener;
+use crate::limits;
 use crate::mail::{Listen, Listening, Mail, TopicRef};
 use crate::phoenix;
 use crate::tenant::TenantId;
@@ -38,7 +39,7 @@ impl Channels {
         let Some(tenant) = self.tenant_of(id) else {
             return;
         };
-        if !tenant.has_database {
+        if !tenant.has_database || connection::is_control_busy(io) {
             let text = text::UNABLE_TO_CONNECT;
             return self.push_system(io, id, topic, EXTENSION, "error", text);
         }
@@ -148,6 +149,9 @@ impl Channels {
         else {
             return;
         };
+        if connection::is_control_busy(io) {
+            return false;
+        }
         let listen = Listen {
             tenant,
             listener,

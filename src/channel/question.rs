@@ -167,7 +167,14 @@ impl Channels {
         ask: Ask,
     ) -> QuestionRef {
         self.questions = self.questions.wrapping_add(1);
-        let due = connection::unix_second(io).saturating_add(limits::QUESTION_TIMEOUT_SECONDS);
+        let number = self.questions;
+        let now = connection::unix_second(io);
+        if connection::is_control_busy(io) {
+            // It is not asked, and the next visit answers that it cannot be reached.
+            io.visit_at(id, now);
+            return QuestionRef { number, due: now };
+        }
+        let due = now.saturating_add(limits::QUESTION_TIMEOUT_SECONDS);
         let question = Question {
             tenant,
             connection: id,
@@ -176,10 +183,7 @@ impl Channels {
         };
         io.mail(connection::CONTROL, Mail::Ask(Box::new(question)));
         io.visit_at(id, due);
-        QuestionRef {
-            number: self.questions,
-            due,
-        }
+        QuestionRef { number, due }
     }
 
     /// The control core has answered a question of this shard. A socket that has given up on it is gone or has asked anew.

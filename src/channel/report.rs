@@ -10,7 +10,6 @@ use crate::auth::{TokenError, unverified_identity};
 use crate::connection::{self, ConnectionId, Io};
 use crate::error::{ErrorCode, Level, Origin, inspect, inspect_errors};
 use crate::http::{self, Head, LogLevel};
-use crate::limits;
 use crate::logging::{Identity, Line};
 use crate::mail::Mail;
 use crate::phoenix::{DecodeError, Invalid};
@@ -71,7 +70,7 @@ impl Channels {
             Some(tenant) => line.of_tenant(std::sync::Arc::clone(&tenant.external_id)),
             None => line,
         };
-        if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX {
+        if connection::is_control_busy(io) {
             return self.gate.suppress(&line);
         }
         if let Some(line) = self.gate.pass(line) {
@@ -81,7 +80,7 @@ impl Channels {
 
     /// What the gate has held back since its last window.
     pub(super) fn report_suppressed(&mut self, io: &mut Io<'_>) {
-        if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX {
+        if connection::is_control_busy(io) {
             return;
         }
         for line in self.gate.summaries(io.unix_ms()) {

@@ -19,6 +19,7 @@ pub use shards::{Close, ConnectionId, LocalBytes, SharedBytes, Tick};
 pub use tokens::{Token, Tokens};
 
 use crate::http::LogLevel;
+use crate::limits;
 use crate::mail::{ListenerId, Mail, TopicRef, Verdict};
 use crate::phoenix::Vsn;
 use crate::tenant::TenantId;
@@ -166,6 +167,13 @@ impl Channel {
 #[must_use]
 pub fn unix_second(io: &Io<'_>) -> u32 {
     u32::try_from(io.unix_ms() / 1000).unwrap_or(u32::MAX)
+}
+
+/// Whether so many letters wait for the control core already that nobody should be made to wait for it: then less is said to it. What
+/// is not said for that has an answer of its own where it would have been said.
+#[must_use]
+pub fn is_control_busy(io: &Io<'_>) -> bool {
+    io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX
 }
 
 const _: () = assert!(

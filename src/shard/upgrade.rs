@@ -124,9 +124,7 @@ impl Shard {
                     }
                 }
                 Route::Refuse(refusal) => self.refuse(io, id, &refusal, Unread::Something),
-                Route::HandOver
-                    if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX =>
-                {
+                Route::HandOver if connection::is_control_busy(io) => {
                     self.refuse(io, id, &Refusal::control_core_busy(), Unread::Something);
                 }
                 Route::HandOver => {
@@ -195,7 +193,7 @@ impl Shard {
             self.upgrades.seeks_tenants
                 && refusal.is_unknown_tenant()
                 && self.seeking < limits::SEEKING_SOCKETS_MAX
-                && io.waiting_for_control() < limits::CONTROL_LETTERS_WAITING_MAX
+                && !connection::is_control_busy(io)
         });
         let Some(external_id) = external_id else {
             return self.refuse_upgrade(io, id, (head, used), whole, refusal);

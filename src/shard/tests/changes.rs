@@ -5,6 +5,7 @@ use super::world::{BEGIN, Client, SECRET, Setup, World, token};
 use super::{closed, fanned, join_error, pushed, shut_down};
 use crate::auth::sign_hs256;
 use crate::error::{ErrorCode, Level};
+use crate::limits;
 use crate::logging::Identity;
 use crate::mail::{
     ChangeBatch, ClassId, GroupId, Listen, ListenerNews, Listeners, Listening, Mail, RowChange,

@@ -3,6 +3,7 @@
 
 use super::world::{Client, World, token};
 use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, ok, pushed, shut_down};
+use crate::limits;
 use crate::mail::{
     Answer, Ask, AskError, Audience, Body, Checks, Content, DatabaseState, Mail, Publish, Replayed,
     To, Told, TopicHasher, TopicKey, Verdict,
@@ -35,7 +36,11 @@ fn writes(may: bool) -> Verdict {
 
 /// A world of one tenant that has a database, which is connected.
 pub(super) fn world(shards: usize) -> World {
-    let mut world = World::of(shards);
+    with_database(World::of(shards))
+}
+
+/// The same of a world that is there.
+pub(super) fn with_database(mut world: World) -> World {
     let before = &world.tenants[0];
     let tenant = Arc::new(Tenant {
         id: before.id,

@@ -2,6 +2,7 @@
 
 use super::world::{BEGIN, Client, Setup, World, generous, tenant, token};
 use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, shut_down};
+use crate::limits;
 use crate::mail::Mail;
 use crate::tenant::TenantId;
 use serde_json::{Value, json};

@@ -229,7 +229,7 @@ impl Channels {
             )
             .closing());
         }
-        Self::count(io, tenant, Counter::Joins, 1);
+        Self::count(io, tenant.id, &tenant.usage, Counter::Joins, 1);
         let socket = self.sockets.get(id);
         let channels = socket.map_or(0, |socket| socket.channels.len());
         let channels_max = tenant.limits.channels_per_socket_max as usize;

@@ -262,8 +262,8 @@ impl Channels {
 
     /// Counted and ignored (spec 5.11).
     fn unknown_event(&mut self, io: &mut Io<'_>, id: ConnectionId, event: &str) {
-        if let Some(tenant) = self.tenant_of(id) {
-            Self::count(io, &tenant, Counter::Events, 1);
+        if let Some(tenant) = self.tenant(id) {
+            Self::count(io, tenant.id, &tenant.usage, Counter::Events, 1);
         }
         self.report_unknown_event(io, id, event);
     }
@@ -444,6 +444,13 @@ impl Channels {
         io.set_timer(due, self.timers);
     }
 
+    /// The tenant of a socket. Per message, it is looked at and not kept: how many keep it is a number that all shards share.
+    fn tenant(&self, id: ConnectionId) -> Option<&Tenant> {
+        let tenant: TenantId = self.sockets.get(id)?.tenant;
+        self.tenants.get(tenant).map(|tenant| &**tenant)
+    }
+
+    /// The same, kept.
     fn tenant_of(&self, id: ConnectionId) -> Option<Arc<Tenant>> {
         let tenant: TenantId = self.sockets.get(id)?.tenant;
         self.tenants.get(tenant).cloned()

@@ -108,7 +108,8 @@ impl Channels {
         event: &str,
         payload: &str,
     ) -> Outcome {
-        let Some(tenant) = self.tenant_of(id) else {
+        let now = io.now();
+        let Some(limits) = self.tenant(id).map(|tenant| tenant.limits) else {
             return Outcome::Error;
         };
         let now = io.now();
@@ -119,7 +120,7 @@ impl Channels {
         else {
             return Outcome::Error;
         };
-        if !may_call(channel, now, &tenant.limits) {
+        if !may_call(channel, now, &limits) {
             self.report(
                 io,
                 id,
@@ -132,7 +133,7 @@ impl Channels {
             .unwrap_or_default()
             .to_lowercase();
         match &*event {
-            "track" => self.track(io, id, place, &tenant, payload),
+            "track" => self.track(io, id, place, limits.payload_bytes_max, payload),
             "untrack" => {
                 let topic = channel.topic;
                 if channel.extra().tracked.take().is_some() {
@@ -152,7 +153,7 @@ impl Channels {
         io: &mut Io<'_>,
         id: ConnectionId,
         place: usize,
-        tenant: &Tenant,
+        payload_bytes_max: usize,
         payload: &str,
     ) -> Outcome {
         let channel = self.channel_at(id, place);
@@ -228,8 +229,10 @@ impl Channels {
                 .iter()
                 .position(|channel| channel.topic == *topic && *channel.join_ref == **join_ref)
         });
-        let Some(place) = place else { return };
-        Self::count(io, &tenant, Counter::PresenceEvents, 1);
+        let Some((place, tenant)) = place.zip(self.tenant(*id)) else {
+            return;
+        };
+        Self::count(io, tenant.id, &tenant.usage, Counter::PresenceEvents, 1);
         if tenant.usage.is_tripped(Counter::PresenceEvents) {
             return self.shut_down(io, *id, place, "Too many presence messages per second");
         }

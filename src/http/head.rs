@@ -109,7 +109,7 @@ pub fn parse_head(bytes: &[u8], limits: &HeadLimits) -> Parsed {
     if ends.is_none() && bytes.len() > EAGER_BYTES_MAX {
         return Parsed::Partial;
     }
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut headers = [httparse::EMPTY_HEADER; limits::HTTP_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Partial) => Parsed::Partial,

@@ -300,3 +300,25 @@ thread_local! {
 pub(crate) fn encodings() -> u64 {
     ENCODINGS.get()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worked examples of spec websocket-protocol 9.4.
+    #[test]
+    fn payloads_measure_as_the_original_measures_them() {
+        let user = |encoding| Content::User {
+            event: "msg".into(),
+            metadata: None,
+            encoding,
+            bytes: b"12345".into(),
+        };
+        assert_eq!(user(Encoding::Json).payload_bytes(), 5 + 3 + 24);
+        assert_eq!(user(Encoding::Binary).payload_bytes(), 5 + 3 + 26);
+        let data = b"123".into();
+        assert_eq!(Content::Opaque { data }.payload_bytes(), 9);
+        let (event, payload) = ("broadcast", "{}".into());
+        assert_eq!(Content::Json { event, payload }.payload_bytes(), 6);
+    }
+}

@@ -46,7 +46,7 @@ pub(super) fn with_database(mut world: World) -> World {
         id: before.id,
         external_id: Arc::clone(&before.external_id),
         verifier: super::world::verifier(),
-        limits: before.limits.clone(),
+        limits: before.limits,
         suspended: false,
         private_only: false,
         presence_enabled: false,

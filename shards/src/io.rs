@@ -28,6 +28,8 @@ pub(crate) struct Core<M> {
     pub(crate) live_count: usize,
     /// Slots with [`flag::DIRTY`].
     pub(crate) dirty: Vec<ConnectionId>,
+    /// Buffers that were queued since the start: what a letter leads to.
+    pub(crate) queued_count: u64,
     /// Sockets the driver does not know yet.
     pub(crate) adopted: Vec<(ConnectionId, OwnedFd)>,
     /// Seconds since 1970 to slots to visit.
@@ -161,6 +163,7 @@ impl<M> Io<'_, M> {
             slot.set(flag::DIRTY);
             self.core.dirty.push(id);
         }
+        self.core.queued_count += 1;
         self.core.note_queued(before, after);
         queued
     }

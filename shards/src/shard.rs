@@ -4,7 +4,8 @@
 //! letters, doorbells. What always holds:
 //!
 //! - A turn takes what was there when it began, in batches: completions, then mailboxes, then timers, then the
-//!   handler's `on_turn_end`, then each socket that something happened to once, up to a bound; the next turn goes on from there.
+//!   handler's `on_turn_end`, then each socket that something happened to once. Of mailboxes and sockets there is a bound, by what
+//!   they cost; the next turn goes on from there.
 //! - While more than `spill_letters` letters wait for full mailboxes of other shards, received bytes are held, with their buffers; the
 //!   kernel then runs out of buffers and the peers' windows close. Nothing is lost, nothing grows without end.
 //! - Before the shard sleeps it says so and looks into its mailboxes once more (`doorbell.rs`).
@@ -43,6 +44,8 @@ pub(crate) struct Shard<H: Handler, D> {
     held: VecDeque<Event>,
     events: Vec<Event>,
     due: Vec<(u32, u8)>,
+    /// The mailbox that is looked into first, each turn another.
+    first_mailbox: usize,
     /// When the last turn ended.
     ended: (Tick, u64),
     spill_letters: usize,
@@ -70,6 +73,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             slab: Slab::new(options.connections_max.min(sockets_max)),
             live_count: 0,
             dirty: Vec::new(),
+            queued_count: 0,
             adopted: Vec::new(),
             visits: Wheel::new(unix_second(unix_ms)),
             stalls: Wheel::new(now.second()),
@@ -92,6 +96,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             held: VecDeque::new(),
             events: Vec::new(),
             due: Vec::new(),
+            first_mailbox: 0,
             ended: (now, unix_ms),
             spill_letters: options.spill_letters,
         }
@@ -307,10 +312,17 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 mail,
             );
         }
-        for index in 0..self.incoming.count() {
+        let count = self.incoming.count();
+        self.first_mailbox = (self.first_mailbox + 1) % count.max(1);
+        let before = self.core.queued_count;
+        for index in (self.first_mailbox..count).chain(0..self.first_mailbox) {
             let (from, waiting) = self.incoming.waiting(index);
             let from = self.core.outgoing.peer(from);
-            for _ in 0..waiting {
+            for taken in 0..waiting {
+                // One of each mailbox is always taken: nobody waits for those who have more to say.
+                if taken > 0 && self.core.queued_count - before >= MAIL_BUFFERS_MAX {
+                    break;
+                }
                 let Some(mail) = self.incoming.take(index) else {
                     break;
                 };

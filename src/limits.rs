@@ -93,6 +93,10 @@ pub const SPARE_BATCHES_MAX: usize = 1024;
 /// sockets while too many wait for other shards; for the control core see [`CONTROL_LETTERS_WAITING_MAX`].
 pub const MAILBOX_LETTERS: usize = 4096;
 
+/// Sockets that are disconnected in one turn of a shard at most, with their channels and presences. Above: the others in the next
+/// turns, and what else comes in between.
+pub const DISCONNECT_BATCH: usize = 512;
+
 // -- quotas --
 
 /// Time between two ticks of a rate counter (spec 9.2).

@@ -43,6 +43,11 @@ pub enum Delayed {
     },
     /// The next batch of a drain.
     Drain,
+    /// The next batch of a disconnect.
+    Disconnect {
+        /// The sockets that are left.
+        ids: Vec<ConnectionId>,
+    },
     /// What the log has held back is said.
     Summaries,
     /// The reaper's next round.
@@ -80,6 +85,7 @@ impl Channels {
                 self.follow_news(io, id, topic, |deadline| deadline == due);
             }
             Some(Delayed::Drain) => self.drain(io),
+            Some(Delayed::Disconnect { ids }) => self.disconnect_next(io, ids),
             Some(Delayed::Summaries) => {
                 self.report_suppressed(io);
                 self.delay(io, io.now().after(SUMMARIES_EVERY), Delayed::Summaries);
@@ -438,12 +444,17 @@ impl Channels {
 
     /// Tells every socket of a tenant and closes it (spec 11).
     pub fn disconnect(&mut self, io: &mut Io<'_>, tenant: TenantId) {
-        let ids: Vec<_> = self
-            .sockets
-            .iter()
-            .filter(|(_, socket)| socket.tenant == tenant)
-            .map(|(id, _)| id)
-            .collect();
+        let own = self.sockets.iter();
+        let own = own.filter(|(_, socket)| socket.tenant == tenant);
+        let ids = own.map(|(id, _)| id).collect();
+        self.disconnect_next(io, ids);
+    }
+
+    fn disconnect_next(&mut self, io: &mut Io<'_>, mut ids: Vec<ConnectionId>) {
+        let rest = ids.split_off(ids.len().min(limits::DISCONNECT_BATCH));
+        if !rest.is_empty() {
+            self.delay(io, io.now(), Delayed::Disconnect { ids: rest });
+        }
         for id in ids {
             let Some(socket) = self.sockets.get(id) else {
                 continue;

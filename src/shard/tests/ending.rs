@@ -293,6 +293,30 @@ fn a_tenants_disconnect_is_told_on_each_channel_and_closes_its_sockets_alone() {
 }
 
 #[test]
+fn a_disconnect_of_many_takes_more_than_one_turn() {
+    let mut world = World::new(Setup {
+        options: Options {
+            connections_max: 4096,
+            ..Setup::new(1).options
+        },
+        ..Setup::new(1)
+    });
+    // A turn that takes a letter has time for two batches.
+    let clients: Vec<_> = (0..=2 * limits::DISCONNECT_BATCH)
+        .map(|_| world.connect(0, 2))
+        .collect();
+    world.run();
+    let letter = Mail::Disconnect(world.tenants[0].id);
+    world.sim.control.send(shard_id(0), letter);
+    world.steps(1);
+    assert_eq!(world.remains()[0], 1);
+    for client in clients {
+        assert_eq!(world.reads(client), [json!({"close": 1012})]);
+    }
+    assert_eq!(world.remains(), [0, 0, 0]);
+}
+
+#[test]
 fn a_tenant_that_is_deleted_takes_its_sockets_along() {
     let mut world = World::of(2);
     let members = [0, 1].map(|shard| {

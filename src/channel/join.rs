@@ -296,7 +296,9 @@ impl Channels {
         let vsn = super::vsn_of(&self.sockets, id)?;
         let subscriptions = Self::subscriptions(&payload, topic);
         let mut reply = Vec::with_capacity(128 + topic.len());
-        let response = super::postgres_changes::response(&subscriptions);
+        let ids = subscriptions.iter();
+        let ids: Box<[u32]> = ids.map(|entry| phoenix::subscription_id(entry)).collect();
+        let response = super::postgres_changes::response(&subscriptions, &ids);
         phoenix::encode_reply(
             &mut reply,
             vsn,
@@ -320,6 +322,7 @@ impl Channels {
             Box::new(Extra {
                 presence_key,
                 subscriptions: subscriptions.into(),
+                subscription_ids: ids,
                 is_topic_subscription: !payload.has_config,
                 ..Extra::default()
             })

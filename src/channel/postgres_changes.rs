@@ -14,7 +14,7 @@ use std::sync::Arc;
 const EXTENSION: &str = "postgres_changes";
 
 /// The `response` of an ok reply: the client's entries unchanged, each with its `id` (spec 5.4).
-pub(super) fn response(subscriptions: &[Box<str>]) -> String {
+pub(super) fn response(subscriptions: &[Box<str>], ids: &[u32]) -> String {
     let mut out = Vec::with_capacity(32);
     out.extend_from_slice(b"{\"postgres_changes\":[");
     for (n, subscription) in subscriptions.iter().enumerate() {
@@ -56,7 +56,7 @@ impl Channels {
         let claims = Arc::clone(&channel.token.claims);
         let extra = channel.extra();
         let entries = Arc::clone(&extra.subscriptions);
-        let ids = entries.iter().map(|entry| phoenix::subscription_id(entry));
+        let ids = std::mem::take(&mut extra.subscription_ids);
         let listener = self.fanout.changes.add(Listener {
             tenant: tenant.id,
             connection: id,
@@ -200,13 +200,14 @@ mod tests {
     #[test]
     fn entries_are_echoed_in_order_with_an_id() {
         let entry: Box<str> = r#"{"event":"*","schema":"public","x":1.50}"#.into();
-        let text = response(&[entry.clone(), entry]);
+        let ids = [phoenix::subscription_id(&entry); 2];
+        let text = response(&[entry.clone(), entry], &ids);
         assert!(text.contains("1.50"), "{text}");
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let [one, other] = [0, 1].map(|n| value["postgres_changes"][n].clone());
         assert_eq!(one, other);
         assert_eq!(one["event"], json!("*"));
         assert!(one["id"].as_u64().unwrap() < 1 << 27);
-        assert_eq!(response(&[]), r#"{"postgres_changes":[]}"#);
+        assert_eq!(response(&[], &[]), r#"{"postgres_changes":[]}"#);
     }
 }

@@ -114,6 +114,8 @@ pub struct Extra {
     pub replication_deadline: Option<Tick>,
     /// The entries of `postgres_changes`, as sent.
     pub subscriptions: Arc<[Box<str>]>,
+    /// The client's ids of them, until the channel listens: then its listener has them.
+    pub subscription_ids: Box<[u32]>,
     /// The only one of them is the topic itself: the join had no `config` (spec: postgres-changes 2.2).
     pub is_topic_subscription: bool,
     /// The channel as one that listens to row changes.

@@ -82,10 +82,6 @@ impl Fanout {
                 };
                 let (parts, fits) = reader.take(io, batch, ends_after_one, self.queued_bytes_max);
                 presences += parts.presences;
-                let fits = parts.ranges(&batch.entries, here.vsn).all(|range| {
-                    let frames = LocalBytes::slice(batch.frames(here.vsn), range);
-                    connection::queue(io, here.id, frames, self.queued_bytes_max)
-                });
                 (parts.events, fits)
             };
             events += gets_events;

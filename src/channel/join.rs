@@ -8,7 +8,7 @@ use crate::connection::{
     self, Address, Channel, ConnectionId, Extra, Flags, Follows, Io, PendingJoin, RawJson, Stage,
     Token, WaitingRefusal,
 };
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::fanout::{Reads, Subscription};
 use crate::limits;
 use crate::logging::Identity;
@@ -40,6 +40,15 @@ impl Refusal {
             closes_socket: false,
             identity: None,
         }
+    }
+
+    /// With the text of the code itself.
+    pub(super) fn of(code: ErrorCode) -> Self {
+        Self::new(code, code.text().unwrap_or_default())
+    }
+
+    fn tenant_gone() -> Self {
+        Self::new(ErrorCode::TenantNotFound, text::TENANT_NOT_FOUND_IN_JOIN).closing()
     }
 
     /// The reason as a message of a channel that is shut down.
@@ -149,29 +158,19 @@ impl Channels {
         payload: &'a str,
     ) -> Result<Admitted<'a>, Refusal> {
         if topic == "realtime:" {
-            return Err(Refusal::new(
-                ErrorCode::TopicNameRequired,
-                "You must provide a topic name",
-            ));
+            return Err(Refusal::of(ErrorCode::TopicNameRequired));
         }
         if self.is_draining {
-            return Err(Refusal::new(
-                ErrorCode::RealtimeRestarting,
-                "Realtime is restarting, please standby",
-            ));
+            return Err(Refusal::of(ErrorCode::RealtimeRestarting));
         }
         let Some(tenant) = self.tenant_of(id) else {
-            let text = "Tenant with the given ID does not exist";
-            return Err(Refusal::new(ErrorCode::TenantNotFound, text).closing());
+            return Err(Refusal::tenant_gone());
         };
         let sent = payload;
         let payload = phoenix::parse_join(sent);
         self.report_invalid_fields(io, id, &payload.invalid, sent);
         if tenant.private_only && !payload.private {
-            return Err(Refusal::new(
-                ErrorCode::PrivateOnly,
-                "This project only allows private channels",
-            ));
+            return Err(Refusal::of(ErrorCode::PrivateOnly));
         }
         let added_user = self.add_user(id, &tenant)?;
         let checked = self.check_rates_and_token(io, id, topic, &tenant, &payload);
@@ -207,10 +206,7 @@ impl Channels {
         if tenant.usage.try_add_user(tenant.limits.users_max) {
             return Ok(true);
         }
-        Err(Refusal::new(
-            ErrorCode::ConnectionRateLimitReached,
-            "Too many connected users",
-        ))
+        Err(Refusal::of(ErrorCode::ConnectionRateLimitReached))
     }
 
     /// Checks 5 to 7, and for a tenant without a database what its absence decides of the rest.
@@ -223,21 +219,14 @@ impl Channels {
         payload: &JoinPayload<'_>,
     ) -> Result<Rc<Token>, Refusal> {
         if tenant.usage.is_tripped(Counter::Joins) {
-            return Err(Refusal::new(
-                ErrorCode::ClientJoinRateLimitReached,
-                "Too many joins per second",
-            )
-            .closing());
+            return Err(Refusal::of(ErrorCode::ClientJoinRateLimitReached).closing());
         }
         Self::count(io, tenant.id, &tenant.usage, Counter::Joins, 1);
         let socket = self.sockets.get(id);
         let channels = socket.map_or(0, |socket| socket.channels.len());
         let channels_max = tenant.limits.channels_per_socket_max as usize;
         if channels >= channels_max {
-            return Err(Refusal::new(
-                ErrorCode::ChannelRateLimitReached,
-                "Too many channels",
-            ));
+            return Err(Refusal::of(ErrorCode::ChannelRateLimitReached));
         }
         if channels + 1 == channels_max {
             self.report_last_channel(io, id);
@@ -356,9 +345,7 @@ impl Channels {
         };
         let (vsn, tenant) = (socket.vsn, socket.tenant);
         let Some(tenant) = self.tenants.get(tenant) else {
-            let text = "Tenant with the given ID does not exist";
-            let refusal = Refusal::new(ErrorCode::TenantNotFound, text).closing();
-            return self.refuse_pending(io, id, join, refusal);
+            return self.refuse_pending(io, id, join, Refusal::tenant_gone());
         };
         let address = &join.address;
         let name = (

@@ -3,7 +3,7 @@
 
 use super::Channels;
 use crate::connection::{self, Close, ConnectionId, Io, PendingLeave, Stage, Tick};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::fanout::Leaver;
 use crate::limits;
 use crate::mail::{Mail, TopicRef};
@@ -73,12 +73,7 @@ impl Channels {
                 if deadline == Some(due)
                     && let Some(place) = self.place_of(id, topic)
                 {
-                    self.shut_down(
-                        io,
-                        id,
-                        place,
-                        "Replication connection was not established in time",
-                    );
+                    self.shut_down(io, id, place, text::REPLICATION_NOT_READY);
                 }
             }
             Some(Delayed::FirstNews { id, topic, due }) => {
@@ -437,7 +432,7 @@ impl Channels {
         }
         for (id, topic) in tripped {
             if let Some(place) = self.place_of(id, topic) {
-                self.shut_down(io, id, place, "Too many messages per second");
+                self.shut_down(io, id, place, text::TOO_MANY_MESSAGES);
             }
         }
     }

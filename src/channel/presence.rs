@@ -3,7 +3,7 @@
 use super::question::is_private;
 use super::{Channels, Frame};
 use crate::connection::{Channel, ConnectionId, Io};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::mail::{Checks, PresenceAction, PresenceState};
 use crate::phoenix::{self, Message, Payload};
 use crate::tenant::{Counter, Tenant, TenantLimits};
@@ -128,7 +128,7 @@ impl Channels {
                 ErrorCode::ClientPresenceRateLimitReached,
                 ":client_rate_limit_exceeded",
             );
-            return Outcome::Shutdown("Client presence rate limit exceeded");
+            return Outcome::Shutdown(text::CLIENT_PRESENCE_LIMIT);
         }
         let event = phoenix::string_value(event)
             .unwrap_or_default()
@@ -188,8 +188,8 @@ impl Channels {
         {
             return Outcome::Ok;
         }
-        if phoenix::json_term_size(payload) > tenant.limits.payload_bytes_max {
-            return Outcome::Shutdown("Track message size exceeded");
+        if phoenix::json_term_size(payload) > payload_bytes_max {
+            return Outcome::Shutdown(text::TRACK_TOO_LARGE);
         }
         let topic = channel.topic;
         channel.flags.presence = true;
@@ -239,7 +239,7 @@ impl Channels {
         };
         Self::count(io, tenant.id, &tenant.usage, Counter::PresenceEvents, 1);
         if tenant.usage.is_tripped(Counter::PresenceEvents) {
-            return self.shut_down(io, *id, place, "Too many presence messages per second");
+            return self.shut_down(io, *id, place, text::TOO_MANY_PRESENCE_MESSAGES);
         }
         self.push_shared(io, *id, *topic, "presence_state", state);
     }

@@ -5,7 +5,7 @@ use super::join::Refusal;
 use super::question::name_of;
 use super::{Channels, Delayed};
 use crate::connection::{ConnectionId, Io, PendingJoin, Stage};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::limits;
 use crate::mail::{Ask, AskError, Body, Replayed, Told, TopicRef};
 use crate::phoenix::{self, Encoding, Vsn};
@@ -48,8 +48,7 @@ impl Channels {
         if let (Ok(Told::Replayed(messages)), Some(meanwhile)) = (outcome, meanwhile) {
             self.complete_join(io, id, topic, join, &messages, &meanwhile);
         } else {
-            let text = "Realtime was unable to replay messages";
-            let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text);
+            let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text::REPLAY_FAILED);
             self.refuse_pending(io, id, join, refusal);
         }
         self.fanout.let_go(io, topic, id);
@@ -224,7 +223,7 @@ impl Replay {
             (Some(since_ms), Some(limit)) => Ok(Some(Self { since_ms, limit })),
             _ => Err(Refusal::new(
                 ErrorCode::UnableToReplayMessages,
-                "Replay params are not valid",
+                text::REPLAY_PARAMS_INVALID,
             )),
         }
     }

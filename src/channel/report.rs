@@ -160,12 +160,8 @@ impl Channels {
 
     /// Taking the last free place says so once (spec 9.3).
     pub(super) fn report_last_channel(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        self.report(
-            io,
-            id,
-            ErrorCode::ChannelRateLimitReached,
-            "Too many channels",
-        );
+        let code = ErrorCode::ChannelRateLimitReached;
+        self.report(io, id, code, code.text().unwrap_or_default());
     }
 
     pub(super) fn report_refused_join(

@@ -49,7 +49,7 @@ impl Trip {
             ),
             Counter::Events => (
                 ErrorCode::MessagePerSecondRateLimitReached,
-                "Too many messages per second",
+                text::TOO_MANY_MESSAGES,
             ),
             Counter::PresenceEvents => (
                 ErrorCode::PresenceRateLimitReached,
@@ -57,7 +57,7 @@ impl Trip {
             ),
             Counter::DbEvents => (
                 ErrorCode::MessagePerSecondRateLimitReached,
-                "Too many postgres changes messages per second",
+                text::TOO_MANY_CHANGES,
             ),
         }
     }

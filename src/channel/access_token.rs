@@ -101,13 +101,8 @@ impl Channels {
 }
 
 fn sent(payload: &str) -> Sent {
-    if !payload.starts_with('{') {
-        return Sent::Nothing;
-    }
-    let token = phoenix::members(payload)
-        .filter(|(name, _)| name == "access_token")
-        .last();
-    match token.map(|(_, value)| (value, phoenix::string_value(value))) {
+    let token = phoenix::pick(payload, ["access_token"]).and_then(|[token]| token);
+    match token.map(|value| (value, phoenix::string_value(value))) {
         Some(("null", _)) => Sent::Ignored,
         Some((_, Some(text))) if text.starts_with("sb_") => Sent::Ignored,
         Some((_, Some(text))) => Sent::Token(text.into_owned()),

@@ -19,19 +19,11 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn of(payload: &Payload<'a>) -> Self {
-        let mut fields = Self::default();
-        if let Payload::Json(text) = payload
-            && text.starts_with('{')
-        {
-            for (name, value) in phoenix::members(text) {
-                match &*name {
-                    "event" => fields.event = Some(value),
-                    "payload" => fields.payload = Some(value),
-                    _ => {}
-                }
-            }
-        }
-        fields
+        let Payload::Json(text) = payload else {
+            return Self::default();
+        };
+        let [event, payload] = phoenix::pick(text, ["event", "payload"]).unwrap_or_default();
+        Self { event, payload }
     }
 }
 

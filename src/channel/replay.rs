@@ -202,7 +202,8 @@ pub(super) struct Replay {
 impl Replay {
     /// What is asked for, if it is an object.
     pub(super) fn parse(raw: Option<&str>) -> Result<Option<Self>, Refusal> {
-        let Some(raw) = raw.filter(|raw| raw.starts_with('{')) else {
+        let Some([since, limit]) = raw.and_then(|raw| phoenix::pick(raw, ["since", "limit"]))
+        else {
             return Ok(None);
         };
         let member = |name: &str| {
@@ -213,7 +214,7 @@ impl Replay {
         };
         let since = member("since").and_then(|raw| raw.parse::<i64>().ok());
         let since = since.filter(|since| (-MS_OF_YEAR_9999..MS_OF_YEAR_9999).contains(since));
-        let limit = match member("limit") {
+        let limit = match limit {
             None => Some(limits::REPLAY_MESSAGES_MAX),
             Some(raw) => integer(raw)
                 .map(|limit| limit.clamp(1, i64::from(limits::REPLAY_MESSAGES_MAX)))

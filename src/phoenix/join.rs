@@ -228,8 +228,9 @@ impl<'a> JoinPayload<'a> {
     }
 }
 
-/// The values of these members of an object, raw, in one pass; `None` when `raw` is no object.
-fn pick<'a, const N: usize>(raw: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
+/// The values of these members of an object, raw, in one pass: of a repeated name the last one's. `None` when `raw` is no object.
+#[must_use]
+pub fn pick<'a, const N: usize>(raw: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
     if !raw.starts_with('{') {
         return None;
     }

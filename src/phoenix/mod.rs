@@ -38,7 +38,7 @@ pub use binary::{
     TooLong, decode_binary, encode_opaque_broadcast, encode_user_broadcast, fits_binary,
 };
 pub use escape::json_string;
-pub use join::{Invalid, JoinPayload, JoinPayloadError, TokenChoice, parse_join};
+pub use join::{Invalid, JoinPayload, JoinPayloadError, TokenChoice, parse_join, pick};
 pub use json::{decode_text, encode_change, encode_push, encode_push_around, encode_reply};
 pub use message::{DecodeError, Encoding, Field, Message, Payload, RawJson, RawRef, Topic, Vsn};
 pub use scan::{JSON_DEPTH_MAX, elements, is_json, is_json_unread, members, string_value};

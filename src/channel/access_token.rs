@@ -49,10 +49,10 @@ impl Channels {
         if channel.token.is(token) {
             return;
         }
-        let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
+        let unix_now = i64::from(connection::unix_second(io));
         match self
             .tokens
-            .verify(tenant.id, &tenant.verifier, text, unix_now)
+            .verify(tenant.id, &tenant.verifier, token, unix_now)
         {
             Ok(verified) => {
                 let is_private = is_private(&self.fanout, channel);

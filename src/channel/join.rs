@@ -250,7 +250,7 @@ impl Channels {
         tenant: &Tenant,
         choice: &TokenChoice<'_>,
     ) -> Result<Rc<Token>, Refusal> {
-        let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
+        let unix_now = i64::from(connection::unix_second(io));
         match choice {
             TokenChoice::UserToken(text) | TokenChoice::AccessToken(text) => self
                 .tokens
@@ -348,12 +348,12 @@ impl Channels {
             return self.refuse_pending(io, id, join, Refusal::tenant_gone());
         };
         let address = &join.address;
-        let name = (
-            tenant.id,
-            join.private,
-            &*address.topic,
-            &*address.topic_json,
-        );
+        let name = TopicName {
+            tenant: tenant.id,
+            private: join.private,
+            text: &address.topic,
+            json: &address.topic_json,
+        };
         let subscription = self.fanout.subscribe(io, id, name, &tenant.usage, vsn);
         match subscription {
             Subscription::Active(topic) => self.on_topic_active(io, id, topic, join),

@@ -344,8 +344,8 @@ impl Channels {
 
     /// The wheel has come to a socket: is it idle, has a token expired (spec 9.1)?
     pub fn on_visit(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        self.give_up_questions(io, id, connection::unix_second(io));
-        let unix_now = io.unix_ms() / 1000;
+        let now = connection::unix_second(io);
+        self.give_up_questions(io, id, now);
         let idle_timeout = self.settings.idle_timeout_seconds;
         let Some(socket) = self.sockets.get(id) else {
             return;
@@ -353,13 +353,12 @@ impl Channels {
         // Both are seconds cut short, so only one more than the timeout is surely as long. A socket whose join waits is not idle: the
         // original does not look at it either (spec 4.1).
         let is_waiting = socket.waiting.is_some();
-        if !is_waiting && unix_now > u64::from(socket.last_seen) + u64::from(idle_timeout) {
+        if !is_waiting && now > socket.last_seen.saturating_add(idle_timeout) {
             return self.close(io, id, 1000);
         }
-        let unix_now = i64::try_from(unix_now).unwrap_or(i64::MAX);
         while let Some((place, error)) = self.sockets.get(id).and_then(|socket| {
             let recheck =
-                |channel: &connection::Channel| channel.token.claims.recheck(unix_now).err();
+                |channel: &connection::Channel| channel.token.claims.recheck(now.into()).err();
             socket
                 .channels
                 .iter()
@@ -378,24 +377,18 @@ impl Channels {
         let first = visits
             .map(|exp| Self::next_visit(socket.last_seen, idle_timeout, exp))
             .min();
-        let visit = first.unwrap_or(socket.last_seen.saturating_add(idle_timeout));
+        let visit = first.unwrap_or_else(|| Self::next_visit(socket.last_seen, idle_timeout, None));
         let question = socket
             .waiting
             .as_ref()
             .and_then(|waiting| waiting.first_question());
         let visit = question.map_or(visit, |question| visit.min(question.due));
-        io.visit_at(
-            id,
-            visit.max(
-                u32::try_from(unix_now)
-                    .unwrap_or(u32::MAX)
-                    .saturating_add(1),
-            ),
-        );
+        io.visit_at(id, visit.max(now.saturating_add(1)));
     }
 
     /// The second in which a socket has to be looked at: when it may be idle, or when a token expires.
-    pub(super) fn next_visit(last_seen: u32, idle_timeout_seconds: u32, exp: Option<i64>) -> u32 {
+    #[must_use]
+    pub fn next_visit(last_seen: u32, idle_timeout_seconds: u32, exp: Option<i64>) -> u32 {
         let idle = last_seen
             .saturating_add(idle_timeout_seconds)
             .saturating_add(1);

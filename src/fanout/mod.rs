@@ -25,7 +25,7 @@ pub use registry::{Members, Reads, Topic};
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{
     ChangeBatch, Encoded, Mail, Member, PresenceAction, PresenceState, Serializers, Subscribe,
-    TopicHasher, TopicKey, TopicRef,
+    TopicHasher, TopicKey, TopicName, TopicRef,
 };
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, TenantId, Usage};
@@ -136,14 +136,14 @@ impl Fanout {
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
-        name: (TenantId, bool, &str, &str),
+        name: TopicName<'_>,
         usage: &Arc<Usage>,
         vsn: Vsn,
     ) -> Subscription {
         let (tenant, private, text, json) = name;
         let found = self.find(tenant, private, text);
         let topic = found.unwrap_or_else(|| {
-            let key = Arc::new(TopicKey::new(&self.hasher, tenant, private, text, json));
+            let key = Arc::new(TopicKey::new(&self.hasher, name));
             self.registry.insert(key, Arc::clone(usage))
         });
         let wanted = Serializers {

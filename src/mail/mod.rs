@@ -31,7 +31,7 @@ pub use content::{Audience, Batch, Content, Encoded, Entry, Receivers};
 pub use question::{
     Answer, Ask, AskError, Body, Checks, Context, Question, Replayed, Told, Verdict,
 };
-pub use topic::{TopicHasher, TopicKey, TopicRef};
+pub use topic::{TopicHasher, TopicKey, TopicName, TopicRef};
 
 use crate::http::UpgradeRequest;
 use crate::logging::Line;

@@ -325,10 +325,8 @@ impl Shard {
         };
         self.channels.sockets.insert(id, socket);
         self.channels.report_connected(io, id);
-        io.visit_at(
-            id,
-            last_seen.saturating_add(self.channels.settings.idle_timeout_seconds),
-        );
+        let idle_timeout = self.channels.settings.idle_timeout_seconds;
+        io.visit_at(id, Channels::next_visit(last_seen, idle_timeout, None));
     }
 
     /// An upgrade that came over a connection of the control core: it has checked everything and answered 101.

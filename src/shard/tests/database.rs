@@ -123,13 +123,7 @@ impl World {
 
     fn send_row(&mut self, id: u128, payload: String) {
         let hasher = TopicHasher::new(super::world::HASH_SEED);
-        let key = TopicKey::new(
-            &hasher,
-            self.tenants[0].id,
-            true,
-            &text,
-            &json!(TOPIC).to_string(),
-        );
+        let key = TopicKey::of_name(&hasher, self.tenants[0].id, true, "a");
         let owner = key.owner(self.shard_count);
         let id = Uuid::from_u128(id);
         let publish = Publish {

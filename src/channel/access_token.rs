@@ -2,7 +2,8 @@
 
 use super::question::{check_role, is_private};
 use super::{Channels, Frame};
-use crate::connection::{ConnectionId, Io};
+use crate::connection::{self, ConnectionId, Io};
+use crate::error::text;
 use crate::phoenix::{self, Message, Payload};
 
 /// What a client sent as its new token.

@@ -6,7 +6,7 @@ use super::{Channels, Frame, is_object};
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{Audience, Checks, Content};
 use crate::metrics::Relayed;
-use crate::phoenix::{self, Encoding, Message, Payload};
+use crate::phoenix::{Message, Payload};
 use crate::tenant::Counter;
 use std::borrow::Cow;
 
@@ -19,9 +19,6 @@ impl Channels {
         message: &Message<'_>,
         frame: Frame<'_>,
     ) {
-        let Some(tenant) = self.tenant_of(id) else {
-            return;
-        };
         let Some(channel) = self.channel_at(id, place) else {
             return;
         };

@@ -110,14 +110,7 @@ impl Channels {
         socket.has_tried_to_join = true;
         if socket.channels.len() >= limits::CHANNELS_PER_SOCKET_MAX {
             let response = r#"{"reason":"too many channels joined"}"#;
-            return self.reply_raw(
-                io,
-                id,
-                &message.join_ref.clone(),
-                message,
-                "error",
-                response,
-            );
+            return self.reply_raw(io, id, &message.join_ref, message, "error", response);
         }
         // A channel of the same topic ends first, whatever becomes of the join; its phx_close follows the reply (spec 4.3).
         let close_of_old = self
@@ -376,7 +369,7 @@ impl Channels {
         };
         match replay {
             Some(replay) => self.ask_for_replay(io, id, topic, join, replay),
-            None => self.complete_join(io, id, topic, join, &[]),
+            None => self.complete_join(io, id, topic, join, &[], &[]),
         }
     }
 

@@ -430,7 +430,7 @@ impl Channels {
         }
     }
 
-    /// Tells every socket of a tenant and closes it (spec 11).
+    /// Tells every socket of a tenant and closes it (spec 11), a turn's worth at a time.
     pub fn disconnect(&mut self, io: &mut Io<'_>, tenant: TenantId) {
         let own = self.sockets.iter();
         let own = own.filter(|(_, socket)| socket.tenant == tenant);

@@ -33,7 +33,7 @@ use crate::logging::{Gate, Threshold};
 use crate::mail::{DatabaseState, Mail, TopicRef};
 use crate::metrics::{Board, Slow};
 use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
-use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
+use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId, Usage};
 use figures::Handled;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -245,7 +245,7 @@ impl Channels {
         }
         let Some(place) = topic.and_then(|topic| self.find_channel(id, topic)) else {
             return if event == "phx_leave" {
-                self.reply_raw(io, id, &message.join_ref.clone(), message, "ok", "{}");
+                self.reply_raw(io, id, &message.join_ref, message, "ok", "{}");
             } else {
                 self.reply_unmatched(io, id, message);
             };
@@ -492,7 +492,7 @@ impl<'a> Frame<'a> {
 
 /// Whether a payload is a JSON object.
 fn is_object(payload: &Payload<'_>) -> bool {
-    matches!(payload, Payload::Json(text) if text.trim_start().starts_with('{'))
+    matches!(payload, Payload::Json(text) if text.starts_with('{'))
 }
 
 /// A socket's serializer, for encoders that are given one.

@@ -17,15 +17,11 @@ const EXTENSION: &str = "postgres_changes";
 pub(super) fn response(subscriptions: &[Box<str>], ids: &[u32]) -> String {
     let mut out = Vec::with_capacity(32);
     out.extend_from_slice(b"{\"postgres_changes\":[");
-    for (n, subscription) in subscriptions.iter().enumerate() {
+    for (n, (subscription, id)) in subscriptions.iter().zip(ids).enumerate() {
         if n > 0 {
             out.push(b',');
         }
-        phoenix::echo_subscription(
-            &mut out,
-            subscription,
-            phoenix::subscription_id(subscription),
-        );
+        phoenix::echo_subscription(&mut out, subscription, *id);
     }
     out.extend_from_slice(b"]}");
     String::from_utf8(out)
@@ -34,7 +30,7 @@ pub(super) fn response(subscriptions: &[Box<str>], ids: &[u32]) -> String {
 
 impl Channels {
     /// A channel with subscriptions was joined: the control core is told. A tenant without a database is answered at once, as one
-    /// whose database cannot be reached (spec: README, operations).
+    /// whose database cannot be reached (spec: README, operations), and so is everybody while the control core takes no letters.
     pub(super) fn listen(&mut self, io: &mut Io<'_>, id: ConnectionId, topic: TopicRef) {
         let Some(tenant) = self.tenant_of(id) else {
             return;
@@ -63,7 +59,7 @@ impl Channels {
             topic,
             key,
             vsn,
-            ids: (!extra.is_topic_subscription).then(|| ids.collect()),
+            ids: (!extra.is_topic_subscription).then_some(ids),
         });
         extra.listener = Some(listener);
         let listen = Listen {
@@ -140,14 +136,14 @@ impl Channels {
             return true;
         };
         let Some(channel) = self.channel_at(id, place) else {
-            return;
+            return true;
         };
         let Some((extra, listener)) = channel
             .extra
             .as_ref()
             .and_then(|extra| Some((extra, extra.listener?)))
         else {
-            return;
+            return true;
         };
         if connection::is_control_busy(io) {
             return false;
@@ -160,6 +156,7 @@ impl Channels {
             is_refresh: true,
         };
         io.mail(CONTROL, Mail::Listen(Box::new(listen)));
+        true
     }
 
     /// A channel ends: nothing reaches it from now on.

@@ -6,7 +6,7 @@ use crate::connection::{Channel, ConnectionId, Io};
 use crate::error::{ErrorCode, text};
 use crate::mail::{Checks, PresenceAction, PresenceState};
 use crate::phoenix::{self, Message, Payload};
-use crate::tenant::{Counter, Tenant, TenantLimits};
+use crate::tenant::{Counter, TenantLimits};
 use std::time::Duration;
 use uuid::{Builder, Uuid};
 
@@ -105,7 +105,6 @@ impl Channels {
         let Some(limits) = self.tenant(id).map(|tenant| tenant.limits) else {
             return Outcome::Error;
         };
-        let now = io.now();
         let Some(channel) = self
             .sockets
             .get_mut(id)
@@ -184,6 +183,9 @@ impl Channels {
             return Outcome::Shutdown(text::TRACK_TOO_LARGE);
         }
         let topic = channel.topic;
+        let Some(entry) = self.fanout.topic(topic) else {
+            return Outcome::Error;
+        };
         channel.flags.presence = true;
         let extra = channel.extra();
         let key = extra
@@ -216,9 +218,6 @@ impl Channels {
             join_ref,
             state,
         } = letter;
-        let Some(tenant) = self.tenant_of(*id) else {
-            return;
-        };
         let place = self.sockets.get(*id).and_then(|socket| {
             // A channel that was joined since has asked for a state of its own.
             socket
@@ -249,7 +248,7 @@ fn may_call(channel: &mut Channel, now: crate::connection::Tick, limits: &Tenant
     extra.presence_calls <= limits.client_presence_calls_max
 }
 
-/// Whether two payloads say the same: keys in another order change nothing.
+/// Whether two payloads, objects, say the same: keys in another order change nothing.
 fn same(one: &str, other: &str) -> bool {
     let parse = |text| serde_json::from_str::<serde_json::Value>(text).ok();
     one == other

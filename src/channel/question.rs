@@ -175,7 +175,7 @@ impl Channels {
         let question = Question {
             tenant,
             connection: id,
-            number: self.questions,
+            number,
             ask,
         };
         io.mail(connection::CONTROL, Mail::Ask(Box::new(question)));

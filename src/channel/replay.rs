@@ -206,13 +206,7 @@ impl Replay {
         else {
             return Ok(None);
         };
-        let member = |name: &str| {
-            phoenix::members(raw)
-                .filter(|(key, _)| key == name)
-                .last()
-                .map(|(_, value)| value)
-        };
-        let since = member("since").and_then(|raw| raw.parse::<i64>().ok());
+        let since = since.and_then(|raw| raw.parse::<i64>().ok());
         let since = since.filter(|since| (-MS_OF_YEAR_9999..MS_OF_YEAR_9999).contains(since));
         let limit = match limit {
             None => Some(limits::REPLAY_MESSAGES_MAX),

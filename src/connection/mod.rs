@@ -179,10 +179,10 @@ pub fn is_control_busy(io: &Io<'_>) -> bool {
 }
 
 const _: () = assert!(
-    size_of::<Channel>() <= 72,
+    size_of::<Channel>() <= 64,
     "a channel is held once per member"
 );
 const _: () = assert!(
-    size_of::<Socket>() <= 160,
+    size_of::<Socket>() <= 128,
     "a socket is held once per connection"
 );

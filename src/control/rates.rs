@@ -6,7 +6,7 @@
 //! (spec: websocket-protocol 9.2). Deliberately absent: a clock, and counting itself.
 
 use super::tenants::{Live, RequestCounter};
-use crate::error::{ErrorCode, inspect_str};
+use crate::error::{ErrorCode, inspect_str, text};
 use crate::limits;
 use crate::tenant::{Counter, RateMeter, RateWindow, Tenant, TenantId, TenantLimits};
 use rustc_hash::FxHashMap;

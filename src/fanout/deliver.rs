@@ -22,7 +22,7 @@ impl Fanout {
         self.deliver_to(io, topic, batch, &[]);
     }
 
-    /// The same on the owner's shard, where members may have come after some of the messages.
+    /// The same on the owner's shard, where members may have come after some of the messages: they are in the order of their ids.
     pub(super) fn deliver_to(
         &mut self,
         io: &mut Io<'_>,
@@ -30,7 +30,7 @@ impl Fanout {
         batch: &Arc<Batch>,
         arrivals: &[Arrival],
     ) {
-        let Some(entry) = self.registry.get(topic) else {
+        let Some(entry) = self.registry.get_mut(topic) else {
             return;
         };
         if let Some(holds) = &mut entry.holds {
@@ -123,7 +123,7 @@ impl Fanout {
                 .map_or(&[], |ids| ids),
             arrival: arrival.as_ref(),
         };
-        let parts = Parts::of(batch.entries(), &reader);
+        let parts = Parts::of(batch.entries(), &reader, false);
         let ranges = || parts.ranges(batch.entries(), here.vsn);
         if ranges().map(|range| range.len()).sum::<usize>() > limits::SHARED_PAYLOAD_BYTES_MIN {
             // So much is better shared with everybody at once.
@@ -233,7 +233,7 @@ impl Reader<'_> {
 }
 
 /// The messages of a batch that one member gets, as runs of neighbours.
-struct Parts {
+pub(super) struct Parts {
     /// First and one past the last entry of each run.
     runs: SmallVec<[(usize, usize); 4]>,
     pub(super) events: u64,

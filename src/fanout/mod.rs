@@ -130,8 +130,7 @@ impl Fanout {
         }
     }
 
-    /// Makes sure that a topic's messages arrive here, for a socket that is about to become a member of it. `text` is the topic
-    /// as the client wrote it and `json` the same as a JSON string.
+    /// Makes sure that a topic's messages arrive here, for a socket that is about to become a member of it.
     pub fn subscribe(
         &mut self,
         io: &mut Io<'_>,
@@ -140,8 +139,7 @@ impl Fanout {
         usage: &Arc<Usage>,
         vsn: Vsn,
     ) -> Subscription {
-        let (tenant, private, text, json) = name;
-        let found = self.find(tenant, private, text);
+        let found = self.find(name.tenant, name.private, name.text);
         let topic = found.unwrap_or_else(|| {
             let key = Arc::new(TopicKey::new(&self.hasher, name));
             self.registry.insert(key, Arc::clone(usage))
@@ -347,7 +345,7 @@ impl Fanout {
         self.registry.get(topic)
     }
 
-    /// Whether this socket is the member at this place: `channel` keeps the place.
+    /// A socket of this shard as a member, as the owners of topics call it.
     #[must_use]
     pub fn member(&self, id: ConnectionId) -> Member {
         Member {

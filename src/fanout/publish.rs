@@ -181,7 +181,6 @@ impl Fanout {
                 diff
             }
             PresenceAction::State { join_ref } => {
-                let unsealed = owned.unsealed();
                 let arrivals = owned.arrivals.get_or_insert_default();
                 if member.shard == self.shard {
                     arrivals.await_state(member.connection);

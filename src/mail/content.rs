@@ -185,9 +185,16 @@ impl Batch {
     #[must_use]
     pub fn frames(&self, vsn: Vsn) -> Option<&SharedBytes> {
         match vsn {
-            Vsn::V1 => &self.v1,
-            Vsn::V2 => &self.v2,
+            Vsn::V1 => self.v1.as_ref(),
+            Vsn::V2 => self.v2.as_ref(),
         }
+    }
+
+    /// Bytes of all frames.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let frames = [&self.v1, &self.v2].into_iter().flatten();
+        frames.map(|frames| frames.len()).sum()
     }
 }
 

@@ -11,7 +11,7 @@
 //!   Publish ─────────────────────▶ orders, encodes once
 //!                                   seals a batch a turn ─ Deliver ──▶ topic to sockets
 //!   Presence ────────────────────▶ state, diff as a publication
-//!   Settle ──────────────────────▶ seals the batch
+//!   Settle ──────────────────────▶ waits for the end of the turn
 //!   ◀──────────────────── Settled
 //!   Unsubscribe ─────────────────▶ forgets the shard
 //! ```

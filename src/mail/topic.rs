@@ -1,5 +1,6 @@
 //! The name of a topic, the same on every thread.
 
+use crate::phoenix;
 use crate::tenant::TenantId;
 use foldhash::quality::FixedState;
 use shards::ShardId;
@@ -53,7 +54,7 @@ pub struct TopicName<'a> {
 const PREFIX: &str = "realtime:";
 
 impl TopicKey {
-    /// The key of the topic `realtime:<name>`; `json` is that text as a JSON string, quotes included.
+    /// The key of a topic as a client has written it.
     #[must_use]
     pub fn new(hasher: &TopicHasher, name: TopicName<'_>) -> Self {
         let TopicName {

@@ -1,7 +1,8 @@
 //! What a `phx_join` asks for (websocket-protocol sections 5.1, 5.2 and 5.5).
 //!
 //! Validation is lenient where the original's is: a field that makes no sense takes its default and is reported in
-//! [`JoinPayload::invalid`], for the log only. Only the shapes that make the original fail are errors here.
+//! [`JoinPayload::invalid`], for the log only. Only the shapes that make the original fail are errors here, and they are the last thing
+//! that it fails for.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -124,7 +125,7 @@ pub fn parse_join(payload: &str) -> JoinPayload<'_> {
         join.broken = Some(error);
     }
     join.parse_tokens(access_token, user_token);
-    Ok(join)
+    join
 }
 
 impl<'a> JoinPayload<'a> {

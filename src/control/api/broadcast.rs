@@ -15,7 +15,7 @@ use crate::control::rates::Notice;
 use crate::http::query_value;
 use crate::mail::{Audience, Content, Publish, To, TopicKey};
 use crate::metrics::Relayed;
-use crate::phoenix::{self, Encoding};
+use crate::phoenix::Encoding;
 use crate::tenant::{Counter, Tenant};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -216,7 +216,7 @@ async fn publish(
         .count_payload(api.cell, Relayed::Broadcast, bytes);
     let key = TopicKey::of_name(&api.hasher, tenant.id, is_private, name);
     let publish = Publish {
-        to: To::Key(key),
+        to: To::Key(Arc::new(key)),
         content,
         except: None,
         audience: Audience::Broadcast,

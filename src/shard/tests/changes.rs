@@ -14,8 +14,9 @@ use crate::mail::{
 use crate::phoenix::subscription_id;
 use crate::tenant::TenantId;
 use serde_json::{Value, json};
-use shards::ShardId;
+use shards::{Options, ShardId};
 use std::sync::Arc;
+use std::time::Duration;
 
 const TOPIC: &str = "realtime:a";
 

@@ -132,7 +132,7 @@ impl World {
                 event: Cow::Borrowed("row"),
                 metadata: Some(Cow::Owned(json!({"id": id.to_string()}).to_string())),
                 encoding: Encoding::Json,
-                bytes: Cow::Owned(json!({"n": n}).to_string().into_bytes()),
+                bytes: Cow::Owned(payload.into_bytes()),
             },
             except: None,
             audience: Audience::Broadcast,
@@ -141,7 +141,6 @@ impl World {
         self.sim
             .control
             .send(owner, Mail::Publish(Box::new(publish)));
-        self.run();
     }
 }
 

@@ -1,11 +1,12 @@
 //! How sockets end, and that they leave nothing behind (spec: websocket-protocol 4.4, 4.5, 9.1, 11).
 
-use super::world::{BEGIN, Client, Setup, World, generous, tenant, token};
+use super::world::{BEGIN, Client, Setup, World, generous, shard_id, tenant, token};
 use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, shut_down};
 use crate::limits;
 use crate::mail::Mail;
 use crate::tenant::TenantId;
 use serde_json::{Value, json};
+use shards::Options;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -427,7 +428,7 @@ fn a_stopped_shard_lets_go_of_everything() {
     let mut world = World::of(2);
     let client = world.member(0, 2, TOPIC, &json!({}));
     world.tell(|| Mail::Stop);
-    assert!((0..2).all(|n| world.sim.is_stopped(super::world::shard_id(n))));
+    assert!((0..2).all(|n| world.sim.is_stopped(shard_id(n))));
     assert!(world.is_ended(client));
 }
 

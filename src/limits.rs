@@ -14,6 +14,10 @@ use std::time::Duration;
 /// Largest WebSocket message, also reassembled from fragments, in bytes. Above: close 1009 (spec: websocket-protocol 3.4).
 pub const MESSAGE_BYTES_MAX: usize = 5_000_000;
 
+/// Bytes of unfinished messages on one shard. Above: whoever sends more of one is closed with 1013, so that those who never finish theirs
+/// cannot take all memory.
+pub const PARTIAL_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Largest request head in bytes, all headers together. Above: 431 and the connection is closed.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 

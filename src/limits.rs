@@ -59,6 +59,10 @@ pub const JOIN_BYTES_MAX: usize = 256 * 1024;
 /// Longest time between two checks of a channel's token, in seconds (spec 9.1).
 pub const TOKEN_RECHECK_SECONDS: u32 = 300;
 
+/// Bytes of messages that a topic keeps for members which read those of the database first. Above: their joins are refused, as when the
+/// database does not answer; the client tries again.
+pub const HELD_BYTES_MAX: usize = 4 << 20;
+
 /// Messages with one `replay` request at most (spec 6.5).
 pub const REPLAY_MESSAGES_MAX: u32 = 25;
 

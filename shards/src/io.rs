@@ -30,6 +30,8 @@ pub(crate) struct Core<M> {
     pub(crate) dirty: Vec<ConnectionId>,
     /// What the product has said that it will queue before the turn ends.
     pub(crate) foreseen_bytes: usize,
+    /// Buffers that were queued since the start: what a letter leads to.
+    pub(crate) queued_count: u64,
     /// Sockets the driver does not know yet.
     pub(crate) adopted: Vec<(ConnectionId, OwnedFd)>,
     /// Seconds since 1970 to slots to visit.
@@ -163,6 +165,7 @@ impl<M> Io<'_, M> {
             slot.set(flag::DIRTY);
             self.core.dirty.push(id);
         }
+        self.core.queued_count += 1;
         self.core.note_queued(before, after);
         queued
     }

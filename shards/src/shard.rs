@@ -4,7 +4,8 @@
 //! letters, doorbells. What always holds:
 //!
 //! - A turn takes what was there when it began, in batches: completions, then mailboxes, then timers, then the
-//!   handler's `on_turn_end`, then each socket that something happened to once, up to a bound; the next turn goes on from there.
+//!   handler's `on_turn_end`, then each socket that something happened to once. Of mailboxes and sockets there is a bound, by what
+//!   they cost; the next turn goes on from there.
 //! - Once a turn has `TURN_BYTES_MAX` to send, it hears no socket again that has added to them: who says little does not wait for
 //!   all that another one has sent. (`who_says_little_does_not_wait_for_who_says_much`)
 //! - While more than `spill_letters` letters wait for full mailboxes of other shards, received bytes are held, with their buffers; the
@@ -47,6 +48,8 @@ pub(crate) struct Shard<H: Handler, D> {
     loud: Vec<ConnectionId>,
     events: Vec<Event>,
     due: Vec<(u32, u8)>,
+    /// The mailbox that is looked into first, each turn another.
+    first_mailbox: usize,
     /// When the last turn ended.
     ended: (Tick, u64),
     spill_letters: usize,
@@ -75,6 +78,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             live_count: 0,
             dirty: Vec::new(),
             foreseen_bytes: 0,
+            queued_count: 0,
             adopted: Vec::new(),
             visits: Wheel::new(unix_second(unix_ms)),
             stalls: Wheel::new(now.second()),
@@ -98,6 +102,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             loud: Vec::new(),
             events: Vec::new(),
             due: Vec::new(),
+            first_mailbox: 0,
             ended: (now, unix_ms),
             spill_letters: options.spill_letters,
         }
@@ -353,10 +358,17 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 mail,
             );
         }
-        for index in 0..self.incoming.count() {
+        let count = self.incoming.count();
+        self.first_mailbox = (self.first_mailbox + 1) % count.max(1);
+        let before = self.core.queued_count;
+        for index in (self.first_mailbox..count).chain(0..self.first_mailbox) {
             let (from, waiting) = self.incoming.waiting(index);
             let from = self.core.outgoing.peer(from);
-            for _ in 0..waiting {
+            for taken in 0..waiting {
+                // One of each mailbox is always taken: nobody waits for those who have more to say.
+                if taken > 0 && self.core.queued_count - before >= MAIL_BUFFERS_MAX {
+                    break;
+                }
                 let Some(mail) = self.incoming.take(index) else {
                     break;
                 };
@@ -460,6 +472,10 @@ const FLUSH_SOCKETS_MAX: usize = 4_096;
 /// Bytes that a turn may have to send before it puts off the input of those who have made them. At 1 to 3 GB a second, which is what
 /// the kernel copies, this is 10 to 30 ms; and it is so much that a crowd's messages still go out many at a time.
 const TURN_BYTES_MAX: usize = 32 << 20;
+/// Buffers that the letters of one turn may queue before the others have to wait for the next: a letter may be for ten thousand
+/// sockets, and a mailbox holds thousands of letters. At 20 to 50 ns a buffer, this is 1 to 3 ms. So much is taken at once all the
+/// same that what many letters say to one socket is sent in one go.
+const MAIL_BUFFERS_MAX: u64 = 65_536;
 
 /// Turns that the end of a shard takes at most, a millisecond each.
 const FINISH_TURNS_MAX: usize = 1_000;

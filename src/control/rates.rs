@@ -3,7 +3,9 @@
 //! What comes in: the first use of a counter, changed limits, and the time. What goes out: averages and flags in the tenant's
 //! [`Usage`](crate::tenant::Usage) or [`RequestCounter`], and a [`Trip`] per flag that went up. What always holds: every counter
 //! ticks at a phase of its own, first right after its creation and then once per window tick, and nothing changes in between
-//! (spec: websocket-protocol 9.2). Deliberately absent: a clock, and counting itself.
+//! (spec: websocket-protocol 9.2). Deliberately absent: a clock, which is [`task`]'s, and counting itself.
+
+pub mod task;
 
 use super::tenants::{Live, RequestCounter};
 use crate::error::{ErrorCode, inspect_str};

@@ -3,6 +3,7 @@
 mod codes;
 mod pages;
 mod private;
+mod serve;
 mod tenants;
 
 use super::*;

@@ -342,10 +342,11 @@ fn ip_version(env: &Environment<'_>) -> IpVersion {
     }
 }
 
-/// The original's start script gives this to `ulimit`, which also knows a word.
+/// The original's start script gives this to `ulimit`, which also knows a word, unless it is set to nothing.
 fn open_files(env: &Environment<'_>) -> Result<Option<u64>, ConfigError> {
     let name = "RLIMIT_NOFILE";
-    let value = match env.raw(name).as_deref() {
+    let value = match env.raw(name).as_deref().map(str::trim) {
+        Some("") => None,
         Some("unlimited") => Some(u64::MAX),
         _ => env.parsed_integer(1, name)?,
     };

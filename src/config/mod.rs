@@ -329,8 +329,13 @@ const DRIVERS: [(&str, Driver); 3] = [
 ];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-fn levels() -> [(&'static str, Level); 8] {
-    Level::ALL.map(|level| (level.as_str(), level))
+/// The levels, and an old name of one of them, which the original's logger still knows.
+fn levels() -> Vec<(&'static str, Level)> {
+    let levels = Level::ALL.map(|level| (level.as_str(), level));
+    levels
+        .into_iter()
+        .chain([("warn", Level::Warning)])
+        .collect()
 }
 
 /// Parity: other values than the two are automatic.

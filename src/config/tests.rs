@@ -295,11 +295,11 @@ fn wrong_values_are_named() {
     );
     let pair = "env HTTP_DYNAMIC_BUFFER_MIN and HTTP_DYNAMIC_BUFFER_MAX must be set together, or neither of them";
     check("HTTP_DYNAMIC_BUFFER_MIN", "1", pair);
-    let levels = "emergency, alert, critical, error, warning, notice, info, debug";
+    let levels = "emergency, alert, critical, error, warning, notice, info, debug, warn";
     check(
         "LOG_LEVEL",
-        "warn",
-        &format!("env LOG_LEVEL expected one of {levels}, got \"warn\""),
+        "loud",
+        &format!("env LOG_LEVEL expected one of {levels}, got \"loud\""),
     );
     let labels = "env METRICS_PUSHER_EXTRA_LABELS expected pairs such as a=b,c=d, got \"a\"";
     check("METRICS_PUSHER_EXTRA_LABELS", "a", labels);

@@ -231,6 +231,7 @@ GET /admin ;; ;; 404 html ;; Not Found
 GET /nope ;; ;; 404 html ;; Not Found
 GET /nope | accept: */* ;; ;; 404 html ;; Not Found
 GET /nope | accept: application/json ;; ;; 404 json ;; "Not Found"
+GET /nope | accept: application/json, text/plain, */* ;; ;; 404 html ;; Not Found
 GET /api/nope ;; ;; 404 html ;; Not Found
 GET /metrics | authorization: Bearer {metrics} ;; ;; 200 text ;; # EOF
 GET /metrics | authorization: Bearer {metrics} | accept: text/html ;; ;; 200 text ;; # EOF

@@ -8,7 +8,7 @@ use super::body::{self, BodyError, Parameters};
 use super::exchange::{Exchange, text_of};
 use super::request_id::request_id;
 use super::respond::Cause;
-use super::{Api, respond, upgrade};
+use super::{Api, messages, respond, upgrade};
 use crate::control::clock;
 use crate::control::pages::failure::Browser;
 use crate::control::supervise::{caught, panic_text};
@@ -16,6 +16,7 @@ use crate::control::traces;
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::logging::Line;
+use crate::phoenix;
 use axum::Router;
 use axum::body::Body;
 use hyper::header::{
@@ -217,10 +218,7 @@ fn override_method(request: &mut Request<Body>, parameters: &Parameters) {
     if request.method() != Method::POST || !parameters.object().contains("_method") {
         return;
     }
-    let mut members = crate::phoenix::members(parameters.object());
-    let wanted = members
-        .find(|(key, _)| key == "_method")
-        .and_then(|(_, value)| crate::phoenix::string_value(value));
+    let wanted = messages::member(parameters.object(), "_method").and_then(phoenix::string_value);
     match wanted.map(|method| method.to_ascii_uppercase()).as_deref() {
         Some("PUT") => *request.method_mut() = Method::PUT,
         Some("PATCH") => *request.method_mut() = Method::PATCH,

@@ -58,9 +58,10 @@ impl App {
             &api.settings.request_id_baggage_key,
         ));
         let (method, path) = (request.method().clone(), normal_path(request.uri().path()));
-        let is_logged = api.log.is_enabled(Level::Info)
-            && !(api.settings.healthcheck_is_silent && is_about_health(&path))
-            && !is_polled(&path);
+        // Parity: sockets are none of the request log's business, also those that are refused.
+        let is_silent = upgrade::is_upgrade_path(&path)
+            || (api.settings.healthcheck_is_silent && is_about_health(&path));
+        let is_logged = api.log.is_enabled(Level::Info) && !is_silent && !is_polled(&path);
         if is_logged {
             let text = format!("{} {}", request.method(), request.uri().path());
             api.log
@@ -80,7 +81,7 @@ impl App {
         }
         complete(&exchange, &mut response);
         exchange.trace(&mut span, &method, response.status());
-        if is_logged || response.status().as_u16() >= 400 {
+        if is_logged || (!is_silent && response.status().as_u16() >= 400) {
             log_outcome(
                 api,
                 &exchange,

@@ -11,7 +11,7 @@ use super::messages::{self, Message};
 use super::private::Sender;
 use super::respond::{self, Refused};
 use crate::control::outgoing::Parcel;
-use crate::control::rates::Notice;
+use crate::control::rates;
 use crate::http::query_value;
 use crate::mail::{Audience, Content, Publish, To, TopicKey};
 use crate::metrics::Relayed;
@@ -238,11 +238,7 @@ async fn publish(
     name: &str,
     content: Content<'static>,
 ) {
-    if tenant.usage.count(api.cell, Counter::Events, 1)
-        && !api.notify(Notice::Started(tenant.id, Some(Counter::Events)))
-    {
-        tenant.usage.discard(Counter::Events);
-    }
+    rates::count(&api.notices, api.cell, tenant, Counter::Events, 1);
     let bytes = content.payload_bytes();
     tenant
         .usage

@@ -155,8 +155,8 @@ impl Exchange {
         self.take_tenant(Arc::clone(&tenant.external_id));
         let limit = tenant.limits.events_per_second_max;
         let average = live.requests(tenant.id).map_or(0, |requests| {
-            if requests.count() && !api.notify(Notice::Started(tenant.id, None)) {
-                requests.discard();
+            if requests.count() {
+                Notice::Started(tenant.id, None).tell(&api.notices, || requests.discard());
             }
             requests.average()
         });

@@ -18,10 +18,11 @@ pub use settings::{Families, Manner, Settings};
 
 use super::log::Log;
 use super::outgoing::Outgoing;
-use super::rates::Notice;
+use super::rates::{self, Notice};
 use super::tenants::Live;
 use crate::config::Config;
 use crate::mail::TopicHasher;
+use crate::tenant::{Counter, Tenant};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -42,4 +43,11 @@ pub struct Environment {
     pub cell: usize,
     /// The log.
     pub log: Log,
+}
+
+impl Environment {
+    /// Counts `n` uses of what a tenant is held to.
+    pub fn count(&self, tenant: &Tenant, counter: Counter, n: u64) {
+        rates::count(&self.notices, self.cell, tenant, counter, n);
+    }
 }

@@ -10,8 +10,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use names::{files_rule, invariants_rule, tests_of};
 use source::{code_of, declared, module_of, names_crate, paths_of};
 
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -454,6 +457,22 @@ mod the_tree {
         }
         let stale = LONG_FILES.iter().filter(|(name, _)| read(name).is_none());
         found.extend(stale.map(|(name, _)| format!("{name} is listed and does not exist")));
+        assert_none(&found);
+    }
+
+    #[test]
+    fn names_tests_and_files_that_there_are() {
+        let tree = tree();
+        let rust: Vec<&File> = tree.iter().filter(|it| it.path.ends_with(".rs")).collect();
+        let tests: BTreeSet<String> = rust.iter().flat_map(|it| tests_of(&it.text)).collect();
+        let is_there = |path: &str| tree.iter().any(|file| file.path == path);
+        let mut found = Vec::new();
+        for file in &rust {
+            if !file.path.starts_with("tests/") {
+                found.extend(invariants_rule(&file.path, &file.text, &tests));
+            }
+            found.extend(files_rule(&file.path, &file.text, is_there));
+        }
         assert_none(&found);
     }
 

@@ -56,9 +56,6 @@ pub const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a join: payload, topic and `join_ref`, some of which are kept as long as the channel lives. Above: the join is refused.
 pub const JOIN_BYTES_MAX: usize = 256 * 1024;
 
-/// Longest time between two checks of a channel's token, in seconds (spec 9.1).
-pub const TOKEN_RECHECK_SECONDS: u32 = 300;
-
 /// Messages with one `replay` request at most (spec 6.5).
 pub const REPLAY_MESSAGES_MAX: u32 = 25;
 

@@ -42,6 +42,7 @@ pub const SOURCES: &[Source] = site![
     "status/history.js",
     "status/status.js",
     "status/status.html",
+    "status/node_info.html",
     "lib/emitter.js",
     "lib/frame.js",
     "lib/presence.js",

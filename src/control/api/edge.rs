@@ -7,7 +7,7 @@
 use super::body::{self, BodyError, Parameters};
 use super::exchange::{Exchange, text_of};
 use super::request_id::request_id;
-use super::respond::Cause;
+use super::respond::{Cause, Chunked};
 use super::{Api, messages, respond, upgrade};
 use crate::control::clock;
 use crate::control::pages::failure::Browser;
@@ -24,6 +24,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use std::sync::Arc;
+use std::time::Duration;
 use tower::ServiceExt;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::compression::{Compression, CompressionLayer};
@@ -82,12 +83,8 @@ impl App {
         complete(&exchange, &mut response);
         exchange.trace(&mut span, &method, response.status());
         if is_logged || (!is_silent && response.status().as_u16() >= 400) {
-            log_outcome(
-                api,
-                &exchange,
-                response.status(),
-                clock::now().duration_since(started),
-            );
+            let took = clock::now().duration_since(started);
+            log_outcome(api, &exchange, &response, took);
         }
         response
     }
@@ -263,14 +260,19 @@ fn log_cause(api: &Api, exchange: &Exchange, response: &mut Response<Body>) {
     }
 }
 
-fn log_outcome(api: &Api, exchange: &Exchange, status: StatusCode, took: std::time::Duration) {
+fn log_outcome(api: &Api, exchange: &Exchange, response: &Response<Body>, took: Duration) {
+    let status = response.status();
     let level = match status.as_u16() {
         ..400 => Level::Info,
         400..500 => Level::Warning,
         _ => Level::Error,
     };
     if api.log.is_enabled(level) {
-        let text = format!("Sent {} in {}ms", status.as_u16(), took.as_millis());
+        let word = match response.extensions().get::<Chunked>() {
+            Some(_) => "Chunked",
+            None => "Sent",
+        };
+        let text = format!("{word} {} in {}ms", status.as_u16(), took.as_millis());
         api.log
             .forward(exchange.line(Line::new(clock::unix_ms(), level, &text)));
     }

@@ -92,6 +92,21 @@ fn lines_of_the_management_api_are_about_the_tenant_that_is_asked_for() {
 }
 
 #[test]
+fn metrics_are_told_as_the_chunks_that_they_are() {
+    let mut stack = Stack::new();
+    for path in ["/metrics", "/metrics/nosuch"] {
+        let request = filled(&format!("GET {path} | authorization: Bearer {{metrics}}"));
+        let answer = run(stack.ask(&request, ""));
+        assert_eq!(
+            (answer.status, answer.header("content-length")),
+            (200, None)
+        );
+        let lines = (stack.lines)();
+        assert!(lines[1].message.starts_with("Chunked 200 in "), "{lines:?}");
+    }
+}
+
+#[test]
 fn what_balancers_ask_and_sockets_are_no_lines_of_requests() {
     run_local(async {
         let mut desk = Desk::with(Settings {

@@ -21,8 +21,9 @@ use super::outgoing::Outgoing;
 use super::rates::{self, Notice};
 use super::tenants::Live;
 use crate::config::Config;
+use crate::logging::Line;
 use crate::mail::TopicHasher;
-use crate::tenant::{Counter, Tenant};
+use crate::tenant::{Counter, Tenant, TenantId};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -49,5 +50,14 @@ impl Environment {
     /// Counts `n` uses of what a tenant is held to.
     pub fn count(&self, tenant: &Tenant, counter: Counter, n: u64) {
         rates::count(&self.notices, self.cell, tenant, counter, n);
+    }
+
+    /// Writes a line of this tenant, or of nobody where it is no more.
+    pub fn write_of(&self, id: TenantId, line: Line) {
+        let line = match self.tenants.borrow().directory.get(id) {
+            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
+            None => line,
+        };
+        self.log.write(line);
     }
 }

@@ -150,7 +150,7 @@ impl Connections {
         let mut socket = std::net::TcpStream::from(handed.socket);
         socket.set_nonblocking(true)?;
         // hyper waits for as long as it takes until an answer is written, and its place is taken meanwhile. The kernel does not: it
-        // counts from the first byte that nobody has taken.
+        // gives up a peer that has not made room for a segment for so long.
         SockRef::from(&socket).set_tcp_user_timeout(Some(limits::STALLED_READER_TIMEOUT))?;
         if *self.closing.borrow() {
             return Ok(());

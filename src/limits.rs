@@ -56,6 +56,10 @@ pub const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a join: payload, topic and `join_ref`, some of which are kept as long as the channel lives. Above: the join is refused.
 pub const JOIN_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes of messages that a topic keeps for members which read those of the database first. Above: their joins are refused, as when the
+/// database does not answer; the client tries again.
+pub const HELD_BYTES_MAX: usize = 4 << 20;
+
 /// Messages with one `replay` request at most (spec 6.5).
 pub const REPLAY_MESSAGES_MAX: u32 = 25;
 

@@ -28,6 +28,8 @@ pub(crate) struct Core<M> {
     pub(crate) live_count: usize,
     /// Slots with [`flag::DIRTY`].
     pub(crate) dirty: Vec<ConnectionId>,
+    /// What the product has said that it will queue before the turn ends.
+    pub(crate) foreseen_bytes: usize,
     /// Sockets the driver does not know yet.
     pub(crate) adopted: Vec<(ConnectionId, OwnedFd)>,
     /// Seconds since 1970 to slots to visit.
@@ -163,6 +165,12 @@ impl<M> Io<'_, M> {
         }
         self.core.note_queued(before, after);
         queued
+    }
+
+    /// Says that some `bytes`, over all sockets, will be queued before the turn ends, because of what has just come in. When a turn has
+    /// much to send, further input of the same connections waits for the next one.
+    pub fn foresee(&mut self, bytes: usize) {
+        self.core.foreseen_bytes = self.core.foreseen_bytes.saturating_add(bytes);
     }
 
     /// Bytes queued for the connection and not sent yet; 0 when it is gone.

@@ -5,6 +5,8 @@
 //!
 //! - A turn takes what was there when it began, in batches: completions, then mailboxes, then timers, then the
 //!   handler's `on_turn_end`, then each socket that something happened to once, up to a bound; the next turn goes on from there.
+//! - Once a turn has `TURN_BYTES_MAX` to send, it hears no socket again that has added to them: who says little does not wait for
+//!   all that another one has sent. (`who_says_little_does_not_wait_for_who_says_much`)
 //! - While more than `spill_letters` letters wait for full mailboxes of other shards, received bytes are held, with their buffers; the
 //!   kernel then runs out of buffers and the peers' windows close. Nothing is lost, nothing grows without end.
 //! - Before the shard sleeps it says so and looks into its mailboxes once more (`doorbell.rs`).
@@ -39,8 +41,10 @@ pub(crate) struct Shard<H: Handler, D> {
     pub(crate) accepting: Accepting,
     /// Receives that ended for want of buffers.
     pub(crate) parked: VecDeque<ConnectionId>,
-    /// Input that waits until the mail has gone.
+    /// Input that waits until the mail has gone, or for the next turn.
     held: VecDeque<Event>,
+    /// Slots with [`flag::LOUD`].
+    loud: Vec<ConnectionId>,
     events: Vec<Event>,
     due: Vec<(u32, u8)>,
     /// When the last turn ended.
@@ -70,6 +74,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             slab: Slab::new(options.connections_max.min(sockets_max)),
             live_count: 0,
             dirty: Vec::new(),
+            foreseen_bytes: 0,
             adopted: Vec::new(),
             visits: Wheel::new(unix_second(unix_ms)),
             stalls: Wheel::new(now.second()),
@@ -90,6 +95,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             accepting: Accepting::new(listener_count),
             parked: VecDeque::new(),
             held: VecDeque::new(),
+            loud: Vec::new(),
             events: Vec::new(),
             due: Vec::new(),
             ended: (now, unix_ms),
@@ -231,22 +237,62 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     }
 
     fn take_events(&mut self, events: &mut Vec<Event>) {
+        self.core.foreseen_bytes = 0;
+        let mut held = std::mem::take(&mut self.held);
         let mut holding = self.is_holding();
-        while !holding && let Some(event) = self.held.pop_front() {
-            self.take_event(event);
+        while !holding && let Some(event) = held.pop_front() {
+            self.hear(event);
             holding = self.is_holding();
         }
+        self.held.append(&mut held);
         if holding {
             self.core.metrics.turns_held.add(1);
         }
         for event in events.drain(..) {
-            if matches!(event, Event::Received { .. } | Event::Ended { .. })
-                && (!self.held.is_empty() || self.is_holding())
-            {
-                self.held.push_back(event);
-            } else {
-                self.take_event(event);
+            match event {
+                Event::Received { .. } | Event::Ended { .. } => {
+                    holding |= self.is_holding();
+                    if holding {
+                        self.held.push_back(event);
+                    } else {
+                        self.hear(event);
+                    }
+                }
+                event => self.take_event(event),
             }
+        }
+        for id in self.loud.drain(..) {
+            if let Some(slot) = self.core.slab.get_mut(id) {
+                slot.clear(flag::LOUD);
+            }
+        }
+    }
+
+    /// Takes input, unless its socket has been heard for long enough in this turn.
+    fn hear(&mut self, event: Event) {
+        let (Event::Received { id, .. } | Event::Ended { id, .. }) = event else {
+            return self.take_event(event);
+        };
+        let foreseen = self.core.foreseen_bytes;
+        if foreseen > TURN_BYTES_MAX
+            && let Some(slot) = self.core.slab.get_mut(id)
+            && slot.is(flag::LOUD)
+        {
+            // It may not have all of the buffers meanwhile.
+            if slot.is(flag::RECEIVING) && !slot.is(flag::RECEIVE_CANCELLED) {
+                slot.set(flag::RECEIVE_CANCELLED);
+                self.driver.cancel_receive(id, slot.socket);
+            }
+            self.held.push_back(event);
+            return;
+        }
+        self.take_event(event);
+        if self.core.foreseen_bytes > foreseen
+            && let Some(slot) = self.core.slab.get_mut(id)
+            && !slot.is(flag::LOUD)
+        {
+            slot.set(flag::LOUD);
+            self.loud.push(id);
         }
     }
 
@@ -410,6 +456,10 @@ impl<H: Handler, D: Driver> Shard<H, D> {
 /// Sockets that one turn sends to at most. A fan-out to more of them goes on in the next turn, behind what has come in meanwhile:
 /// nobody else waits for all of it. At 1 to 10 µs a send, this is 4 to 40 ms.
 const FLUSH_SOCKETS_MAX: usize = 4_096;
+
+/// Bytes that a turn may have to send before it puts off the input of those who have made them. At 1 to 3 GB a second, which is what
+/// the kernel copies, this is 10 to 30 ms; and it is so much that a crowd's messages still go out many at a time.
+const TURN_BYTES_MAX: usize = 32 << 20;
 
 /// Turns that the end of a shard takes at most, a millisecond each.
 const FINISH_TURNS_MAX: usize = 1_000;

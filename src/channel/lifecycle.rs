@@ -296,7 +296,7 @@ impl Channels {
             .map(|joining| joining.stage)
         {
             Some(Stage::Subscribing(topic)) => self.fanout.stop_waiting(io, topic, id),
-            Some(Stage::Replaying(topic, _)) => self.fanout.let_go(io, topic),
+            Some(Stage::Replaying(topic, _)) => self.fanout.let_go(io, topic, id),
             Some(Stage::Asking(_)) | None => {}
         }
         self.figures(io).channels.sub(socket.channels.len() as u64);

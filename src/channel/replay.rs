@@ -32,7 +32,7 @@ impl Channels {
             limit: replay.limit,
         };
         let question = self.ask(io, id, socket.tenant, ask);
-        self.fanout.hold(topic);
+        self.fanout.hold(topic, id);
         self.set_joining(id, Stage::Replaying(topic, question), join);
     }
 
@@ -44,14 +44,22 @@ impl Channels {
         join: PendingJoin,
         outcome: Result<Told, AskError>,
     ) {
-        if let Ok(Told::Replayed(messages)) = outcome {
+        let has_all = self.fanout.has_all_since(io, topic, id);
+        if let Ok(Told::Replayed(messages)) = outcome
+            && has_all
+        {
             self.complete_join(io, id, topic, join, &messages);
+            let socket = self.sockets.get_mut(id);
+            if let Some(channel) = socket.and_then(|socket| socket.channel(topic)) {
+                let member = channel.member;
+                self.fanout.give_missed(io, topic, member);
+            }
         } else {
             let text = "Realtime was unable to replay messages";
             let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text);
             self.refuse_pending(io, id, join, refusal);
         }
-        self.fanout.let_go(io, topic);
+        self.fanout.let_go(io, topic, id);
     }
 
     /// Hands the messages that were kept to a member that has just joined, oldest first; live copies of them are not for it.

@@ -29,6 +29,7 @@ impl Fanout {
         batch: &Batch,
         arrivals: &mut [Arrival],
     ) {
+        self.keep_for_readers(topic, batch);
         let Some(entry) = self.registry.get(topic) else {
             return;
         };
@@ -144,7 +145,7 @@ impl Fanout {
     }
 
     /// Counts what members of this shard have got.
-    fn count(&mut self, topic: TopicRef, events: u64, presences: u64) {
+    pub(super) fn count(&mut self, topic: TopicRef, events: u64, presences: u64) {
         let Some(entry) = self.registry.get(topic) else {
             return;
         };

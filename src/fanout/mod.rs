@@ -15,6 +15,7 @@
 
 mod changes;
 mod deliver;
+mod holds;
 mod publish;
 mod registry;
 
@@ -266,21 +267,6 @@ impl Fanout {
         }
     }
 
-    /// A socket that is about to become a member waits for more than the topic, which is kept until [`Fanout::let_go`].
-    pub fn hold(&mut self, topic: TopicRef) {
-        if let Some(entry) = self.registry.get_mut(topic) {
-            entry.holds += 1;
-        }
-    }
-
-    /// A socket that held a topic is a member of it now, or will not become one.
-    pub fn let_go(&mut self, io: &mut Io<'_>, topic: TopicRef) {
-        if let Some(entry) = self.registry.get_mut(topic) {
-            entry.holds = entry.holds.saturating_sub(1);
-            self.forget_if_unused(io, topic);
-        }
-    }
-
     /// Row changes reach those who listen to them on this shard.
     pub fn deliver_changes(&mut self, io: &mut Io<'_>, batch: &ChangeBatch) {
         let slow = self.changes.deliver(io, batch, self.queued_bytes_max);
@@ -417,7 +403,7 @@ impl Fanout {
         let Some(entry) = self.registry.get_mut(topic) else {
             return;
         };
-        if !entry.members.is_empty() || !entry.waiting.is_empty() || entry.holds > 0 {
+        if !entry.members.is_empty() || !entry.waiting.is_empty() || entry.holds.is_some() {
             return;
         }
         if entry.asked != Serializers::default() {

@@ -1,5 +1,6 @@
 //! The topics that a shard knows, and the members of each.
 
+use super::holds::Holds;
 use crate::connection::ConnectionId;
 use crate::mail::{Encoded, Member, Serializers, TopicKey, TopicRef};
 use crate::phoenix::Vsn;
@@ -39,8 +40,8 @@ pub struct Topic {
     pub(super) replayed: Option<Box<ReplayedIds>>,
     /// Sockets whose join waits for the owner's answer.
     pub waiting: Vec<ConnectionId>,
-    /// How many joins wait for messages that were kept.
-    pub(super) holds: u32,
+    /// Joins that wait for messages that were kept.
+    pub(super) holds: Option<Box<Holds>>,
     /// The serializers that the owner was asked for.
     pub asked: Serializers,
     /// Those that it has confirmed.
@@ -202,7 +203,7 @@ impl Registry {
             members: Members::default(),
             replayed: None,
             waiting: Vec::new(),
-            holds: 0,
+            holds: None,
             asked: Serializers::default(),
             active: Serializers::default(),
             owner: None,

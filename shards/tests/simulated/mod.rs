@@ -83,6 +83,9 @@ impl Handler for Strict {
             let queued = io.send(id, LocalBytes::from(tail.to_vec()));
             assert!(queued >= bytes.len());
         }
+        if bytes.contains(&b'&') {
+            io.foresee(usize::MAX);
+        }
         if bytes.contains(&b'>') && self.live.get(&id) == Some(&Stage::Open) {
             self.live.insert(id, Stage::Detaching);
             io.detach(id);
@@ -424,6 +427,36 @@ fn a_fan_out_to_thousands_lets_others_in() {
     for &peer in &peers[1..] {
         assert_eq!(sim.peer(peer).read(), b"*");
     }
+}
+
+#[test]
+fn who_says_little_does_not_wait_for_who_says_much() {
+    let (mut sim, peers) = thousands(3);
+    let heard = |sim: &Sim<Strict>| {
+        let diary = &sim.handler(ShardId(0)).diary;
+        let heard = diary.iter().filter(|line| line.contains("bytes"));
+        heard.cloned().collect::<Vec<_>>()
+    };
+    let much: Vec<u8> = (0..100_000_u32)
+        .flat_map(|n| [b'&', b'0' + (n % 10) as u8])
+        .collect();
+    sim.peer(peers[0]).write(&much);
+    while heard(&sim).is_empty() {
+        assert!(sim.step());
+    }
+    // Each turn hears one buffer of it; and what has just come from the others.
+    for &peer in &peers[1..] {
+        let before = heard(&sim).len();
+        sim.peer(peer).write(b"little");
+        sim.step();
+        let heard = heard(&sim);
+        assert!(heard.len() - before <= 2, "{heard:?}");
+        assert_eq!(sim.peer(peer).read(), b"");
+        sim.step();
+        assert_eq!(sim.peer(peer).read(), b"little");
+    }
+    assert!(sim.peer(peers[0]).read().len() < much.len() / 2);
+    sim.run_until_idle();
 }
 
 #[test]

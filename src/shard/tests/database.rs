@@ -3,6 +3,7 @@
 
 use super::world::{Client, World, token};
 use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, ok, pushed, shut_down};
+use crate::limits;
 use crate::mail::{
     Answer, Ask, AskError, Audience, Body, Checks, Content, DatabaseState, Mail, Publish, Replayed,
     To, Told, TopicHasher, TopicKey, Verdict,
@@ -557,6 +558,71 @@ fn kept_messages_come_first_and_once() {
         );
         assert_eq!(world.remains()[1], 0);
     }
+}
+
+#[test]
+fn nothing_falls_between_replay_and_live_messages() {
+    let replay = json!({"broadcast": {"replay": {"since": 5, "limit": 2}}});
+    let kept = |id: u128| Replayed {
+        id: Uuid::from_u128(id),
+        event: "row".into(),
+        body: Body::Json(format!("{{\"n\": {id}}}")),
+    };
+    let parse = |text: &str| -> Value { serde_json::from_str(text).expect("JSON") };
+    let numbers = |reads: Vec<Value>| {
+        // Live ones are frames of kind 4.
+        let payloads = reads.into_iter().map(|frame| match frame[3].as_str() {
+            Some("broadcast") => frame[4]["payload"]["n"].clone(),
+            _ => {
+                let data = frame["data"].as_str().unwrap_or("null");
+                parse(data)["n"].clone()
+            }
+        });
+        payloads.filter(Value::is_number).collect::<Vec<_>>()
+    };
+    for shards in 1..=3 {
+        let mut world = world(shards);
+        let client = world.connect(shards - 1, 2);
+        world.join(client, "1", TOPIC, &private(&replay));
+        world.verdict(READS);
+        world.asked();
+        // Streamed while the database looks: it saw the first two.
+        for n in 1..=3 {
+            world.row(n.into(), n);
+        }
+        assert_eq!(world.reads(client), Vec::<Value>::new());
+        // Another one joins without asking for any: what was before is not for it.
+        let asked = world.questions.pop_front().expect("what was kept");
+        let other = world.private_member(0, &json!({}));
+        world.questions.push_front(asked);
+        world.answer(Ok(Told::Replayed(vec![kept(1), kept(2)])));
+        world.row(4, 4);
+        assert_eq!(numbers(world.reads(client)), [1, 2, 3, 4]);
+        assert_eq!(numbers(world.reads(other)), [4]);
+        world.reset(client);
+        world.reset(other);
+        world.run();
+        assert_eq!(world.remains(), [0, 0, 0]);
+    }
+}
+
+#[test]
+fn a_replay_that_has_missed_too_much_is_refused() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let replay = json!({"broadcast": {"replay": {"since": 5}}});
+    world.join(client, "1", TOPIC, &private(&replay));
+    world.verdict(READS);
+    world.asked();
+    let rows = limits::HELD_BYTES_MAX / 64;
+    for n in 0..u32::try_from(rows).expect("a small number") {
+        world.row(n.into(), n);
+    }
+    world.answer(Ok(Told::Replayed(Vec::new())));
+    world.advance(Duration::from_secs(6));
+    let reason = "UnableToReplayMessages: Realtime was unable to replay messages";
+    assert_eq!(world.reads(client), [join_error("1", TOPIC, reason)]);
+    assert_eq!(world.remains()[1], 0);
 }
 
 #[test]

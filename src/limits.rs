@@ -24,7 +24,7 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a request head may take to arrive. Above: 408 and the connection is closed.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long queued bytes may make no progress before their reader is closed with 1013.
+/// How long queued bytes may make no progress before their reader is closed with 1013, and a connection of the HTTP stack is cut.
 pub const STALLED_READER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a socket that we closed may take to answer before it is cut.

@@ -11,7 +11,6 @@ use std::process::Command;
 use realtime::config::{Config, Reading, Shown, Source};
 use realtime::limits;
 use serde_json::Value;
-use yaml_rust2::{Yaml, YamlLoader};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -114,24 +113,29 @@ fn the_example_of_settings_sets_no_secret() {
     }
 }
 
-fn compose() -> Yaml {
-    let mut documents = YamlLoader::load_from_str(&read("compose.yaml")).expect("it is YAML");
-    assert_eq!(documents.len(), 1);
-    documents.remove(0)
+fn yaml(text: &str) -> Result<Value, String> {
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+}
+
+fn compose() -> Value {
+    yaml(&read("compose.yaml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn a_key_that_is_set_twice_is_noticed() {
+    assert!(yaml("a: 1\nb:\n  c: 1\n  d: 1").is_ok());
+    assert!(yaml("a: 1\nb:\n  c: 1\n  c: 1").is_err());
 }
 
 #[test]
 fn compose_sets_variables_that_there_are() {
     let (known, compose) = (known(), compose());
     let environment = compose["services"]["realtime"]["environment"]
-        .as_hash()
+        .as_object()
         .expect("it is a map");
     let mut variables = BTreeMap::new();
     for (name, value) in environment {
-        let (name, value) = (
-            name.as_str().expect("a name"),
-            value.as_str().expect("a text"),
-        );
+        let value = value.as_str().expect("a text");
         assert!(known.contains(name), "{name} is not known");
         let value = match value.strip_prefix("${") {
             // Whoever starts it has to set that one; 16 bytes are right for all of them.
@@ -157,13 +161,13 @@ fn compose_names_files_that_there_are_and_leaves_time_to_drain() {
     let context = deploy.join(server["build"]["context"].as_str().expect("it is built"));
     let dockerfile = server["build"]["dockerfile"].as_str().expect("it is built");
     assert!(context.join(dockerfile).exists(), "{dockerfile}");
-    let options = server["security_opt"].as_vec().expect("a list");
+    let options = server["security_opt"].as_array().expect("a list");
     let profile = options
         .iter()
         .find_map(|it| it.as_str()?.strip_prefix("seccomp:"));
     assert!(deploy.join(profile.expect("io_uring needs one")).exists());
     for volume in compose["services"]["db"]["volumes"]
-        .as_vec()
+        .as_array()
         .expect("a list")
     {
         let volume = volume.as_str().expect("a text");

@@ -10,8 +10,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use names::{files_rule, invariants_rule, tests_of};
 use source::{code_of, declared, module_of, names_crate, paths_of};
 
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -238,6 +241,18 @@ fn paths_rule(path: &str, text: &str) -> Vec<String> {
     hits.map(|word| format!("{path} names {word}")).collect()
 }
 
+/// Rule "one hand": the pages' scripts are written as the rest of the JavaScript is, without semicolons and with single quotes.
+fn scripts_rule(path: &str, text: &str) -> Vec<String> {
+    let is_other = |line: &str| {
+        let is_comment = ["//", "/*", "*"].iter().any(|it| line.starts_with(it));
+        !is_comment && (line.ends_with(';') || line.contains(" from \""))
+    };
+    let lines = text.lines().map(str::trim).filter(|line| is_other(line));
+    lines
+        .map(|line| format!("{path} is written by another hand: {line}"))
+        .collect()
+}
+
 // -- reading manifests -------------------------------------------------------------------------------------------------
 
 /// `name` and everything after it, when `line` declares a dependency.
@@ -448,6 +463,35 @@ mod the_tree {
         }
         let stale = LONG_FILES.iter().filter(|(name, _)| read(name).is_none());
         found.extend(stale.map(|(name, _)| format!("{name} is listed and does not exist")));
+        assert_none(&found);
+    }
+
+    #[test]
+    fn has_scripts_of_one_hand() {
+        let folders = ["src/control/pages/", "tests/browser/unit/"];
+        let tree = tree();
+        let scripts = tree.iter().filter(|file| {
+            file.path.ends_with(".js") && folders.iter().any(|it| file.path.starts_with(it))
+        });
+        let found: Vec<_> = scripts
+            .flat_map(|file| scripts_rule(&file.path, &file.text))
+            .collect();
+        assert_none(&found);
+    }
+
+    #[test]
+    fn names_tests_and_files_that_there_are() {
+        let tree = tree();
+        let rust: Vec<&File> = tree.iter().filter(|it| it.path.ends_with(".rs")).collect();
+        let tests: BTreeSet<String> = rust.iter().flat_map(|it| tests_of(&it.text)).collect();
+        let is_there = |path: &str| tree.iter().any(|file| file.path == path);
+        let mut found = Vec::new();
+        for file in &rust {
+            if !file.path.starts_with("tests/") {
+                found.extend(invariants_rule(&file.path, &file.text, &tests));
+            }
+            found.extend(files_rule(&file.path, &file.text, is_there));
+        }
         assert_none(&found);
     }
 
@@ -707,6 +751,16 @@ mod a_rule {
             attributes_rule("a.rs", "#[ignore]\n#[test] fn f() { todo!() }").len(),
             2
         );
+    }
+
+    #[test]
+    fn finds_scripts_of_another_hand() {
+        let found = |text: &str| scripts_rule("a.js", text).len();
+        assert_eq!(
+            found("import { a } from './b.js'\n/* x;\n * y; */\n// z;"),
+            0
+        );
+        assert_eq!(found("import { a } from \"./b.js\"\nf();"), 2);
     }
 
     #[test]

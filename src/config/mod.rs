@@ -329,8 +329,13 @@ const DRIVERS: [(&str, Driver); 3] = [
 ];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-fn levels() -> [(&'static str, Level); 8] {
-    Level::ALL.map(|level| (level.as_str(), level))
+/// The levels, and an old name of one of them, which the original's logger still knows.
+fn levels() -> Vec<(&'static str, Level)> {
+    let levels = Level::ALL.map(|level| (level.as_str(), level));
+    levels
+        .into_iter()
+        .chain([("warn", Level::Warning)])
+        .collect()
 }
 
 /// Parity: other values than the two are automatic.
@@ -342,10 +347,11 @@ fn ip_version(env: &Environment<'_>) -> IpVersion {
     }
 }
 
-/// The original's start script gives this to `ulimit`, which also knows a word.
+/// The original's start script gives this to `ulimit`, which also knows a word, unless it is set to nothing.
 fn open_files(env: &Environment<'_>) -> Result<Option<u64>, ConfigError> {
     let name = "RLIMIT_NOFILE";
-    let value = match env.raw(name).as_deref() {
+    let value = match env.raw(name).as_deref().map(str::trim) {
+        Some("") => None,
         Some("unlimited") => Some(u64::MAX),
         _ => env.parsed_integer(1, name)?,
     };

@@ -115,6 +115,8 @@ fn values_reach_their_fields() {
         read(&[("RLIMIT_NOFILE", "20000")]).open_files_max,
         Some(20_000)
     );
+    assert_eq!(read(&[("RLIMIT_NOFILE", " ")]).open_files_max, None);
+    assert_eq!(read(&[("LOG_LEVEL", "warn")]).log_level, Level::Warning);
     assert!(!config.logs_healthchecks && !config.any_host_single_tenant);
     assert_eq!(
         config.api_token_blocklist,
@@ -156,6 +158,51 @@ fn the_main_database_is_used_when_it_has_a_host() {
         error.as_deref(),
         Some("Invalid IP version, please set either ipv6 or ipv4 (env DB_IP_VERSION, got \"4\")")
     );
+}
+
+/// What the command line tool of Supabase gives to the container, its own spaces and quotes included.
+#[test]
+fn the_environment_of_supabase_start_is_taken() {
+    let (config, warnings) = config(&[
+        ("PORT", "4000"),
+        ("DB_HOST", "supabase_db_example"),
+        ("DB_PORT", "5432"),
+        ("DB_USER", "supabase_admin"),
+        ("DB_PASSWORD", "postgres"),
+        ("DB_NAME", "postgres"),
+        ("DB_AFTER_CONNECT_QUERY", "SET search_path TO _realtime"),
+        ("DB_ENC_KEY", "supabaserealtime"),
+        (
+            "API_JWT_SECRET",
+            "super-secret-jwt-token-with-at-least-32-characters-long",
+        ),
+        ("API_JWT_JWKS", r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#),
+        (
+            "METRICS_JWT_SECRET",
+            "super-secret-jwt-token-with-at-least-32-characters-long",
+        ),
+        ("APP_NAME", "realtime"),
+        (
+            "SECRET_KEY_BASE",
+            "EAx3IQ/wRG1v47ZD4NE4/9RzBI8Jmil3x0yhcW4V2NHBP6c2iPIzwjofi2Ep4HIG",
+        ),
+        ("ERL_AFLAGS", "-proto_dist inet_tcp"),
+        ("DNS_NODES", "''"),
+        ("RLIMIT_NOFILE", ""),
+        ("SEED_SELF_HOST", "true"),
+        ("RUN_JANITOR", "true"),
+        ("MAX_HEADER_LENGTH", "4096"),
+        // Of older ones.
+        ("FLY_ALLOC_ID", "abc123"),
+        ("FLY_APP_NAME", "realtime"),
+        ("ENABLE_TAILSCALE", "false"),
+        ("REALTIME_IP_VERSION", "IPv4"),
+    ])
+    .expect("the tool starts the original with it");
+    let warned: Vec<_> = warnings.iter().map(|warning| warning.variable).collect();
+    assert_eq!(warned, ["SECRET_KEY_BASE", "ERL_AFLAGS", "DNS_NODES"]);
+    assert_eq!((config.port, config.open_files_max), (4000, None));
+    assert!(config.self_host.seeds && config.database.is_some());
 }
 
 #[test]
@@ -248,11 +295,11 @@ fn wrong_values_are_named() {
     );
     let pair = "env HTTP_DYNAMIC_BUFFER_MIN and HTTP_DYNAMIC_BUFFER_MAX must be set together, or neither of them";
     check("HTTP_DYNAMIC_BUFFER_MIN", "1", pair);
-    let levels = "emergency, alert, critical, error, warning, notice, info, debug";
+    let levels = "emergency, alert, critical, error, warning, notice, info, debug, warn";
     check(
         "LOG_LEVEL",
-        "warn",
-        &format!("env LOG_LEVEL expected one of {levels}, got \"warn\""),
+        "loud",
+        &format!("env LOG_LEVEL expected one of {levels}, got \"loud\""),
     );
     let labels = "env METRICS_PUSHER_EXTRA_LABELS expected pairs such as a=b,c=d, got \"a\"";
     check("METRICS_PUSHER_EXTRA_LABELS", "a", labels);

@@ -152,7 +152,8 @@ pub(super) const MASTER_REGION: Warning = Warning {
 /// See `DB_ENC_WRITE_GCM`.
 pub(super) const GCM_WITHOUT_KEY: Warning = Warning {
     variable: "DB_ENC_WRITE_GCM",
-    reason: "DB_ENC_KEY_GCM is not set, values are written with DB_ENC_KEY",
+    // In the original's words (spec: control-database 4.2).
+    reason: "DB_ENC_WRITE_GCM is set but DB_ENC_KEY_GCM is missing, continuing with AES-128-ECB",
 };
 /// See `METRICS_PUSHER_ENABLED`.
 pub(super) const PUSHER_WITHOUT_URL: Warning = Warning {

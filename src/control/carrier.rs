@@ -214,16 +214,11 @@ impl Carrier {
                 }
             }
             Mail::RateStarted { tenant, counter } => {
-                if self
-                    .notices
-                    .try_send(Notice::Started(tenant, Some(counter)))
-                    .is_err()
-                {
-                    // Nobody will tick it: the next use has to create it again.
+                Notice::Started(tenant, Some(counter)).tell(&self.notices, || {
                     if let Some(tenant) = self.live.borrow().directory.get(tenant) {
                         tenant.usage.discard(counter);
                     }
-                }
+                });
             }
             Mail::Ask(question) => {
                 if let Some(refusal) = self.desk.ask_for(sender, *question) {

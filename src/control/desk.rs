@@ -282,12 +282,7 @@ fn span_of(environment: &Environment, tenant: TenantId, ask: &Ask) -> Span {
 }
 
 fn say(environment: &Environment, tenant: TenantId, code: ErrorCode, text: &str) {
-    let line = Line::coded(clock::unix_ms(), code, text);
-    let line = match environment.tenants.borrow().directory.get(tenant) {
-        Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
-        None => line,
-    };
-    environment.log.write(line);
+    environment.write_of(tenant, Line::coded(clock::unix_ms(), code, text));
 }
 
 /// Questions of each tenant that are not answered yet.

@@ -37,9 +37,8 @@ pub mod drain;
 pub mod carrier;
 
 use crate::config::{Config, Reading, Report};
-use crate::error::Level;
 use crate::limits;
-use crate::logging::{Line, Threshold, Writer};
+use crate::logging::{Threshold, Writer};
 use crate::mail::{Mail, TopicHasher};
 use crate::metrics::Instruments;
 use api::{Api, Connections};
@@ -51,17 +50,14 @@ use desk::Desk;
 use log::Log;
 use metrics::Metrics;
 use outgoing::Outgoing;
-use rates::{Notice, Rates, Ticked};
 use registrar::{Means, Registrar};
 use reload::Reloader;
 use session::Sessions;
 use shards::{ControlPort, ShardId};
-use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tenants::Live;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
@@ -190,8 +186,7 @@ async fn serve(boot: Boot, log: Log, signals: mpsc::Receiver<&'static str>) -> i
         log: environment.log.clone(),
     };
     reloader.listen()?;
-    let (live, log) = (environment.tenants.clone(), environment.log.clone());
-    tick_rates(inbox, live, log);
+    rates::task::start(inbox, environment.tenants.clone(), environment.log.clone());
     let (drained, drained_shards) = watch::channel(0);
     let end = drain::until_drained(
         signals,
@@ -229,85 +224,6 @@ fn settings(config: &Config) -> api::Settings {
     }
 }
 
-/// Starts the task of the rate counters. Counters and inbox outlive a panic of it.
-fn tick_rates(inbox: mpsc::Receiver<Notice>, live: watch::Receiver<Arc<Live>>, log: Log) {
-    let (rates, inbox) = (
-        Rc::new(RefCell::new(Rates::default())),
-        Rc::new(RefCell::new(inbox)),
-    );
-    let start = clock::now();
-    let task_log = log.clone();
-    let task = move || {
-        let (rates, inbox, live, log) = (
-            Rc::clone(&rates),
-            Rc::clone(&inbox),
-            live.clone(),
-            log.clone(),
-        );
-        async move {
-            loop {
-                // Without a counter the next notice is waited for, however long that takes.
-                let due = rates
-                    .borrow()
-                    .next_due()
-                    .unwrap_or(Duration::from_secs(3600));
-                let notice = std::future::poll_fn(|context| inbox.borrow_mut().poll_recv(context));
-                let notice = tokio::select! {
-                    notice = notice => match notice {
-                        Some(notice) => Some(notice),
-                        None => return,
-                    },
-                    () = tokio::time::sleep_until(start + due) => None,
-                };
-                let now = clock::now().duration_since(start);
-                let live = Arc::clone(&live.borrow());
-                let mut rates = rates.borrow_mut();
-                let started = notice.map(|notice| rates.note(now, &live, notice));
-                say_started(&log, &live, &started.unwrap_or_default());
-                say_ticked(&log, rates.tick(now, &live));
-            }
-        }
-    };
-    tokio::task::spawn_local(async move {
-        let say = |name: &str, panic: &str| {
-            let text = format!("the task {name} panicked and starts again: {panic}");
-            task_log.write(Line::new(clock::unix_ms(), Level::Error, &text));
-        };
-        supervise::supervise("rates", say, task).await;
-    });
-}
-
-/// In the original's words (spec: errors-and-logs 3).
-fn say_started(log: &Log, live: &Live, started: &[rates::Name]) {
-    for (id, counter) in started {
-        if let Some(tenant) = live
-            .directory
-            .get(*id)
-            .filter(|_| log.is_enabled(Level::Info))
-        {
-            let name = rates::written(*counter, &tenant.external_id);
-            let text = format!("Starting Realtime.RateCounter for: {name}");
-            let line = Line::new(clock::unix_ms(), Level::Info, &text);
-            log.write(line.of_tenant(Arc::clone(&tenant.external_id)));
-        }
-    }
-}
-
-fn say_ticked(log: &Log, ticked: Ticked) {
-    for trip in ticked.trips {
-        let (code, text) = trip.line();
-        let line = Line::trip(clock::unix_ms(), code, text);
-        log.write(line.of_tenant(Arc::clone(&trip.tenant.external_id)));
-    }
-    for billed in ticked.billed {
-        if log.is_enabled(Level::Info) {
-            let line = Line::new(clock::unix_ms(), Level::Info, &billed.text());
-            let line = line.measuring(billed.sum, billed.limit);
-            log.write(line.of_tenant(Arc::clone(&billed.tenant.external_id)));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +231,7 @@ mod tests {
     use crate::channel::{self, Channels};
     use crate::config::{LogFormat, SelfHost};
     use crate::connection::OpenSockets;
+    use crate::error::Level;
     use crate::fanout::Fanout;
     use crate::http::HeadLimits;
     use crate::metrics::Board;

@@ -3,7 +3,9 @@
 //! What comes in: the first use of a counter, changed limits, and the time. What goes out: averages and flags in the tenant's
 //! [`Usage`](crate::tenant::Usage) or [`RequestCounter`], and a [`Trip`] per flag that went up. What always holds: every counter
 //! ticks at a phase of its own, first right after its creation and then once per window tick, and nothing changes in between
-//! (spec: websocket-protocol 9.2). Deliberately absent: a clock, and counting itself.
+//! (spec: websocket-protocol 9.2). Deliberately absent: a clock, which is [`task`]'s, and counting itself.
+
+pub mod task;
 
 use super::tenants::{Live, RequestCounter};
 use crate::error::{ErrorCode, inspect_str, text};
@@ -14,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// A counter's name: one of the four that tenants use, or `None` for the tenant's HTTP requests.
 pub type Name = (TenantId, Option<Counter>);
@@ -27,6 +30,24 @@ pub enum Notice {
     LimitsChanged(TenantId),
     /// The tenant is no more, and its counters neither.
     Gone(TenantId),
+}
+
+impl Notice {
+    /// Tells the task. Where it is overwhelmed nobody would tick a counter that has begun: `discard` takes its first use back, and a
+    /// later one begins it again.
+    pub fn tell(self, task: &mpsc::Sender<Self>, discard: impl FnOnce()) {
+        if task.try_send(self).is_err() {
+            discard();
+        }
+    }
+}
+
+/// Counts `n` uses of what a tenant is held to, in the counters' cell of this core.
+pub fn count(task: &mpsc::Sender<Notice>, cell: usize, tenant: &Tenant, counter: Counter, n: u64) {
+    if tenant.usage.count(cell, counter, n) {
+        let discard = || tenant.usage.discard(counter);
+        Notice::Started(tenant.id, Some(counter)).tell(task, discard);
+    }
 }
 
 /// A flag that went up: to be logged, once.
@@ -518,6 +539,21 @@ mod tests {
         bench.tick(SECOND * 21 + MS);
         assert_eq!(bench.average(Counter::Events), 24);
         assert_eq!(bench.rates.next_due(), Some(SECOND * 26 + MS));
+    }
+
+    #[test]
+    fn a_use_that_nobody_could_be_told_of_does_not_begin_a_counter() {
+        let bench = Bench::new(100);
+        let (task, mut inbox) = mpsc::channel(1);
+        let use_it = || count(&task, 0, &bench.tenant, Counter::Events, 1);
+        task.try_send(Notice::Gone(TenantId(77))).unwrap();
+        use_it();
+        inbox.try_recv().unwrap();
+        use_it();
+        let started = Notice::Started(bench.tenant.id, Some(Counter::Events));
+        assert_eq!(inbox.try_recv(), Ok(started));
+        use_it();
+        assert!(inbox.try_recv().is_err(), "it is told of once");
     }
 
     #[test]

@@ -1,14 +1,23 @@
 //! The `Accept` header: what a route may answer with, and in which of two forms an error is written (spec: http-api 1.2).
 
-/// A media range with its weight in thousandths.
-struct Range<'a> {
-    kind: &'a str,
-    subtype: &'a str,
+/// A media range, in lower case, with its weight in thousandths.
+struct Range {
+    kind: String,
+    subtype: String,
     weight: u16,
 }
 
+impl Range {
+    /// Whether it is `application/<subtype>`: by name, by its suffix, or as any.
+    fn covers(&self, subtype: &str) -> bool {
+        let suffix = self.subtype.rsplit_once('+').map(|(_, suffix)| suffix);
+        self.kind == "application"
+            && (self.subtype == "*" || self.subtype == subtype || suffix == Some(subtype))
+    }
+}
+
 /// Every range that can be read, in the order of the header.
-fn ranges(accept: &str) -> impl Iterator<Item = Range<'_>> {
+fn ranges(accept: &str) -> impl Iterator<Item = Range> {
     accept.split(',').filter_map(|range| {
         let mut parts = range.split(';');
         let (kind, subtype) = parts.next()?.trim().split_once('/')?;
@@ -23,8 +32,8 @@ fn ranges(accept: &str) -> impl Iterator<Item = Range<'_>> {
         )]
         let weight = (weight.clamp(0.0, 1.0) * 1000.0) as u16;
         Some(Range {
-            kind,
-            subtype,
+            kind: kind.trim().to_ascii_lowercase(),
+            subtype: subtype.trim().to_ascii_lowercase(),
             weight,
         })
     })
@@ -36,23 +45,24 @@ pub fn accepts(accept: Option<&str>, subtype: &str) -> bool {
     let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else {
         return true;
     };
-    ranges(accept).any(|range| match range.kind {
-        "*" => range.subtype == "*",
-        "application" => range.subtype == "*" || range.subtype.eq_ignore_ascii_case(subtype),
-        _ => false,
-    })
+    ranges(accept).any(|range| (range.kind == "*" && range.subtype == "*") || range.covers(subtype))
 }
 
-/// Whether an error before any route is written as a JSON string: only for those who prefer JSON to HTML.
+/// Whether an error before any route is written as a JSON string: only for those who prefer JSON to HTML. Parity: who takes anything
+/// gets HTML, be it only after JSON or with less weight (phoenix, `accepts/2`).
 #[must_use]
 pub fn prefers_json(accept: Option<&str>) -> bool {
+    let accept = accept.unwrap_or_default();
+    if accept.contains("*/*") {
+        return false;
+    }
     let mut best: Option<(u16, bool)> = None;
-    for range in accept.into_iter().flat_map(ranges) {
-        let is_json = match (range.kind, range.subtype) {
-            ("*", "*") | ("text", "html" | "*") => false,
-            ("application", "json" | "*") => true,
-            _ => continue,
-        };
+    for range in ranges(accept) {
+        let is_json = range.covers("json");
+        let is_html = range.kind == "text" && matches!(&*range.subtype, "html" | "*");
+        if !is_json && !is_html {
+            continue;
+        }
         // Of two with the same weight the first counts.
         if best.is_none_or(|(weight, _)| range.weight > weight) {
             best = Some((range.weight, is_json));
@@ -74,6 +84,9 @@ mod tests {
         check(Some("application/*"), true);
         check(Some("application/json"), true);
         check(Some("application/json; charset=utf-8"), true);
+        check(Some("Application/JSON"), true);
+        check(Some("application/problem+json"), true);
+        check(Some("application/json+x"), false);
         check(Some("text/html, application/json;q=0.5"), true);
         check(Some("text/html,*/*;q=0.8"), true);
         check(Some("text/html"), false);
@@ -90,7 +103,10 @@ mod tests {
         check(Some("*/*"), false);
         check(Some("text/html"), false);
         check(Some("application/json"), true);
-        check(Some("application/json, text/plain, */*"), true);
+        check(Some("APPLICATION/problem+JSON"), true);
+        check(Some("application/json, text/plain, */*"), false);
+        check(Some("application/json, */*;q=0.1"), false);
+        check(Some("application/json, text/plain"), true);
         check(Some("text/html, application/json"), false);
         check(Some("application/json, text/html"), true);
         check(Some("application/json;q=0.5, text/html"), false);

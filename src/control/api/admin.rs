@@ -8,7 +8,7 @@ use super::respond::{self, Refused};
 use super::{Api, site};
 use crate::config::DashboardAuth;
 use crate::control::pages::tenants::tenants;
-use crate::control::pages::{self, DASHBOARD};
+use crate::control::pages::{self, DASHBOARD, NODE_INFO};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use base64::Engine as _;
@@ -27,8 +27,17 @@ pub async fn dashboard(State(api): State<Api>, request: Request) -> Response<Bod
             Some(page) => page,
             None => super::not_found(request).await,
         },
+        path if path == NODE_INFO.0 => node_info(&api, request.headers()),
         _ => super::not_found(request).await,
     }
+}
+
+/// Who this node is.
+fn node_info(api: &Api, headers: &HeaderMap) -> Response<Body> {
+    let region = api.region.as_deref().unwrap_or("not set");
+    let (node, region) = (respond::escaped(&api.node), respond::escaped(region));
+    let texts = [("node", node.as_str()), ("region", region.as_str())];
+    pages::send(&pages::filled(NODE_INFO.1, &texts), headers)
 }
 
 /// How each tenant is.

@@ -11,11 +11,11 @@ use super::messages::{self, Message};
 use super::private::Sender;
 use super::respond::{self, Refused};
 use crate::control::outgoing::Parcel;
-use crate::control::rates::Notice;
+use crate::control::rates;
 use crate::http::query_value;
 use crate::mail::{Audience, Content, Publish, To, TopicKey};
 use crate::metrics::Relayed;
-use crate::phoenix::Encoding;
+use crate::phoenix::{self, Encoding};
 use crate::tenant::{Counter, Tenant};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -27,6 +27,7 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Response, StatusCode};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -139,15 +140,7 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
     let claims = exchange.authenticate(api, head, &tenant)?;
     refuse_suspended(&tenant)?;
     let parameters = parameters(head);
-    let is_within = match parameters.raw() {
-        // A binary of n bytes and what surrounds it (spec: websocket-protocol 9.4).
-        Some(bytes) => bytes.len() + 6 <= tenant.limits.payload_bytes_max,
-        None => messages::is_within(parameters.object(), tenant.limits.payload_bytes_max),
-    };
-    if !is_within {
-        let body = r#"{"errors":{"payload":["Payload size exceeds tenant limit"]}}"#;
-        return Err(respond::unprocessable(body.to_owned()).into());
-    }
+    check_single(&tenant, topic, &event, parameters)?;
     if tenant.usage.average(Counter::Events) >= tenant.limits.events_per_second_max {
         return Err(respond::message(
             StatusCode::TOO_MANY_REQUESTS,
@@ -155,8 +148,7 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
         )
         .into());
     }
-    let private = query_value(head.uri.query().unwrap_or_default(), "private");
-    let is_private = private.as_deref() == Some("true");
+    let is_private = is_private(head, parameters);
     if is_private {
         let sender = Sender::new(api, &exchange, head, &tenant, claims);
         sender.authorize(topic).await?;
@@ -173,6 +165,47 @@ async fn send_single(api: &Api, head: &Parts, topic: &str, event: String) -> Out
     };
     publish(api, &tenant, is_private, topic, content).await;
     Ok(respond::empty(StatusCode::ACCEPTED))
+}
+
+/// What is wrong with a single message, all of it at once.
+fn check_single(
+    tenant: &Tenant,
+    topic: &str,
+    event: &str,
+    parameters: &Parameters,
+) -> Result<(), Refused> {
+    let is_within = match parameters.raw() {
+        // A binary of n bytes and what surrounds it (spec: websocket-protocol 9.4).
+        Some(bytes) => bytes.len() + 6 <= tenant.limits.payload_bytes_max,
+        None => messages::is_within(parameters.object(), tenant.limits.payload_bytes_max),
+    };
+    let wrong = [
+        ("event", event.trim().is_empty(), messages::BLANK),
+        ("payload", !is_within, messages::TOO_LARGE),
+        ("topic", topic.trim().is_empty(), messages::BLANK),
+    ];
+    let wrong = wrong.into_iter().filter(|(_, is_wrong, _)| *is_wrong);
+    let errors: Map<String, Value> = wrong
+        .map(|(field, _, text)| (field.to_owned(), json!([text])))
+        .collect();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(respond::unprocessable(json!({ "errors": errors }).to_string()).into())
+    }
+}
+
+/// Whether a single message is for the private topic. Parity: a query and a JSON body are the same parameters, of which the body's
+/// count more (broadcast_single_controller.ex, `parse_private`).
+fn is_private(head: &Parts, parameters: &Parameters) -> bool {
+    match messages::member(parameters.object(), "private") {
+        Some("true") => true,
+        Some(value) => phoenix::string_value(value).as_deref() == Some("true"),
+        None => {
+            let query = head.uri.query().unwrap_or_default();
+            query_value(query, "private").as_deref() == Some("true")
+        }
+    }
 }
 
 fn check_content_type(head: &Parts) -> Result<(), Refused> {
@@ -205,11 +238,7 @@ async fn publish(
     name: &str,
     content: Content<'static>,
 ) {
-    if tenant.usage.count(api.cell, Counter::Events, 1)
-        && !api.notify(Notice::Started(tenant.id, Some(Counter::Events)))
-    {
-        tenant.usage.discard(Counter::Events);
-    }
+    rates::count(&api.notices, api.cell, tenant, Counter::Events, 1);
     let bytes = content.payload_bytes();
     tenant
         .usage

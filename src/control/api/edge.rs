@@ -7,8 +7,8 @@
 use super::body::{self, BodyError, Parameters};
 use super::exchange::{Exchange, text_of};
 use super::request_id::request_id;
-use super::respond::Cause;
-use super::{Api, respond, upgrade};
+use super::respond::{Cause, Chunked};
+use super::{Api, messages, respond, upgrade};
 use crate::control::clock;
 use crate::control::pages::failure::Browser;
 use crate::control::supervise::{caught, panic_text};
@@ -16,6 +16,7 @@ use crate::control::traces;
 use crate::error::{ErrorCode, Level};
 use crate::limits;
 use crate::logging::Line;
+use crate::phoenix;
 use axum::Router;
 use axum::body::Body;
 use hyper::header::{
@@ -23,6 +24,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use std::sync::Arc;
+use std::time::Duration;
 use tower::ServiceExt;
 use tower_http::compression::predicate::SizeAbove;
 use tower_http::compression::{Compression, CompressionLayer};
@@ -57,9 +59,10 @@ impl App {
             &api.settings.request_id_baggage_key,
         ));
         let (method, path) = (request.method().clone(), normal_path(request.uri().path()));
-        let is_logged = api.log.is_enabled(Level::Info)
-            && !(api.settings.healthcheck_is_silent && is_about_health(&path))
-            && !is_polled(&path);
+        // Parity: sockets are none of the request log's business, also those that are refused.
+        let is_silent = upgrade::is_upgrade_path(&path)
+            || (api.settings.healthcheck_is_silent && is_about_health(&path));
+        let is_logged = api.log.is_enabled(Level::Info) && !is_silent && !is_polled(&path);
         if is_logged {
             let text = format!("{} {}", request.method(), request.uri().path());
             api.log
@@ -79,13 +82,9 @@ impl App {
         }
         complete(&exchange, &mut response);
         exchange.trace(&mut span, &method, response.status());
-        if is_logged || response.status().as_u16() >= 400 {
-            log_outcome(
-                api,
-                &exchange,
-                response.status(),
-                clock::now().duration_since(started),
-            );
+        if is_logged || (!is_silent && response.status().as_u16() >= 400) {
+            let took = clock::now().duration_since(started);
+            log_outcome(api, &exchange, &response, took);
         }
         response
     }
@@ -217,10 +216,7 @@ fn override_method(request: &mut Request<Body>, parameters: &Parameters) {
     if request.method() != Method::POST || !parameters.object().contains("_method") {
         return;
     }
-    let mut members = crate::phoenix::members(parameters.object());
-    let wanted = members
-        .find(|(key, _)| key == "_method")
-        .and_then(|(_, value)| crate::phoenix::string_value(value));
+    let wanted = messages::member(parameters.object(), "_method").and_then(phoenix::string_value);
     match wanted.map(|method| method.to_ascii_uppercase()).as_deref() {
         Some("PUT") => *request.method_mut() = Method::PUT,
         Some("PATCH") => *request.method_mut() = Method::PATCH,
@@ -264,14 +260,19 @@ fn log_cause(api: &Api, exchange: &Exchange, response: &mut Response<Body>) {
     }
 }
 
-fn log_outcome(api: &Api, exchange: &Exchange, status: StatusCode, took: std::time::Duration) {
+fn log_outcome(api: &Api, exchange: &Exchange, response: &Response<Body>, took: Duration) {
+    let status = response.status();
     let level = match status.as_u16() {
         ..400 => Level::Info,
         400..500 => Level::Warning,
         _ => Level::Error,
     };
     if api.log.is_enabled(level) {
-        let text = format!("Sent {} in {}ms", status.as_u16(), took.as_millis());
+        let word = match response.extensions().get::<Chunked>() {
+            Some(_) => "Chunked",
+            None => "Sent",
+        };
+        let text = format!("{word} {} in {}ms", status.as_u16(), took.as_millis());
         api.log
             .forward(exchange.line(Line::new(clock::unix_ms(), level, &text)));
     }

@@ -81,6 +81,11 @@ impl Exchange {
         let _ = self.route.set(route.into());
     }
 
+    /// The request is about this tenant.
+    pub fn take_tenant(&self, external_id: Arc<str>) {
+        let _ = self.tenant.set(external_id);
+    }
+
     /// Says in a span whose request it was and what it was answered.
     pub fn trace(&self, span: &mut Span, method: &Method, status: StatusCode) {
         if let Ok(id) = self.request_id.to_str() {
@@ -147,11 +152,11 @@ impl Exchange {
             .ok_or_else(|| {
                 respond::message(StatusCode::UNAUTHORIZED, "Tenant not found in database")
             })?;
-        let _ = self.tenant.set(Arc::clone(&tenant.external_id));
+        self.take_tenant(Arc::clone(&tenant.external_id));
         let limit = tenant.limits.events_per_second_max;
         let average = live.requests(tenant.id).map_or(0, |requests| {
-            if requests.count() && !api.notify(Notice::Started(tenant.id, None)) {
-                requests.discard();
+            if requests.count() {
+                Notice::Started(tenant.id, None).tell(&api.notices, || requests.discard());
             }
             requests.average()
         });

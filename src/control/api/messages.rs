@@ -23,9 +23,11 @@ pub struct Message<'a> {
     pub id: Option<Cow<'a, str>>,
 }
 
-const BLANK: &str = "can't be blank";
+/// What is wrong with a field that is missing, null, or only white space.
+pub const BLANK: &str = "can't be blank";
 const INVALID: &str = "is invalid";
-const TOO_LARGE: &str = "Payload size exceeds tenant limit";
+/// What is wrong with a payload beyond the tenant's limit.
+pub const TOO_LARGE: &str = "Payload size exceeds tenant limit";
 
 /// The messages in `parameters`, a JSON object.
 ///
@@ -67,7 +69,8 @@ fn refusal(text: &str) -> String {
 }
 
 /// The value of a key; of several the last counts.
-fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
+#[must_use]
+pub fn member<'a>(object: &'a str, key: &str) -> Option<&'a str> {
     phoenix::members(object)
         .filter(|(name, _)| name == key)
         .last()

@@ -180,11 +180,6 @@ impl Api {
     fn live(&self) -> Arc<Live> {
         Arc::clone(&self.tenants.borrow())
     }
-
-    /// Tells the rate counters. False when they are overwhelmed: the counter then has to be created by a later use.
-    fn notify(&self, notice: Notice) -> bool {
-        self.notices.try_send(notice).is_ok()
-    }
 }
 
 /// All routes, with what surrounds them.

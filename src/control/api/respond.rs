@@ -87,6 +87,17 @@ pub fn text(body: impl Into<Body>) -> Response<Body> {
     with_body(StatusCode::OK, TEXT, body)
 }
 
+/// Marks an answer that goes out in chunks, as the log tells it (spec: errors-and-logs 1).
+#[derive(Copy, Clone, Debug)]
+pub struct Chunked;
+
+/// The same answer, which goes out in chunks.
+#[must_use]
+pub fn chunked(mut response: Response<Body>) -> Response<Body> {
+    response.extensions_mut().insert(Chunked);
+    response
+}
+
 /// A body that is JSON already.
 #[must_use]
 pub fn json(status: StatusCode, body: impl Into<Body>) -> Response<Body> {

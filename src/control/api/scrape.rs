@@ -3,6 +3,7 @@
 use super::exchange::text_of;
 use super::{Api, respond};
 use crate::control::clock;
+use crate::control::metrics::page::Page;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -33,11 +34,13 @@ async fn answer(api: &Api, headers: &HeaderMap, is_asked: bool) -> Response<Body
     {
         return respond::empty(StatusCode::FORBIDDEN);
     }
-    if !is_asked {
-        return respond::text("");
-    }
-    match api.metrics.page().await {
-        Some(page) => respond::text(Body::new(page.into_body())),
+    let page = if is_asked {
+        api.metrics.page().await
+    } else {
+        Some(Page::empty())
+    };
+    match page {
+        Some(page) => respond::chunked(respond::text(Body::new(page.into_body()))),
         None => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             respond::phrase(status, text_of(headers, ACCEPT))

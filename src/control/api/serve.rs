@@ -1,8 +1,9 @@
 //! Connections: descriptors from the shards become hyper's, and answers go out.
 //!
 //! What comes in: [`HandOver`]s. What goes out: answers of the edge. What always holds: at most
-//! [`limits::HTTP_CONNECTIONS_MAX`] connections at one time, each with a bounded head and a bounded wait for it; a panic ends its
-//! connection alone. Deliberately absent: listening; the shards accept.
+//! [`limits::HTTP_CONNECTIONS_MAX`] connections at one time, each with a bounded head and a bounded wait for it, and none of a client
+//! that does not read its answers (`who_does_not_read_is_cut_as_long_as_it_is_served_here`); a panic ends its connection alone.
+//! Deliberately absent: listening; the shards accept.
 
 use super::{Api, App};
 use crate::limits;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use std::io::{self, Write};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -147,6 +149,9 @@ impl Connections {
     pub fn serve(&self, handed: HandOver) -> io::Result<()> {
         let mut socket = std::net::TcpStream::from(handed.socket);
         socket.set_nonblocking(true)?;
+        // hyper waits for as long as it takes until an answer is written, and its place is taken meanwhile. The kernel does not: it
+        // gives up a peer that has not made room for a segment for so long.
+        SockRef::from(&socket).set_tcp_user_timeout(Some(limits::STALLED_READER_TIMEOUT))?;
         if *self.closing.borrow() {
             return Ok(());
         }

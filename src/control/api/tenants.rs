@@ -11,6 +11,8 @@ use super::respond::{self, Refused};
 use crate::control::clock;
 use crate::control::registrar::{Failure, Stored};
 use crate::control::store::TenantRecord;
+use crate::error::ErrorCode;
+use crate::limits;
 use crate::logging::timestamp;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -41,7 +43,9 @@ pub async fn post(State(api): State<Api>, request: Request) -> Response<Body> {
     let outcome = async {
         admit(&api, &head)?;
         let stored = api.registrar.post(description(&head)?).await;
-        stored.map(|stored| answer(&stored)).map_err(refusal)
+        let stored = stored.map_err(refusal)?;
+        Exchange::of(&head).take_tenant(stored.record.external_id.as_str().into());
+        Ok(answer(&stored))
     };
     whole(outcome.await)
 }
@@ -51,7 +55,11 @@ pub async fn get(State(api): State<Api>, name: Name, request: Request) -> Respon
     let (head, _) = request.into_parts();
     let outcome = async {
         admit(&api, &head)?;
-        let record = api.registrar.get(named(name)?).await.map_err(refusal)?;
+        let record = api
+            .registrar
+            .get(named(&head, name)?)
+            .await
+            .map_err(refusal)?;
         Ok(record.map_or_else(not_found, |record| data(StatusCode::OK, shown(&record))))
     };
     whole(outcome.await)
@@ -62,7 +70,10 @@ pub async fn put(State(api): State<Api>, name: Name, request: Request) -> Respon
     let (head, _) = request.into_parts();
     let outcome = async {
         admit(&api, &head)?;
-        let stored = api.registrar.put(named(name)?, description(&head)?).await;
+        let stored = api
+            .registrar
+            .put(named(&head, name)?, description(&head)?)
+            .await;
         stored.map(|stored| answer(&stored)).map_err(refusal)
     };
     whole(outcome.await)
@@ -73,7 +84,10 @@ pub async fn delete(State(api): State<Api>, name: Name, request: Request) -> Res
     let (head, _) = request.into_parts();
     let outcome = async {
         admit(&api, &head)?;
-        api.registrar.delete(named(name)?).await.map_err(refusal)?;
+        api.registrar
+            .delete(named(&head, name)?)
+            .await
+            .map_err(refusal)?;
         Ok(respond::empty(StatusCode::NO_CONTENT))
     };
     whole(outcome.await)
@@ -84,7 +98,7 @@ pub async fn reload(State(api): State<Api>, name: Name, request: Request) -> Res
     let (head, _) = request.into_parts();
     let outcome = async {
         admit(&api, &head)?;
-        let is_there = api.registrar.reload(named(name)?).await;
+        let is_there = api.registrar.reload(named(&head, name)?).await;
         is_there.map(done).map_err(refusal)
     };
     whole(outcome.await)
@@ -95,7 +109,7 @@ pub async fn shutdown(State(api): State<Api>, name: Name, request: Request) -> R
     let (head, _) = request.into_parts();
     let outcome = async {
         admit(&api, &head)?;
-        let is_there = api.registrar.shut_down(named(name)?).await;
+        let is_there = api.registrar.shut_down(named(&head, name)?).await;
         is_there.map(done).map_err(refusal)
     };
     whole(outcome.await)
@@ -106,7 +120,11 @@ pub async fn health(State(api): State<Api>, name: Name, request: Request) -> Res
     let (head, _) = request.into_parts();
     let outcome = async {
         admit(&api, &head)?;
-        let health = api.registrar.health(named(name)?).await.map_err(refusal)?;
+        let health = api
+            .registrar
+            .health(named(&head, name)?)
+            .await
+            .map_err(refusal)?;
         let Some(health) = health else {
             return Ok(not_found());
         };
@@ -138,13 +156,18 @@ fn admit(api: &Api, head: &Parts) -> Result<(), Refused> {
     }
 }
 
-fn named(name: Name) -> Result<String, Refused> {
+/// The tenant that the path names: what is logged of the request is about it, whether or not it is there.
+fn named(head: &Parts, name: Name) -> Result<String, Refused> {
     let bad = |_| {
         let answer = respond::phrase_json(StatusCode::BAD_REQUEST);
         let exception = "Plug.Conn.InvalidQueryError - the name in the path is no text";
-        respond::because_of(answer, exception).into()
+        Refused::new(respond::because_of(answer, exception))
     };
-    name.map(|Path(name)| name).map_err(bad)
+    let Path(name) = name.map_err(bad)?;
+    if name.len() <= limits::TENANT_NAME_BYTES_MAX {
+        Exchange::of(head).take_tenant(name.as_str().into());
+    }
+    Ok(name)
 }
 
 /// The `tenant` of a body. Ours: one that is no object is the client's mistake, where the original fails.
@@ -188,7 +211,8 @@ fn done(is_there: bool) -> Response<Body> {
 }
 
 fn not_found() -> Response<Body> {
-    respond::message(StatusCode::NOT_FOUND, "not found")
+    let answer = respond::message(StatusCode::NOT_FOUND, "not found");
+    respond::because(answer, ErrorCode::TenantNotFound, "Tenant not found")
 }
 
 fn data(status: StatusCode, data: Value) -> Response<Body> {

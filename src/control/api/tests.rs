@@ -3,6 +3,7 @@
 mod codes;
 mod pages;
 mod private;
+mod serve;
 mod tenants;
 
 use super::*;
@@ -230,6 +231,7 @@ GET /admin ;; ;; 404 html ;; Not Found
 GET /nope ;; ;; 404 html ;; Not Found
 GET /nope | accept: */* ;; ;; 404 html ;; Not Found
 GET /nope | accept: application/json ;; ;; 404 json ;; "Not Found"
+GET /nope | accept: application/json, text/plain, */* ;; ;; 404 html ;; Not Found
 GET /api/nope ;; ;; 404 html ;; Not Found
 GET /metrics | authorization: Bearer {metrics} ;; ;; 200 text ;; # EOF
 GET /metrics | authorization: Bearer {metrics} | accept: text/html ;; ;; 200 text ;; # EOF
@@ -299,9 +301,17 @@ POST /api/broadcast/%ff/events/e | host: a.x | apikey: {token} ;; ;; 400 html ;;
 {single:none} ;; {} ;; 429 json ;; {"message":"Too many requests"}
 {single:tiny} ;; {large} ;; 422 json ;; {"errors":{"payload":["Payload size exceeds tenant limit"]}}
 {single:tiny+application/octet-stream} ;; {large} ;; 422 json ;; {"errors":{"payload":["Payload size exceeds tenant limit"]}}
+POST /api/broadcast/%20/events/e | host: a.x | apikey: {token} ;; ;; 422 json ;; {"errors":{"topic":["can't be blank"]}}
+POST /api/broadcast/%20/events/%09 | host: tiny.x | content-type: application/json | apikey: {token} ;; {large} ;; 422 json ;; {"errors":{"event":["can't be blank"],"payload":["Payload size exceeds tenant limit"],"topic":["can't be blank"]}}
 POST /api/broadcast/r/events/e?private=true | host: a.x | apikey: {token} ;; ;; 422 json ;; {"message":"Tenant database unavailable"}
 POST /api/broadcast/r/events/e?private=1 | host: a.x | apikey: {token} ;; ;; 202 - ;;
 {private:yes} ;; {} ;; 202 - ;;
+{private:no} ;; {"private":false} ;; 202 - ;;
+{private:no} ;; {"private":true,"private":1} ;; 202 - ;;
+{private:no+application/octet-stream} ;; {"private":false} ;; 403 json ;; {"message":"Unauthorized"}
+POST /api/broadcast/no/events/e | host: db.x | content-type: application/json | apikey: {token} ;; {"private":true} ;; 403 json ;; {"message":"Unauthorized"}
+POST /api/broadcast/no/events/e | host: db.x | content-type: application/json | apikey: {token} ;; {"private":"true"} ;; 403 json ;; {"message":"Unauthorized"}
+POST /api/broadcast/no/events/e | host: db.x | content-type: application/json | apikey: {token} ;; {"private":{}} ;; 202 - ;;
 {private:no} ;; {} ;; 403 json ;; {"message":"Unauthorized"}
 {private:away} ;; {} ;; 422 json ;; {"message":"Tenant database unavailable"}
 {private:full} ;; {} ;; 422 json ;; {"message":"Tenant database has too many connections"}
@@ -334,12 +344,15 @@ fn filled(row: &str) -> String {
             );
         }
     }
-    if let Some((topic, rest)) = row
+    if let Some((options, rest)) = row
         .strip_prefix("{private:")
         .and_then(|row| row.split_once('}'))
     {
+        let (topic, kind) = options
+            .split_once('+')
+            .unwrap_or((options, "application/json"));
         row = format!(
-            "POST /api/broadcast/{topic}/events/e?private=true | host: db.x | content-type: application/json | apikey: {{token}}{rest}"
+            "POST /api/broadcast/{topic}/events/e?private=true | host: db.x | content-type: {kind} | apikey: {{token}}{rest}"
         );
     }
     let many = vec![r#"{"topic":"t","event":"e","payload":{}}"#; 101].join(",");

@@ -21,6 +21,7 @@ use hyper::http::request::Parts;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -172,5 +173,8 @@ fn take_apart(upgraded: Upgraded) -> Option<(OwnedFd, Vec<u8>)> {
     let (socket, rest) = parts.io.into_inner().into_parts();
     let mut bytes = parts.read_buf.to_vec();
     bytes.extend_from_slice(&rest);
-    Some((socket.into_std().ok()?.into(), bytes))
+    let socket = socket.into_std().ok()?;
+    // Shards watch over their readers themselves.
+    SockRef::from(&socket).set_tcp_user_timeout(None).ok()?;
+    Some((socket.into(), bytes))
 }

@@ -35,7 +35,6 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -285,7 +284,7 @@ impl Shared {
         if of_tenant.note(clock::now(), pool_size) {
             let code = ErrorCode::IncreaseConnectionPool;
             let line = Line::trip(clock::unix_ms(), code, text::TOO_MANY_DATABASE_TIMEOUTS);
-            self.hand_in(key.tenant, line);
+            self.environment.write_of(key.tenant, line);
         }
     }
 
@@ -319,14 +318,6 @@ impl Shared {
         let exp = claims.exp.map(|exp| exp.to_string());
         let whose = Identity::new(claims.sub.as_deref(), claims.iss.as_deref(), exp.as_deref());
         let line = Line::coded(clock::unix_ms(), code, text).on_behalf_of(whose);
-        self.hand_in(key.tenant, line);
-    }
-
-    fn hand_in(&self, tenant: TenantId, line: Line) {
-        let line = match self.environment.tenants.borrow().directory.get(tenant) {
-            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
-            None => line,
-        };
-        self.environment.log.write(line);
+        self.environment.write_of(key.tenant, line);
     }
 }

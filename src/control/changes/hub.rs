@@ -341,10 +341,6 @@ impl Hub {
 
     fn log(&self, id: TenantId, code: ErrorCode, text: &str) {
         let line = Line::coded(clock::unix_ms(), code, text);
-        let line = match self.tenant(id) {
-            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
-            None => line,
-        };
-        self.0.environment.log.write(line);
+        self.0.environment.write_of(id, line);
     }
 }

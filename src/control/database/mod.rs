@@ -18,10 +18,12 @@ pub use settings::{Families, Manner, Settings};
 
 use super::log::Log;
 use super::outgoing::Outgoing;
-use super::rates::Notice;
+use super::rates::{self, Notice};
 use super::tenants::Live;
 use crate::config::Config;
+use crate::logging::Line;
 use crate::mail::TopicHasher;
+use crate::tenant::{Counter, Tenant, TenantId};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -42,4 +44,20 @@ pub struct Environment {
     pub cell: usize,
     /// The log.
     pub log: Log,
+}
+
+impl Environment {
+    /// Counts `n` uses of what a tenant is held to.
+    pub fn count(&self, tenant: &Tenant, counter: Counter, n: u64) {
+        rates::count(&self.notices, self.cell, tenant, counter, n);
+    }
+
+    /// Writes a line of this tenant, or of nobody where it is no more.
+    pub fn write_of(&self, id: TenantId, line: Line) {
+        let line = match self.tenants.borrow().directory.get(id) {
+            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
+            None => line,
+        };
+        self.log.write(line);
+    }
 }

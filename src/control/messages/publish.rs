@@ -11,7 +11,6 @@ use super::row::{Dropped, Row};
 use crate::control::clock;
 use crate::control::database::Environment;
 use crate::control::outgoing::{Parcel, Place};
-use crate::control::rates::Notice;
 use crate::error::ErrorCode;
 use crate::logging::Line;
 use crate::mail::{Audience, Content, Publish, To, TopicKey};
@@ -146,12 +145,7 @@ impl Publisher {
         let bytes = row.body.len() + AROUND_PAYLOAD_BYTES;
         now.usage
             .count_payload(environment.cell, Relayed::Broadcast, bytes);
-        if now.usage.count(environment.cell, Counter::Events, 1) {
-            let notice = Notice::Started(now.id, Some(Counter::Events));
-            if environment.notices.try_send(notice).is_err() {
-                now.usage.discard(Counter::Events);
-            }
-        }
+        environment.count(&now, Counter::Events, 1);
         Ok(Parcel::Publish(Box::new(Publish {
             to: To::Key(key),
             content: Content::User {

@@ -43,6 +43,9 @@ pub const PAGES: &[(&str, &str)] = &[
 /// The page that operators get: the same as everybody's, whose script asks for more where it stands here.
 pub const DASHBOARD: (&str, &str) = ("/admin/dashboard", "status/status.html");
 
+/// A page below it, which is asked for to see that operators get in.
+pub const NODE_INFO: (&str, &str) = ("/admin/dashboard/node_info", "status/node_info.html");
+
 /// Nothing but what this server sends; connections go wherever the person at the page wants to connect.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' http: https: ws: wss:; \

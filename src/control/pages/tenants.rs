@@ -1,7 +1,7 @@
 //! What the status page shows to operators beside: how each tenant is, as JSON.
 //!
 //! What comes in: a [`Survey`], and the machine as it was seen last. What goes out: an object. What always holds: no secret, and no address
-//! of a database (`operators_see_no_secret`, in `api`). Deliberately absent: changing anything; the management API does that.
+//! of a database (`operators_see_how_tenants_are_and_no_secret`). Deliberately absent: changing anything; the management API does that.
 
 use crate::control::metrics::Scene;
 use crate::control::registrar::{Survey, Surveyed};

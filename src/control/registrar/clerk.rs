@@ -10,7 +10,7 @@ use crate::control::outgoing::{News, Parcel};
 use crate::control::rates::Notice;
 use crate::control::session::Sessions;
 use crate::control::store::{
-    FieldErrors, StoreError, StoreNews, TenantRecord, TenantStore, apply, is_storable,
+    FieldErrors, StoreError, StoreNews, TenantRecord, TenantStore, apply, is_storable, of_new,
 };
 use crate::control::supervise::{caught, panic_text};
 use crate::control::tenants::Registry;
@@ -123,7 +123,7 @@ impl Clerk {
         let now = clock::unix_seconds();
         let defaults = &self.environment.config.tenant_defaults;
         let mut draft = TenantRecord::new(external_id, defaults, now);
-        if let Err(errors) = apply(&mut draft, attributes, now) {
+        if let Err(errors) = apply(&mut draft, &of_new(attributes), now) {
             // That a key is missing is noticed when it is stored: the tenant may have one.
             if !is_about_missing_key(&errors) {
                 return Err(Failure::Invalid(errors));
@@ -240,13 +240,13 @@ impl Clerk {
         external_id: &str,
         attributes: &Map<String, Value>,
     ) -> Result<TenantRecord, Failure> {
-        let mut attributes = attributes.clone();
+        let mut attributes = of_new(attributes);
         for name in ["name", "external_id"] {
             attributes.insert(name.to_owned(), json!(external_id));
         }
         if let Some(Value::Array(extensions)) = attributes.get_mut("extensions") {
             let is_whole = |entry: &Value| {
-                entry.as_object().is_none_or(|entry| {
+                entry.as_object().is_some_and(|entry| {
                     entry.contains_key("type") && entry.contains_key("settings")
                 })
             };

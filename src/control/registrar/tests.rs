@@ -591,7 +591,7 @@ fn a_new_tenant_is_stored_although_its_database_is_not_ready() {
             );
         }
         assert_eq!(office.store.stored("c").await, None);
-        let both = json!([extension("first"), {"type": "x"}, extension("postgres")]);
+        let both = json!([extension("first"), 1, {"type": "x"}, extension("postgres")]);
         assert!(office.put("d", new(both)).await.is_err());
         let stored = office.store.stored("d").await.unwrap();
         let kinds: Vec<_> = stored
@@ -600,6 +600,38 @@ fn a_new_tenant_is_stored_although_its_database_is_not_ready() {
             .map(|it| it.kind.as_str())
             .collect();
         assert_eq!(kinds, ["postgres_cdc_rls", "first"]);
+    });
+}
+
+#[test]
+fn limits_that_say_nothing_are_the_defaults_of_a_new_tenant_alone() {
+    run(async {
+        let office = Office::open(&[], true, &[("TENANT_MAX_EVENTS_PER_SECOND", "7")]);
+        let settings = json!({"region": "r", "db_host": "127.0.0.1", "db_port": "1", "db_name": "n", "db_user": "u",
+            "db_password": "p", "ssl_enforced": false});
+        let extensions = json!([{"type": "postgres", "settings": settings}]);
+        let limits = |limit: Value| {
+            json!({"external_id": "a", "jwt_secret": "s", "extensions": extensions, "max_events_per_second": limit,
+                "max_concurrent_users": limit, "max_joins_per_second": limit, "max_channels_per_client": limit,
+                "max_bytes_per_second": limit})
+        };
+        for (name, limit) in [("a", Value::Null), ("b", json!(" "))] {
+            let mut attributes = limits(limit).as_object().unwrap().clone();
+            attributes.insert("external_id".to_owned(), json!(name));
+            // Its database is not there; the tenant is.
+            let failure = office.registrar.post(attributes).await;
+            assert!(matches!(failure, Err(Failure::NotReady)), "{failure:?}");
+            let stored = office.store.stored(name).await.unwrap();
+            assert_eq!(
+                (stored.max_events_per_second, stored.max_concurrent_users),
+                (7, 200)
+            );
+        }
+        let failure = office.put("a", limits(Value::Null)).await.unwrap_err();
+        let Failure::Invalid(errors) = failure else {
+            panic!("{failure:?}");
+        };
+        assert_eq!(errors.len(), 5, "{errors:?}");
     });
 }
 

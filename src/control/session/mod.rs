@@ -413,7 +413,7 @@ impl Sessions {
         if seat.attempts.borrow_mut().fail(now) {
             let code = ErrorCode::DatabaseConnectionRateLimitReached;
             let line = Line::trip(clock::unix_ms(), code, text::TOO_MANY_DATABASE_ATTEMPTS);
-            self.write(seat.tenant, line);
+            self.0.environment.write_of(seat.tenant, line);
         }
         End::NotStarted(failure.told)
     }
@@ -485,7 +485,8 @@ impl Sessions {
     /// A line without a code.
     fn say(&self, id: TenantId, level: Level, text: &str) {
         if self.0.environment.log.is_enabled(level) {
-            self.write(id, Line::new(clock::unix_ms(), level, text));
+            let line = Line::new(clock::unix_ms(), level, text);
+            self.0.environment.write_of(id, line);
         }
     }
 
@@ -496,15 +497,8 @@ impl Sessions {
     }
 
     fn log(&self, id: TenantId, code: ErrorCode, text: &str) {
-        self.write(id, Line::coded(clock::unix_ms(), code, text));
-    }
-
-    fn write(&self, id: TenantId, line: Line) {
-        let line = match self.tenant(id) {
-            Some(tenant) => line.of_tenant(Arc::clone(&tenant.external_id)),
-            None => line,
-        };
-        self.0.environment.log.write(line);
+        let line = Line::coded(clock::unix_ms(), code, text);
+        self.0.environment.write_of(id, line);
     }
 }
 

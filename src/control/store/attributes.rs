@@ -59,6 +59,31 @@ pub fn apply(
     }
 }
 
+/// The limits that the environment has defaults for. Null, and a text that is blank, are no limits of a new tenant: it gets the
+/// defaults, which a tenant that is there does not (spec: http-api 3.4).
+const DEFAULTED: [&str; 5] = [
+    "max_bytes_per_second",
+    "max_channels_per_client",
+    "max_concurrent_users",
+    "max_events_per_second",
+    "max_joins_per_second",
+];
+
+/// `attributes` of a new tenant, without those that its defaults stand for.
+#[must_use]
+pub fn of_new(attributes: &Map<String, Value>) -> Map<String, Value> {
+    let mut attributes = attributes.clone();
+    for name in DEFAULTED {
+        if attributes
+            .get(name)
+            .is_some_and(|value| value.is_null() || is_blank(value))
+        {
+            attributes.remove(name);
+        }
+    }
+    attributes
+}
+
 /// Whether a store can hold this name. PostgreSQL has no text with a zero in it.
 #[must_use]
 pub fn is_storable(external_id: &str) -> bool {
@@ -129,9 +154,9 @@ fn apply_one(
             integer(value),
         ),
         "client_presence_window_ms" => set(&mut record.client_presence_window_ms, integer(value)),
-        "presence_enabled" => set(&mut record.presence_enabled, required(boolean(value))),
+        "presence_enabled" => set(&mut record.presence_enabled, unless_blank(value, boolean)),
         "suspend" => set(&mut record.suspend, or(boolean(value), false)),
-        "private_only" => set(&mut record.private_only, required(boolean(value))),
+        "private_only" => set(&mut record.private_only, unless_blank(value, boolean)),
         "postgres_cdc_default" => set(
             &mut record.postgres_cdc_default,
             or(text(value), TenantRecord::POSTGRES_CDC.to_owned()),
@@ -140,7 +165,7 @@ fn apply_one(
             &mut record.broadcast_adapter,
             or(adapter(value), BroadcastAdapter::GenRpc),
         ),
-        "feature_flags" => set(&mut record.feature_flags, required(object(value))),
+        "feature_flags" => set(&mut record.feature_flags, unless_blank(value, object)),
         "migrations_ran" => set(&mut record.migrations_ran, or(integer(value), 0)),
         "extensions" => {
             record.extensions = extensions(value, now)?;
@@ -162,6 +187,22 @@ fn required<T>(cast: Cast<T>) -> Result<T, &'static str> {
     cast?.ok_or(BLANK)
 }
 
+/// What must not be null; a blank text, which a form sends for a field that nobody has filled, is the default.
+fn unless_blank<T: Default>(
+    value: &Value,
+    cast: impl Fn(&Value) -> Cast<T>,
+) -> Result<T, &'static str> {
+    if is_blank(value) {
+        Ok(T::default())
+    } else {
+        required(cast(value))
+    }
+}
+
+fn is_blank(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.trim().is_empty())
+}
+
 fn or<T>(cast: Cast<T>, default: T) -> Result<T, &'static str> {
     Ok(cast?.unwrap_or(default))
 }
@@ -169,7 +210,7 @@ fn or<T>(cast: Cast<T>, default: T) -> Result<T, &'static str> {
 fn text(value: &Value) -> Cast<String> {
     match value {
         Value::Null => Ok(None),
-        Value::String(text) if text.trim().is_empty() => Ok(None),
+        _ if is_blank(value) => Ok(None),
         Value::String(text) => Ok(Some(text.clone())),
         _ => Err(INVALID),
     }
@@ -191,7 +232,7 @@ fn name(value: &Value) -> Cast<String> {
 fn integer(value: &Value) -> Cast<i32> {
     match value {
         Value::Null => Ok(None),
-        Value::String(text) if text.trim().is_empty() => Ok(None),
+        _ if is_blank(value) => Ok(None),
         Value::String(text) => text.parse().map(Some).map_err(|_| INVALID),
         Value::Number(number) => number
             .as_i64()
@@ -206,10 +247,10 @@ fn boolean(value: &Value) -> Cast<bool> {
     match value {
         Value::Null => Ok(None),
         Value::Bool(value) => Ok(Some(*value)),
+        _ if is_blank(value) => Ok(None),
         Value::String(text) => match text.as_str() {
             "true" | "1" => Ok(Some(true)),
             "false" | "0" => Ok(Some(false)),
-            text if text.trim().is_empty() => Ok(None),
             _ => Err(INVALID),
         },
         _ => Err(INVALID),
@@ -219,6 +260,7 @@ fn boolean(value: &Value) -> Cast<bool> {
 fn object(value: &Value) -> Cast<Map<String, Value>> {
     match value {
         Value::Null => Ok(None),
+        _ if is_blank(value) => Ok(None),
         Value::Object(object) => Ok(Some(object.clone())),
         _ => Err(INVALID),
     }
@@ -270,16 +312,26 @@ fn extensions(value: &Value, now: i64) -> Result<Vec<ExtensionRecord>, Value> {
 }
 
 fn extension(entry: &Map<String, Value>, now: i64) -> Result<ExtensionRecord, Value> {
-    let kind = match name(entry.get("type").unwrap_or(&Value::Null)) {
-        Ok(Some(kind)) if kind == "postgres" => TenantRecord::POSTGRES_CDC.to_owned(),
-        Ok(Some(kind)) => kind,
-        Ok(None) => return Err(json!({"type": [BLANK]})),
-        Err(text) => return Err(json!({"type": [text]})),
+    let given = |key| entry.get(key).unwrap_or(&Value::Null);
+    let (kind, given) = match (
+        required(name(given("type"))),
+        required(object(given("settings"))),
+    ) {
+        (Ok(kind), Ok(settings)) => (kind, settings),
+        (kind, settings) => {
+            let mut errors = Map::new();
+            for (key, error) in [("type", kind.err()), ("settings", settings.err())] {
+                if let Some(text) = error {
+                    errors.insert(key.to_owned(), json!([text]));
+                }
+            }
+            return Err(errors.into());
+        }
     };
-    let given = match object(entry.get("settings").unwrap_or(&Value::Null)) {
-        Ok(Some(settings)) => settings,
-        Ok(None) => return Err(json!({"settings": [BLANK]})),
-        Err(text) => return Err(json!({"settings": [text]})),
+    let kind = if kind == "postgres" {
+        TenantRecord::POSTGRES_CDC.to_owned()
+    } else {
+        kind
     };
     let settings = if kind == TenantRecord::POSTGRES_CDC {
         cdc_settings(given)?
@@ -426,6 +478,10 @@ mod tests {
             r#"{"extensions":[{"settings":["can't be blank"]}]}"#,
         );
         check(
+            json!({"extensions": [{}, {"settings": 5}]}),
+            r#"{"extensions":[{"settings":["can't be blank"],"type":["can't be blank"]},{"settings":["is invalid"],"type":["can't be blank"]}]}"#,
+        );
+        check(
             json!({"extensions": [{"type": "other", "settings": {}}, {"type": "postgres", "settings": {"db_port": 5, "region": "r",
                 "db_host": "h", "db_name": "n", "db_user": "u"}}]}),
             r#"{"extensions":[{},{"settings":["db_password can't be blank","db_port is invalid"]}]}"#,
@@ -479,6 +535,19 @@ mod tests {
         record.max_presence_events_per_second = 7;
         record.max_payload_size_in_kb = 7;
         apply(&mut record, nullable.as_object().unwrap(), 1).unwrap();
+        assert!(record == expected);
+    }
+
+    #[test]
+    fn blank_texts_are_defaults() {
+        let mut record = TenantRecord::new("t", &TEST_DEFAULTS, 1);
+        record.jwt_secret = Some("s".to_owned());
+        let expected = record.clone();
+        (record.private_only, record.presence_enabled) = (true, true);
+        record.jwt_jwks = Some(json!({"keys": []}));
+        record.feature_flags.insert("f".to_owned(), json!(true));
+        let blank = json!({"private_only": "", "presence_enabled": " ", "feature_flags": "", "jwt_jwks": ""});
+        apply(&mut record, blank.as_object().unwrap(), 1).unwrap();
         assert!(record == expected);
     }
 

@@ -15,7 +15,7 @@ mod embedded;
 mod flag;
 mod record;
 
-pub use attributes::{FieldErrors, apply, database_extension, is_storable};
+pub use attributes::{FieldErrors, apply, database_extension, is_storable, of_new};
 pub use cipher::{Cipher, CipherError, FieldError, Sealed};
 pub use embedded::EmbeddedStore;
 pub use flag::Flag;

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { decode, encodeBroadcast } from '../../../src/control/pages/site/lib/frame.js'
 import { describe, dump, kindOf } from '../../../src/control/pages/site/inspector/describe.js'
 import { explainer } from '../../../src/control/pages/site/inspector/explain.js'
-import { bytes, clock, milliseconds } from '../../../src/control/pages/site/inspector/format.js'
+import { bytes, clock, milliseconds } from '../../../src/control/pages/site/lib/format.js'
 import { FRAMES_BYTES_MAX, FRAMES_MAX, Frames, body, filter, ndjson } from '../../../src/control/pages/site/inspector/frames.js'
 import { read } from '../../../src/control/pages/site/inspector/json.js'
 import { Latencies, SAMPLES_MAX, percentile } from '../../../src/control/pages/site/inspector/latency.js'
@@ -260,7 +260,7 @@ test('an opened frame shows all of it', () => {
 })
 
 test('sizes and times are short', () => {
-  assert.deepEqual([0, 999, 1_000, 9_999, 12_345, 3_400_000].map(bytes), ['0 B', '999 B', '1.0 kB', '10.0 kB', '12 kB', '3.4 MB'])
+  assert.deepEqual([0, 999, 1_000, 9_999, 12_345, 3_400_000].map(bytes), ['0 B', '999 B', '1 kB', '10 kB', '12.3 kB', '3.4 MB'])
   assert.deepEqual([0.04, 9.94, 12.6, null].map(milliseconds), ['0.0 ms', '9.9 ms', '13 ms', '–'])
   assert.match(clock(Date.UTC(2026, 0, 1, 0, 0, 5, 7)), /^\d\d:\d\d:05\.007$/)
 })

@@ -57,6 +57,77 @@ fn what_is_refused_has_the_originals_code_and_what_is_not_has_none() {
 }
 
 #[test]
+fn lines_of_the_management_api_are_about_the_tenant_that_is_asked_for() {
+    run_local(async {
+        let mut desk = Desk::new();
+        let mut said = async |request: &str| {
+            desk.ask(request, "").await;
+            let lines = (desk.office.lines)().into_iter();
+            let of_requests = lines.filter(|line| line.request_id.is_some());
+            let said = of_requests.map(|line| {
+                let tenant = line.tenant.unwrap_or_default().to_string();
+                let text = line.message.split(" in ").next().unwrap().to_owned();
+                (tenant, text)
+            });
+            said.collect::<Vec<_>>()
+        };
+        let expect = |lines: &[(&str, &str)]| {
+            let owned = |(tenant, text): &(&str, &str)| ((*tenant).to_owned(), (*text).to_owned());
+            lines.iter().map(owned).collect::<Vec<_>>()
+        };
+        let known = [("", "GET /api/tenants/a"), ("a", "Sent 200")];
+        assert_eq!(said("GET /api/tenants/a").await, expect(&known));
+        for path in ["GET /api/tenants/x", "POST /api/tenants/x/reload"] {
+            let unknown = [
+                ("", path),
+                ("x", "TenantNotFound: Tenant not found"),
+                ("x", "Sent 404"),
+            ];
+            assert_eq!(said(path).await, expect(&unknown));
+        }
+        let long = format!("GET /api/tenants/{}", "x".repeat(256));
+        let tenants = said(&long).await.into_iter().map(|(tenant, _)| tenant);
+        assert_eq!(tenants.collect::<String>(), "");
+    });
+}
+
+#[test]
+fn metrics_are_told_as_the_chunks_that_they_are() {
+    let mut stack = Stack::new();
+    for path in ["/metrics", "/metrics/nosuch"] {
+        let request = filled(&format!("GET {path} | authorization: Bearer {{metrics}}"));
+        let answer = run(stack.ask(&request, ""));
+        assert_eq!(
+            (answer.status, answer.header("content-length")),
+            (200, None)
+        );
+        let lines = (stack.lines)();
+        assert!(lines[1].message.starts_with("Chunked 200 in "), "{lines:?}");
+    }
+}
+
+#[test]
+fn what_balancers_ask_and_sockets_are_no_lines_of_requests() {
+    run_local(async {
+        let mut desk = Desk::with(Settings {
+            healthcheck_is_silent: true,
+            ..settings()
+        });
+        let mut requests = async |request: &str, status: u16| {
+            assert_eq!(desk.ask(request, "").await.status, status, "{request}");
+            let lines = (desk.office.lines)().into_iter();
+            let of_requests = lines.filter(|line| line.request_id.is_some());
+            of_requests.filter(|line| line.code.is_none()).count()
+        };
+        assert_eq!(requests("GET /healthcheck", 200).await, 0);
+        assert_eq!(requests("GET /api/tenants/x/health", 404).await, 0);
+        let upgrade = "GET /socket/websocket?vsn=7 | host: a.x";
+        assert_eq!(requests(upgrade, 403).await, 0);
+        assert_eq!(requests("GET /api/tenants/x", 404).await, 2);
+    });
+}
+
+#[test]
 fn a_panic_is_the_servers_mistake() {
     async fn fails() -> Response<Body> {
         panic!("a defect")
@@ -107,7 +178,8 @@ fn a_binary_payload_counts_with_what_surrounds_it() {
 fn only_a_post_may_mean_another_method() {
     run_local(async {
         let desk = Desk::new();
-        let body = r#"{"_method":"DELETE","tenant":{"max_events_per_second":7}}"#;
+        // Of equal keys the last counts.
+        let body = r#"{"_method":"PATCH","_method":"DELETE","tenant":{"max_events_per_second":7}}"#;
         for (method, status) in [(Method::PUT, 200), (Method::POST, 204)] {
             let request = format!("{method} /api/tenants/a | content-type: application/json");
             assert_eq!(desk.ask(&request, body).await.status, status, "{method}");

@@ -36,6 +36,9 @@ fn pages_are_for_people_and_are_not_framed() {
         &format!("GET /admin/dashboard | {OPERATOR}"),
         "<title>Realtime Status</title>",
     );
+    let info = format!("GET /admin/dashboard/node_info | {OPERATOR}");
+    check(&info, "<dt>Region</dt><dd>eu-1</dd>");
+    check(&info, "<dt>Name</dt><dd>realtime@127.0.0.1</dd>");
     check("HEAD /", "");
     // Everybody may read how the API works, in whatever way they ask.
     for request in ["GET /api/openapi", "GET /api/openapi | accept: text/html"] {
@@ -194,6 +197,7 @@ fn nobody_but_operators_sees_tenants() {
     let stack = Stack::new();
     for request in [
         "GET /admin/figures",
+        "GET /admin/dashboard/node_info",
         "HEAD /admin/figures",
         "GET /admin/figures | authorization: Basic b3BlcmF0b3I6b3BlcmF0b3g=",
         "GET /admin/figures | authorization: Bearer b3BlcmF0b3I6b3BlcmF0b3I=",

@@ -659,16 +659,9 @@ impl Context {
     }
 
     fn count_events(&self, count: u64) {
-        use crate::control::rates::Notice;
-        if count == 0 {
-            return;
-        }
-        let usage = &self.tenant.usage;
-        if usage.count(self.environment.cell, Counter::DbEvents, count) {
-            let notice = Notice::Started(self.tenant.id, Some(Counter::DbEvents));
-            if self.environment.notices.try_send(notice).is_err() {
-                usage.discard(Counter::DbEvents);
-            }
+        if count > 0 {
+            self.environment
+                .count(&self.tenant, Counter::DbEvents, count);
         }
     }
 

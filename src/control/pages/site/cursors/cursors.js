@@ -1,6 +1,8 @@
 // The page of the cursors demo: settings in the URL, who is here, what is sent and how often.
 
 import { homeOf, originOf } from '../lib/address.js'
+import { milliseconds } from '../lib/format.js'
+import { write } from '../lib/write.js'
 import { isHome, toKeep, tokenFor } from './credentials.js'
 import { Allowance, Pace } from './pace.js'
 import { HUES, People, cleanName, inWords, message, readMessage, someName } from './people.js'
@@ -186,7 +188,7 @@ function heard(payload) {
 function latency(ms) {
   latencies.push(ms)
   if (latencies.length > LATENCIES) latencies.shift()
-  byId('latency').textContent = inMs(median())
+  byId('latency').textContent = milliseconds(median())
   const own = people.get(me)
   if (own) own.ms = median()
 }
@@ -194,8 +196,6 @@ function latency(ms) {
 function median() {
   return latencies.length ? [...latencies].sort((a, b) => a - b)[latencies.length >> 1] : null
 }
-
-const inMs = (ms) => (ms === null ? '–' : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`)
 
 /** The server has said no. */
 function refused({ text, isFinal }) {
@@ -270,16 +270,11 @@ function look() {
     row.dataset.person = person.id
     row.className = `hue-${person.hue}`
     write(row.querySelector('.who'), person.id === me ? `${person.name} (you)` : person.name)
-    write(row.querySelector('.does'), inWords(person, now) + (person.ms === null ? '' : `, ${inMs(person.ms)}`))
+    write(row.querySelector('.does'), inWords(person, now) + (person.ms === null ? '' : `, ${milliseconds(person.ms)}`))
     if (rows.children[n] !== row) rows.insertBefore(row, rows.children[n] ?? null)
     stage.fade(person, people.isIdle(person, now))
   })
   for (const row of known.values()) row.remove()
-}
-
-/** Leaves alone what says so already: people may have selected it. */
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text
 }
 
 // -- settings ------------------------------------------------------------------------------------------------------------

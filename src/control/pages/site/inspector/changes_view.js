@@ -1,8 +1,8 @@
 // The row changes of a pane as a table, newest first.
 
+import { clock, count } from '../lib/format.js'
 import { eachFrame } from './batch.js'
 import { make } from './dom.js'
-import { clock, count } from './format.js'
 
 /** Rows in the page; older ones are in the log. */
 const ROWS_MAX = 200

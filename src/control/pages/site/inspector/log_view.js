@@ -3,10 +3,10 @@
 // Lines are made in one batch per paint, of which there are at most `ROWS_MAX` in the page, whatever arrives. While it is paused the
 // list stands still, and frames are kept and counted.
 
+import { bytes, clock, count } from '../lib/format.js'
 import { eachFrame } from './batch.js'
 import { KINDS } from './describe.js'
 import { copy, download, make } from './dom.js'
-import { bytes, clock, count } from './format.js'
 import { FRAMES_MAX, body, filter, ndjson } from './frames.js'
 
 /** Lines in the page. More are kept: a narrower filter shows them, and the file has them. */

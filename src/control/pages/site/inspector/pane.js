@@ -1,11 +1,11 @@
 // A pane: one client with its form, its log, and all that arrives; two of them know nothing of each other.
 
 import { isSameHost, originOf } from '../lib/address.js'
+import { milliseconds } from '../lib/format.js'
 import { ChangesView } from './changes_view.js'
 import { copy } from './dom.js'
 import { ErrorsView } from './errors_view.js'
 import { Form } from './form.js'
-import { milliseconds } from './format.js'
 import { Frames } from './frames.js'
 import { Latencies } from './latency.js'
 import { LogView } from './log_view.js'

@@ -1,8 +1,8 @@
 // The latency of a pane's own broadcasts: a bar per echo, a mark per ack, lines at the percentiles, and the figures as text.
 
+import { milliseconds } from '../lib/format.js'
 import { eachFrame } from './batch.js'
 import { draw } from './dom.js'
-import { milliseconds } from './format.js'
 import { SAMPLES_MAX } from './latency.js'
 
 const WIDTH = 240

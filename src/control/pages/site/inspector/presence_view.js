@@ -1,8 +1,8 @@
 // Who is present on the channel of a pane, live.
 
+import { count } from '../lib/format.js'
 import { eachFrame } from './batch.js'
 import { make } from './dom.js'
-import { count } from './format.js'
 
 /** Entries in the page; of more, their number is said. */
 const ITEMS_MAX = 200

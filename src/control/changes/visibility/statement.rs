@@ -1,7 +1,7 @@
 //! The SQL of a check.
 //!
 //! What comes in: tables, roles, claims and keys. What goes out: the text of simple queries, in which every name and every value is
-//! quoted. What always holds: quoting does not depend on a setting that a policy could change (`quoting_needs_no_setting`). Deliberately absent:
+//! quoted ([`quote`](crate::control::database::quote)): a policy may change any setting. Deliberately absent:
 //! parameters; see the room's documentation.
 
 use super::Key;
@@ -66,7 +66,7 @@ pub(super) fn uses_index(table: &TableNow) -> bool {
 /// superusers are made one, by a name that no role can have; the branches are tried in their order, and what fails aborts the
 /// transaction (`authorization::check` does the same for channels). Each statement may take `timeout`.
 pub(super) fn begin(role: &str, timeout: Duration) -> String {
-    let (begin, role) = (statement::begin(timeout), quoted(role));
+    let (begin, role) = (statement::begin(timeout), literal(role));
     format!(
         "{begin}; select case \
          when {role}::pg_catalog.text in (session_user::pg_catalog.text, current_user::pg_catalog.text) \
@@ -95,14 +95,14 @@ pub(super) fn set_keys(keys: &[Key], columns: usize) -> String {
             list.push('"');
         }
         list.push('}');
-        let _ = write!(text, "set local {} = {}; ", setting(place), quoted(&list));
+        let _ = write!(text, "set local {} = {}; ", setting(place), literal(&list));
     }
     text
 }
 
 /// Sets the claims.
 pub(super) fn set_claims(claims: &str) -> String {
-    format!("set local request.jwt.claims = {}; ", quoted(claims))
+    format!("set local request.jwt.claims = {}; ", literal(claims))
 }
 
 /// Prepares a statement under a name.
@@ -127,17 +127,6 @@ fn setting(place: usize) -> String {
     format!("realtime.check_keys_{place}")
 }
 
-fn quoted_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A literal. Backslashes stand in `E''` only, whatever `standard_conforming_strings` is.
-fn quoted(text: &str) -> String {
-    let mark = if text.contains('\\') { " E" } else { "" };
-    let text = text.replace('\\', "\\\\").replace('\'', "''");
-    format!("{mark}'{text}'")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,16 +147,6 @@ mod tests {
             key,
             ..TableNow::default()
         }
-    }
-
-    #[test]
-    fn quoting_needs_no_setting() {
-        let check = |text: &str, expected: &str| assert_eq!(quoted(text), expected);
-        check("", "''");
-        check("it's", "'it''s'");
-        check("\\", " E'\\\\'");
-        check("\\'; drop table t; --", " E'\\\\''; drop table t; --'");
-        assert_eq!(quoted_name("a\"b"), "\"a\"\"b\"");
     }
 
     #[test]

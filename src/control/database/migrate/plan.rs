@@ -9,6 +9,7 @@ use super::error::{MigrationError, Privilege};
 use super::steps::{Needs, SEND, SEND_IS_CURRENT, STEPS, Step};
 use super::survey::Survey;
 use super::versions::{NEWEST_UPSTREAM, SEND_ADDS_ID};
+use crate::control::database::quote::identifier;
 
 /// What is to be done.
 #[derive(Debug, Default)]
@@ -273,7 +274,7 @@ fn quoted(name: &str) -> String {
     if is_plain && !name.is_empty() && name != "user" {
         name.to_owned()
     } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
+        identifier(name)
     }
 }
 

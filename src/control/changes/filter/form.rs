@@ -2,7 +2,7 @@
 //!
 //! What comes in: texts that PostgreSQL printed in sessions whose settings `database::connect` pins. What goes out: a text for each
 //! value such that equal values have equal texts, and an order. What always holds: both agree with the type's operators
-//! (`tests/database/filters.rs` compares them with PostgreSQL's). Deliberately absent: checks of texts that nobody printed; those have
+//! (`tests/database/filters` compares them with PostgreSQL's). Deliberately absent: checks of texts that nobody printed; those have
 //! no order.
 
 use std::borrow::Cow;

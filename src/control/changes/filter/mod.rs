@@ -2,7 +2,7 @@
 //!
 //! What comes in: a [`Wish`](super::wish::Wish) and a table as it is now, later texts of a column's values. What goes out: [`Checked`] or the reason of
 //! the refusal, later a [`Truth`] per value. What always holds: an answer is the one that PostgreSQL gives to the same comparison
-//! (`tests/database/filters.rs` asks both); what is not certain is asked, in batches, and an error there is the answer no for its
+//! (`tests/database/filters` asks both); what is not certain is asked, in batches, and an error there is the answer no for its
 //! value alone; nothing is written to the database. Deliberately absent: columns that a change does not have, and for how long an
 //! answer of [`check()`] is good.
 //!
@@ -130,8 +130,9 @@ impl Truth {
 }
 
 impl Filter {
-    /// A filter that compares with one value of a type of PostgreSQL's own, given as PostgreSQL prints it. None where such values are not
-    /// compared here. Values that clients send have to be read by PostgreSQL first: [`check()`].
+    /// A filter that compares with one value of a type of PostgreSQL's own, given as PostgreSQL prints it; for tests and benchmarks. None
+    /// where such values are not compared here. Values that clients send have to be read by PostgreSQL first: [`check()`].
+    #[doc(hidden)]
     #[must_use]
     pub fn native(
         column: &str,

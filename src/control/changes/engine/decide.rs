@@ -18,10 +18,12 @@ use super::verdicts::Verdicts;
 use crate::control::changes::catalog::{RoleNow, TableNow};
 use crate::control::changes::change::{Action, Cell, Change, Content, Row};
 use crate::control::changes::filter::{Filter, Truth};
+use crate::control::changes::generated::{Computation, Computed};
 use crate::control::changes::measures::{Dropped, add};
 use crate::control::changes::payload::{Lack, Shape, View};
 use crate::control::changes::registry::{Candidate, Registry, TableIndex};
 use crate::control::clock;
+use crate::control::replication::pgoutput::Relation;
 use crate::mail::{Listeners, RowChange};
 use crate::metrics::{Relayed, millis};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -60,6 +62,8 @@ pub(super) struct Item<'a> {
     pub(super) change: &'a Change,
     pub(super) row: Row<'a>,
     pub(super) index: Rc<TableIndex>,
+    /// The table as the row has it: with the columns that the stream leaves out.
+    relation: Rc<Relation>,
     pub(super) shape: Rc<Shape>,
     /// Candidates whose filters let it pass, or may do so.
     pub(super) passing: Vec<Passing>,
@@ -131,7 +135,8 @@ pub(super) async fn decide(
     let registry = &*registry;
     let tables = manager.look(batch, &indexes).await?;
     let mut tally = Tally::default();
-    let mut items = items(manager, batch, indexes, &tables, &mut tally).await?;
+    let additions = Additions::ask(context, manager, batch, &tables).await?;
+    let mut items = items(manager, batch, indexes, &tables, &additions, &mut tally).await?;
     let questions = filter_natively(&mut items);
     tally.unknown = questions.ask(manager, &mut items).await?;
     let verdicts = Verdicts::ask(context, manager, registry, &mut items, &mut tally).await?;
@@ -156,27 +161,98 @@ async fn items<'a>(
     indexes: Vec<Rc<TableIndex>>,
     tables: &FxHashMap<u32, Rc<TableNow>>,
     tally: &mut Tally,
+/// What the stream leaves out of a batch's rows, by the tables as it describes them.
+#[derive(Default)]
+struct Additions(FxHashMap<*const Relation, Addition>);
+
+struct Addition {
+    computation: Computation,
+    /// By the changes' places in the batch.
+    computed: FxHashMap<usize, Computed>,
+}
+
+impl Additions {
+    /// Asks for all rows of tables that have generated columns; one question per table.
+    async fn ask(
+        context: &Context,
+        manager: &Manager,
+        batch: &[Change],
+        tables: &FxHashMap<u32, Rc<TableNow>>,
+    ) -> Result<Self, Unanswered> {
+        let mut relations: FxHashMap<*const Relation, (&TableNow, Vec<usize>)> =
+            FxHashMap::default();
+        for (n, change) in batch.iter().enumerate() {
+            let table = tables.get(&change.relation.id);
+            if let Some(table) = table.filter(|table| !table.generated.is_empty()) {
+                let name = Rc::as_ptr(&change.relation);
+                let (_, places) = relations.entry(name).or_insert((table, Vec::new()));
+                places.push(n);
+            }
+        }
+        let mut additions = Self::default();
+        for (name, (table, mut places)) in relations {
+            let relation = &batch[places[0]].relation;
+            let Some(computation) = Computation::of(table, relation) else {
+                continue;
+            };
+            places.retain(|n| batch[*n].row().is_some());
+            let rows: Vec<Row<'_>> = places.iter().filter_map(|n| batch[*n].row()).collect();
+            let computed = match manager.compute(&computation, &rows).await? {
+                Ok(computed) => places.into_iter().zip(computed).collect(),
+                Err(text) => {
+                    context.note_uncomputed(table, &text);
+                    FxHashMap::default()
+                }
+            };
+            let addition = Addition {
+                computation,
+                computed,
+            };
+            additions.0.insert(name, addition);
+        }
+        Ok(additions)
+    }
+
+    /// A row with what was left out of it, and its table as it is then.
+    fn complete<'a>(&'a self, n: usize, change: &Change, row: &mut Row<'a>) -> Rc<Relation> {
+        let Some(addition) = self.0.get(&Rc::as_ptr(&change.relation)) else {
+            return Rc::clone(&change.relation);
+        };
+        let computation = &addition.computation;
+        computation.complete(row, addition.computed.get(&n));
+        Rc::clone(&computation.relation)
+    }
+
+    /// The table as its rows have it when they are complete.
+    fn relation<'a>(&'a self, change: &'a Change) -> &'a Relation {
+        let addition = self.0.get(&Rc::as_ptr(&change.relation));
+        addition.map_or(&change.relation, |addition| &addition.computation.relation)
+    }
+}
+
 ) -> Result<Vec<Item<'a>>, Unanswered> {
-    let oids = batch.iter().flat_map(|change| &change.relation.columns);
+    let relations = batch.iter().map(|change| additions.relation(change));
+    let oids = relations.flat_map(|relation| &relation.columns);
     let oids: FxHashSet<u32> = oids.map(|column| column.type_oid).collect();
     manager.load_types(&oids).await?;
     let mut shapes: FxHashMap<*const _, Rc<Shape>> = FxHashMap::default();
     let mut items = Vec::with_capacity(batch.len());
-    for (change, index) in batch.iter().zip(indexes) {
+    additions: &'a Additions,
+    for (n, (change, index)) in batch.iter().zip(indexes).enumerate() {
         let Some(table) = tables.get(&change.relation.id) else {
             tally.table_gone += 1;
             continue;
         };
-        let Some(row) = change.row() else {
+        let Some(mut row) = change.row() else {
             tally.garbled += 1;
             continue;
         };
-        let shape = shapes
-            .entry(Rc::as_ptr(&change.relation))
-            .or_insert_with(|| {
-                let shape = Shape::new(Rc::clone(table), &change.relation, &manager.types);
-                Rc::new(shape)
-            });
+        let relation = additions.complete(n, change, &mut row);
+        row.forget_special_numbers(&relation);
+        let shape = shapes.entry(Rc::as_ptr(&relation)).or_insert_with(|| {
+            let shape = Shape::new(Rc::clone(table), &relation, &manager.types);
+            Rc::new(shape)
+        });
         items.push(Item {
             change,
             row,
@@ -186,6 +262,7 @@ async fn items<'a>(
             keys: Vec::new(),
             asked: Vec::new(),
         });
+            relation,
     }
     Ok(items)
 }
@@ -198,7 +275,7 @@ impl<'a> Item<'a> {
             Action::Insert | Action::Update => &self.row.new,
             Action::Delete => &self.row.old,
         };
-        let mut columns = self.change.relation.columns.iter();
+        let mut columns = self.relation.columns.iter();
         let place = columns.position(|column| {
             *column.name == *filter.column() && column.type_oid == filter.type_oid()
         })?;
@@ -329,7 +406,7 @@ async fn convert(manager: &Manager, items: &mut [Item<'_>]) -> Result<(), Unansw
             continue;
         }
         for (is_new, cells) in [(true, &item.row.new), (false, &item.row.old)] {
-            for (place, column) in item.change.relation.columns.iter().enumerate() {
+            for (place, column) in item.relation.columns.iter().enumerate() {
                 if let Some(Some(Content::Text(text))) = cells.get(place)
                     && let Some(value_type) = manager.types.get(column.type_oid)
                     && value_type.needs_asking()

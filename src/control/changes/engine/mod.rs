@@ -711,3 +711,11 @@ impl Context {
             .write(line.of_tenant(Arc::clone(&self.tenant.external_id)));
     }
 }
+    fn note_uncomputed(&self, table: &TableNow, reason: &str) {
+        let text = format!(
+            "the generated columns of some rows of {}.{} could not be computed and are left out: {reason}",
+            table.schema, table.name
+        );
+        self.say(Level::Warning, &text);
+    }
+

@@ -295,10 +295,11 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// Whether policies have to be asked.
-    pub(super) fn is_checked(&self, role: &RoleNow) -> bool {
+    /// Whether somebody is shown it only where the row is there when it is decided, as far as policies show it to him. Those for whom no
+    /// policy counts are asked as well whether it is still there (spec: postgres-changes 5.3 d; recorded of `service_role`).
+    pub(super) fn is_checked(&self) -> bool {
         let table = &self.shape.table;
-        table.is_rls_enabled && self.change.action != Action::Delete && !role.sees_all_rows
+        table.is_rls_enabled && self.change.action != Action::Delete
     }
 }
 
@@ -515,7 +516,7 @@ fn audiences<'a>(
             continue;
         };
         let lack = item.lack_of(role);
-        let (groups, size) = if item.is_checked(role) && lack.is_none() {
+        let (groups, size) = if item.is_checked() && lack.is_none() {
             let Some((groups, size)) = verdicts.visible_groups(class, candidate, item) else {
                 continue;
             };

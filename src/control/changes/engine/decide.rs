@@ -49,6 +49,8 @@ pub(super) enum Undecided {
     Unchecked(String),
     /// Others do not see a transaction of it yet: it is committed in the log, and not done with.
     Unseen,
+    /// Rows of it are to be looked for in the database, and what changes them again may still be on its way.
+    Unsettled,
 }
 
 impl From<Unanswered> for Undecided {
@@ -60,10 +62,10 @@ impl From<Unanswered> for Undecided {
 /// A change on its way through the steps.
 pub(super) struct Item<'a> {
     pub(super) change: &'a Change,
-    pub(super) row: Row<'a>,
-    pub(super) index: Rc<TableIndex>,
     /// The table as the row has it: with the columns that the stream leaves out.
     relation: Rc<Relation>,
+    pub(super) row: Row<'a>,
+    pub(super) index: Rc<TableIndex>,
     pub(super) shape: Rc<Shape>,
     /// Candidates whose filters let it pass, or may do so.
     pub(super) passing: Vec<Passing>,
@@ -116,13 +118,15 @@ impl Tally {
     }
 }
 
-/// Decides a batch and sends what came of it. When it cannot be decided, nothing of it is sent.
+/// Decides a batch and sends what came of it. When it cannot be decided, nothing of it is sent. `is_settled` says that it waits for nothing
+/// that comes behind it.
 pub(super) async fn decide(
     context: &Context,
     manager: &Manager,
     registry: &mut Registry,
     dispatch: &Dispatch,
     batch: &[Change],
+    is_settled: bool,
 ) -> Result<(), Undecided> {
     let began = clock::now();
     let indexes: Vec<Rc<TableIndex>> = batch
@@ -139,7 +143,10 @@ pub(super) async fn decide(
     let mut items = items(manager, batch, indexes, &tables, &additions, &mut tally).await?;
     let questions = filter_natively(&mut items);
     tally.unknown = questions.ask(manager, &mut items).await?;
-    let verdicts = Verdicts::ask(context, manager, registry, &mut items, &mut tally).await?;
+    let verdicts = Verdicts::ask(
+        context, manager, registry, &mut items, &mut tally, is_settled,
+    )
+    .await?;
     convert(manager, &mut items).await?;
     tally.count(context);
     add(&context.measures.batches, 1);
@@ -154,13 +161,6 @@ pub(super) async fn decide(
     Ok(())
 }
 
-/// The rows, with what is known of their tables.
-async fn items<'a>(
-    manager: &Manager,
-    batch: &'a [Change],
-    indexes: Vec<Rc<TableIndex>>,
-    tables: &FxHashMap<u32, Rc<TableNow>>,
-    tally: &mut Tally,
 /// What the stream leaves out of a batch's rows, by the tables as it describes them.
 #[derive(Default)]
 struct Additions(FxHashMap<*const Relation, Addition>);
@@ -230,6 +230,14 @@ impl Additions {
     }
 }
 
+/// The rows, with what is known of their tables.
+async fn items<'a>(
+    manager: &Manager,
+    batch: &'a [Change],
+    indexes: Vec<Rc<TableIndex>>,
+    tables: &FxHashMap<u32, Rc<TableNow>>,
+    additions: &'a Additions,
+    tally: &mut Tally,
 ) -> Result<Vec<Item<'a>>, Unanswered> {
     let relations = batch.iter().map(|change| additions.relation(change));
     let oids = relations.flat_map(|relation| &relation.columns);
@@ -237,7 +245,6 @@ impl Additions {
     manager.load_types(&oids).await?;
     let mut shapes: FxHashMap<*const _, Rc<Shape>> = FxHashMap::default();
     let mut items = Vec::with_capacity(batch.len());
-    additions: &'a Additions,
     for (n, (change, index)) in batch.iter().zip(indexes).enumerate() {
         let Some(table) = tables.get(&change.relation.id) else {
             tally.table_gone += 1;
@@ -255,6 +262,7 @@ impl Additions {
         });
         items.push(Item {
             change,
+            relation,
             row,
             index,
             shape: Rc::clone(shape),
@@ -262,7 +270,6 @@ impl Additions {
             keys: Vec::new(),
             asked: Vec::new(),
         });
-            relation,
     }
     Ok(items)
 }

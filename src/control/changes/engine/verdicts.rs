@@ -86,13 +86,14 @@ type Name = (u32, Rc<str>);
 pub(super) struct Verdicts(FxHashMap<Name, Block>);
 
 impl Verdicts {
-    /// Asks, where row level security has to be asked. Each item is told the places of its keys.
+    /// Asks, where row level security has to be asked; what is asked about has to be settled. Each item is told the places of its keys.
     pub(super) async fn ask(
         context: &Context,
         manager: &Manager,
         registry: &Registry,
         items: &mut [Item<'_>],
         tally: &mut Tally,
+        is_settled: bool,
     ) -> Result<Self, Undecided> {
         let mut verdicts = Self::default();
         for item in items.iter_mut() {
@@ -101,6 +102,9 @@ impl Verdicts {
         let open = verdicts.open();
         if open.is_empty() {
             return Ok(verdicts);
+        }
+        if !is_settled {
+            return Err(Undecided::Unsettled);
         }
         let counts: Vec<usize> = open.iter().map(|(.., wanted)| *wanted).collect();
         let keys = counts.iter().sum();
@@ -170,10 +174,6 @@ impl Verdicts {
                     wanted: 0,
                 });
                 asked.want(place);
-            }
-        }
-        item.keys = keys;
-    }
             };
             if role.sees_all_rows {
                 want(None, &|| NO_CLAIMS.into());
@@ -181,6 +181,10 @@ impl Verdicts {
             }
             for (id, group) in class.groups() {
                 want(Some(id), &|| Rc::clone(&group.claims));
+            }
+        }
+        item.keys = keys;
+    }
 
     /// All there is to ask, those of a block beside each other, with the number of keys that each is about.
     fn open(&self) -> Vec<(Name, Whose, usize)> {
@@ -263,14 +267,14 @@ impl Verdicts {
         let name = (item.change.relation.id, Rc::clone(&candidate.role));
         let block = self.0.get(&name)?;
         let (_, place) = item.keys.iter().find(|(role, _)| *role == candidate.role)?;
-        let (mut groups, mut size) = (Vec::new(), 0);
-        for (claims, group) in class.groups() {
-            if is_visible_to_all || is_visible(Some(claims)) {
         let is_visible = |whose: Whose| {
             let asked = block.claims.get(&whose);
             asked.and_then(|asked| asked.marks.get(*place)) == Some(&Mark::Visible)
         };
         let is_visible_to_all = is_visible(None);
+        let (mut groups, mut size) = (Vec::new(), 0);
+        for (claims, group) in class.groups() {
+            if is_visible_to_all || is_visible(Some(claims)) {
                 groups.push(group.id);
                 size += u64::from(group.size);
             }

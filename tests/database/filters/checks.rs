@@ -321,6 +321,14 @@ async fn what_one_wish_does_wrong_first_is_said(cluster: Arc<Cluster>) {
     let imatch = raise(
         "invalid regular expression for imatch filter: invalid regular expression: brackets [] not balanced",
     );
+    // A pattern that no text can be compared with fails for its values alone, when there are some.
+    says(
+        anon,
+        vec![text("s", Operator::Like, false, "a\\")],
+        &[],
+        "ok",
+    )
+    .await;
     says(
         anon,
         vec![text("s", Operator::Imatch, false, "[")],

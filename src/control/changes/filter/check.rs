@@ -388,7 +388,12 @@ impl<'a> Plan<'a> {
             return None;
         }
         let (left, right) = match self.text.operator {
-            Operator::Is | Operator::Match | Operator::Imatch => return None,
+            // Of these the type's operator was looked for already, and a pattern that fails does so for its own values alone.
+            Operator::Is
+            | Operator::Match
+            | Operator::Imatch
+            | Operator::Like
+            | Operator::Ilike => return None,
             Operator::In if self.facts.is_array => {
                 (format!("null::{name}"), format!("$1::{array_name}"))
             }

@@ -276,7 +276,7 @@ async fn items<'a>(
 
 impl<'a> Item<'a> {
     /// What a filter sees of its column: the new row, or of a row that was deleted what is known of it. Nothing of a column that has another
-    /// type than when the filter was checked.
+    /// type than when the filter was checked. A null of JSON is NULL to filters, as in the original.
     fn cell(&self, filter: &Filter) -> Cell<'a> {
         let cells = match self.change.action {
             Action::Insert | Action::Update => &self.row.new,
@@ -286,7 +286,12 @@ impl<'a> Item<'a> {
         let place = columns.position(|column| {
             *column.name == *filter.column() && column.type_oid == filter.type_oid()
         })?;
-        cells.get(place).copied().flatten()
+        let cell = cells.get(place).copied().flatten()?;
+        let is_json = || [JSON, JSONB].contains(&filter.type_oid());
+        match cell {
+            Content::Text(text) if is_json() && text.trim() == "null" => Some(Content::Null),
+            cell => Some(cell),
+        }
     }
 
     pub(super) fn role(&self, candidate: &Candidate) -> Option<&RoleNow> {
@@ -309,6 +314,10 @@ impl<'a> Item<'a> {
         table.is_rls_enabled && self.change.action != Action::Delete
     }
 }
+
+/// `pg_type.oid` of the types that hold documents.
+const JSON: u32 = 114;
+const JSONB: u32 = 3802;
 
 /// Leaves the candidates whose filters the server itself can answer with yes; the rest of the questions is returned.
 fn filter_natively(items: &mut [Item<'_>]) -> Questions {

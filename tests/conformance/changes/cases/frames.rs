@@ -84,13 +84,13 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
-        name: "numbers_that_json_does_not_have_are_null_to_filters",
+        name: "numbers_that_json_does_not_have_and_its_null_are_null_to_filters",
         settings: none,
         limits: none,
         run: |place| {
             let sql = prepared(
                 place,
-                "create table public.t (id int primary key, n numeric, f real, a float8[]); grant select on public.t to anon;
+                "create table public.t (id int primary key, n numeric, f real, a float8[], j jsonb); grant select on public.t to anon;
                  create publication supabase_realtime for all tables",
             );
             let mut ears = place.ears(V2);
@@ -100,12 +100,14 @@ pub const CASES: &[Case] = &[
                 ("n=is.null", vec![2, 3]),
                 ("f=neq.0", vec![1]),
                 ("f=not.isdistinct.Infinity", vec![]),
+                ("j=is.null", vec![2, 3]),
+                ("j=neq.1", vec![1]),
             ];
             for (filter, _) in &topics {
                 ears.subscribe(&format!("realtime:{filter}"), &[filtered(filter)], &anon());
             }
             ears.subscribe(ROOM, &[entry()], &anon());
-            sql.run("insert into public.t values (1, 6, 1, '{NaN}'), (2, 'NaN', 'Infinity', null), (3, 'Infinity', 'NaN', null)");
+            sql.run("insert into public.t values (1, 6, 1, '{NaN}', '2'), (2, 'NaN', 'Infinity', null, 'null'), (3, 'Infinity', 'NaN', null, null)");
             sql.run(PROBE);
             let changes = ears.changes(ROOM);
             assert_eq!(
@@ -113,6 +115,7 @@ pub const CASES: &[Case] = &[
                 [json!(6), Value::Null, Value::Null]
             );
             assert_eq!(changes[0].data["record"]["a"], json!(["NaN"]));
+            assert_eq!(changes[1].data["record"]["j"], Value::Null);
             for (filter, ids) in topics {
                 let ids: Vec<Value> = ids.into_iter().map(Value::from).collect();
                 let changes = ears.changes(&format!("realtime:{filter}"));

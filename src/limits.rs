@@ -242,6 +242,16 @@ pub const CHANGES_BATCH_MAX: usize = 512;
 /// Bytes of one batch's messages. Above: the rest is the next batch.
 pub const CHANGES_BATCH_BYTES_MAX: usize = 1024 * 1024;
 
+/// For how long nothing may have followed the last change of a batch before row level security is asked about its rows: what is changed
+/// again at once is judged as it is then, as by the original, which polls. Longer ones cost every such row that time.
+pub const CHANGES_SETTLING_PAUSE: Duration = Duration::from_millis(30);
+
+/// For how long a batch waits for that at most, from its first change on.
+pub const CHANGES_SETTLING_MAX: Duration = Duration::from_millis(60);
+
+/// Changes of a batch that waits. Above: it does not, or whoever writes much would be slowed down by it.
+pub const CHANGES_SETTLING_ROWS_MAX: usize = 16;
+
 /// Verdicts about rows of one batch, one for each row and distinct claims, that are asked for at the same time: some 24 bytes each, and as
 /// much again for what is asked. Above: the rest is asked for when these are there, and a byte is kept of each.
 pub const CHANGES_VERDICTS_AT_ONCE_MAX: usize = 256 * 1024;

@@ -16,19 +16,24 @@ use base64::engine::general_purpose::URL_SAFE;
 use rustc_hash::FxHashMap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// The presences of one topic.
 #[derive(Debug, Default)]
 pub struct Roster {
-    /// In the order of keys, and within a key oldest first.
-    by_key: BTreeMap<Box<str>, Vec<Presence>>,
-    key_of: FxHashMap<Member, Box<str>>,
+    /// In the order of keys, and within a key oldest first. Flat, so that a member among thousands with its key is found at once.
+    presences: BTreeMap<Place, Presence>,
+    place_of: FxHashMap<Member, Place>,
+    /// Presences so far.
+    count: u64,
 }
 
-/// One meta and whose it is.
+/// A key, and the number of the presence among all that there were.
+type Place = (Rc<str>, u64);
+
+/// One meta.
 #[derive(Debug)]
 struct Presence {
-    member: Member,
     phx_ref: PhxRef,
     /// A JSON object with `phx_ref` in it, and `phx_ref_prev` when it was tracked before.
     meta: Box<str>,
@@ -37,20 +42,21 @@ struct Presence {
 impl Roster {
     /// `member` is present under `key` with `payload`, a JSON object. Returns the payload of the `presence_diff`.
     pub fn track(&mut self, member: Member, key: &str, payload: &str, phx_ref: PhxRef) -> String {
-        match self.key_of.get(&member) {
-            Some(tracked) if **tracked == *key => self.update(member, key, payload, phx_ref),
+        match self.place_of.get(&member) {
+            Some(place) if *place.0 == *key => {
+                let presence = self.presences.get_mut(place);
+                presence.expect(STANDS).update(key, payload, phx_ref)
+            }
             Some(_) => {
                 let left = self.remove(member);
                 let meta = self.insert(member, key, payload, phx_ref);
-                diff(
-                    Some((key, &meta)),
-                    left.as_ref().map(|(key, meta)| (&**key, &**meta)),
-                )
+                let left = left.as_ref().map(|(key, meta)| (&**key, &**meta));
+                diff(Some((key, meta)), left)
             }
-            None => {
-                let meta = self.insert(member, key, payload, phx_ref);
-                diff(Some((key, &meta)), None)
-            }
+            None => diff(
+                Some((key, self.insert(member, key, payload, phx_ref))),
+                None,
+            ),
         }
     }
 
@@ -64,71 +70,55 @@ impl Roster {
     #[must_use]
     pub fn state(&self) -> String {
         let mut out = String::from("{");
-        for (key, presences) in &self.by_key {
-            if out.len() > 1 {
-                out.push(',');
-            }
-            push_key(&mut out, key);
-            for (n, presence) in presences.iter().enumerate() {
-                if n > 0 {
-                    out.push(',');
+        let mut open: Option<&str> = None;
+        for ((key, _), presence) in &self.presences {
+            match open {
+                Some(open) if *open == **key => out.push(','),
+                _ => {
+                    if open.is_some() {
+                        out.push_str("]},");
+                    }
+                    push_key(&mut out, key);
+                    open = Some(key);
                 }
-                out.push_str(&presence.meta);
             }
-            out.push_str("]}");
+            out.push_str(&presence.meta);
         }
-        out.push('}');
+        out.push_str(if open.is_some() { "]}}" } else { "}" });
         out
     }
 
     /// Members that are present.
     #[must_use]
     pub fn members(&self) -> usize {
-        self.key_of.len()
+        self.place_of.len()
     }
 
-    fn insert(&mut self, member: Member, key: &str, payload: &str, phx_ref: PhxRef) -> Box<str> {
-        let meta: Box<str> = meta(payload, phx_ref, None).into();
-        self.by_key.entry(key.into()).or_default().push(Presence {
-            member,
-            phx_ref,
-            meta: meta.clone(),
-        });
-        self.key_of.insert(member, key.into());
-        meta
+    fn insert(&mut self, member: Member, key: &str, payload: &str, phx_ref: PhxRef) -> &str {
+        self.count += 1;
+        let place: Place = (key.into(), self.count);
+        self.place_of.insert(member, place.clone());
+        let meta = meta(payload, phx_ref, None).into();
+        let presence = self.presences.entry(place);
+        &presence.or_insert(Presence { phx_ref, meta }).meta
     }
 
-    /// Replaces the meta of a member that stays under its key: it keeps its place among the key's metas.
-    fn update(&mut self, member: Member, key: &str, payload: &str, phx_ref: PhxRef) -> String {
-        let presence = self
-            .by_key
-            .get_mut(key)
-            .and_then(|presences| {
-                presences
-                    .iter_mut()
-                    .find(|presence| presence.member == member)
-            })
-            .expect("a tracked member stands under its key");
-        let joined: Box<str> = meta(payload, phx_ref, Some(presence.phx_ref)).into();
-        let left = std::mem::replace(&mut presence.meta, joined);
-        presence.phx_ref = phx_ref;
-        diff(Some((key, &presence.meta)), Some((key, &left)))
+    fn remove(&mut self, member: Member) -> Option<(Rc<str>, Box<str>)> {
+        let place = self.place_of.remove(&member)?;
+        let presence = self.presences.remove(&place).expect(STANDS);
+        Some((place.0, presence.meta))
     }
+}
 
-    fn remove(&mut self, member: Member) -> Option<(Box<str>, Box<str>)> {
-        let key = self.key_of.remove(&member)?;
-        let presences = self
-            .by_key
-            .get_mut(&key)
-            .expect("a tracked member stands under its key");
-        let place = presences
-            .iter()
-            .position(|presence| presence.member == member);
-        let presence = presences.remove(place.expect("a tracked member stands under its key"));
-        if presences.is_empty() {
-            self.by_key.remove(&key);
-        }
-        Some((key, presence.meta))
+const STANDS: &str = "a tracked member's presence stands at its place";
+
+impl Presence {
+    /// Replaces the meta of a member that stays under its key: it keeps its place among the key's metas. Returns the diff.
+    fn update(&mut self, key: &str, payload: &str, phx_ref: PhxRef) -> String {
+        let joined: Box<str> = meta(payload, phx_ref, Some(self.phx_ref)).into();
+        let left = std::mem::replace(&mut self.meta, joined);
+        self.phx_ref = phx_ref;
+        diff(Some((key, &self.meta)), Some((key, &left)))
     }
 }
 

@@ -67,7 +67,7 @@ pub async fn keep(target: &Target, crowd: &impl Crowd) -> Kept {
             .flat_map(|pass| pass.due(crowd.count(), now_ns()))
         {
             if let Some(link) = crowd.link(index) {
-                kept.renewed += u64::from(link.renew(target, turn).await);
+                kept.renewed += link.renew(target, turn).await;
             }
         }
     }

@@ -142,8 +142,8 @@ pub struct Link {
     stream: TcpStream,
     /// A frame is on its way out: the next one has to wait for its end.
     sending: Cell<bool>,
-    /// The channel in which it is to be kept.
-    channel: RefCell<Option<Channel>>,
+    /// The channels in which it is to be kept.
+    channels: RefCell<Vec<Channel>>,
     /// When the heartbeat was sent that has not been answered; 0 when all have been.
     asked_ns: Cell<u64>,
     /// Nobody reads what comes: answers are not waited for.
@@ -217,7 +217,8 @@ async fn shake_hands(
         link.send(&frame)
             .await
             .map_err(|error| format!("join: {error}"))?;
-        link.joined(target.dialect, &mut received).await?;
+        link.joined(target.dialect, FIRST_JOIN_REF, &mut received)
+            .await?;
         link.enter(topic, FIRST_JOIN_REF, index, turn);
     }
     Ok((link, received))
@@ -259,7 +260,7 @@ impl Link {
         let link = Self {
             stream: TcpStream::from_std(socket.into())?,
             sending: Cell::new(false),
-            channel: RefCell::default(),
+            channels: RefCell::default(),
             asked_ns: Cell::new(0),
             is_deaf: Cell::new(false),
         };
@@ -275,19 +276,19 @@ impl Link {
         SockRef::from(self)
     }
 
-    /// Notes that the socket is in a channel now, with the token that `user` has in `turn`.
+    /// Notes that the socket is in a channel now, beside those that it is in already, with the token that `user` has in `turn`.
     pub fn enter(&self, topic: &str, join_ref: u32, user: usize, turn: u32) {
-        self.channel.replace(Some(Channel {
+        self.channels.borrow_mut().push(Channel {
             topic: topic.to_owned(),
             join_ref,
             user,
             turn,
-        }));
+        });
     }
 
     /// Notes that it is in no channel now.
     pub fn leave(&self) {
-        self.channel.take();
+        self.channels.take();
     }
 
     /// Sends a heartbeat, and says whether one before it has not been answered within `patience`.
@@ -322,20 +323,26 @@ impl Link {
         self.has_waited(ANSWER)
     }
 
-    /// Gives the channel the token of `turn`, if it has an older one; says whether it did.
-    pub async fn renew(&self, target: &Target, turn: u32) -> bool {
-        let mut frame = Vec::new();
-        match &mut *self.channel.borrow_mut() {
-            Some(channel) if channel.turn < turn => {
+    /// Gives each channel that has an older token the one of `turn`; says how many did not have it.
+    pub async fn renew(&self, target: &Target, turn: u32) -> u64 {
+        let (mut frames, mut renewed) = (Vec::new(), 0);
+        for channel in &mut *self.channels.borrow_mut() {
+            if channel.turn < turn {
                 channel.turn = turn;
                 let token = target.tokens.of(channel.user);
                 let (dialect, topic) = (target.dialect, &channel.topic);
-                dialect.push_access_token(topic, channel.join_ref, &token, &mut frame);
+                dialect.push_access_token(topic, channel.join_ref, &token, &mut frames);
+                renewed += 1;
             }
-            _ => return false,
+        }
+        if renewed == 0 {
+            return 0;
         }
         // One that has ended is noticed where it is read.
-        self.send(&frame).await.is_ok()
+        match self.send(&frames).await {
+            Ok(_) => renewed,
+            Err(_) => 0,
+        }
     }
 
     /// Nobody will read what comes, and so no answer is waited for. The kernel takes a window's worth and then no more: a smaller
@@ -422,10 +429,25 @@ impl Link {
         }
     }
 
-    /// Waits for the answer to a join; frames before it are passed over, frames after it stay.
-    async fn joined(&self, dialect: Dialect, received: &mut Vec<u8>) -> Result<(), String> {
+    /// Waits for the answer to the join with this number; frames before it are passed over, frames after it stay. Says how many
+    /// other joins were answered meanwhile: once more, since each is waited for.
+    ///
+    /// # Errors
+    ///
+    /// That it was refused, or why the connection is over.
+    pub async fn joined(
+        &self,
+        dialect: Dialect,
+        join_ref: u32,
+        received: &mut Vec<u8>,
+    ) -> Result<u64, String> {
+        let mut again = 0;
         self.until(received, |payload| match dialect.answer(payload) {
-            Answer::Ok => Some(Ok(())),
+            Answer::Ok if dialect.is_reply_to(payload, join_ref) => Some(Ok(again)),
+            Answer::Ok => {
+                again += 1;
+                None
+            }
             Answer::Refused => Some(Err(format!(
                 "join refused: {}",
                 String::from_utf8_lossy(payload)

@@ -23,8 +23,8 @@ enum Kind {
     Broadcast(f64, f64, u32),
     /// The same with rows of the database.
     DatabaseBroadcast(f64, f64),
-    /// Connections that are held, and that join per second.
-    PrivateJoins(f64, f64),
+    /// Connections that are held, connections per second, and the channels that each joins.
+    PrivateJoins(f64, f64, usize),
     /// Subscribers, and who may see the rows.
     Changes(f64, &'static str),
 }
@@ -88,8 +88,8 @@ pub const PRESETS: [Preset; 9] = [
     Preset {
         name: "private-joins",
         published: "50,000 users, 500 connections/s, 1,000 joins/s",
-        figures: &[("joined", "connections/s", 500.0)],
-        kind: Kind::PrivateJoins(50_000.0, 500.0),
+        figures: &[("joined", "channels/s", 1_000.0)],
+        kind: Kind::PrivateJoins(50_000.0, 500.0, 2),
     },
     Preset {
         name: "changes",
@@ -155,11 +155,13 @@ impl Preset {
                 .map(str::to_owned)
                 .to_vec()
             }
-            Kind::PrivateJoins(held, rate) => {
+            Kind::PrivateJoins(held, rate, channels) => {
                 let rate = (rate * scale).max(1.0).to_string();
                 [
                     "joins",
                     "--private",
+                    "--channels",
+                    &channels.to_string(),
                     "--hold",
                     &whole(held),
                     "--rate",
@@ -203,6 +205,8 @@ mod tests {
         );
         let changes = Preset::of("changes-rls").unwrap().words(0.1).join(" ");
         assert_eq!(changes, "changes --subscribers 50 --rls all");
+        let joins = Preset::of("private-joins").unwrap().words(0.1).join(" ");
+        assert_eq!(joins, "joins --private --channels 2 --hold 5000 --rate 50");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! (spec: websocket-protocol 9.2). Deliberately absent: a clock, and counting itself.
 
 use super::tenants::{Live, RequestCounter};
-use crate::error::{ErrorCode, inspect_str};
+use crate::error::{ErrorCode, inspect_str, text};
 use crate::limits;
 use crate::tenant::{Counter, RateMeter, RateWindow, Tenant, TenantId, TenantLimits};
 use rustc_hash::FxHashMap;
@@ -49,7 +49,7 @@ impl Trip {
             ),
             Counter::Events => (
                 ErrorCode::MessagePerSecondRateLimitReached,
-                "Too many messages per second",
+                text::TOO_MANY_MESSAGES,
             ),
             Counter::PresenceEvents => (
                 ErrorCode::PresenceRateLimitReached,
@@ -57,7 +57,7 @@ impl Trip {
             ),
             Counter::DbEvents => (
                 ErrorCode::MessagePerSecondRateLimitReached,
-                "Too many postgres changes messages per second",
+                text::TOO_MANY_CHANGES,
             ),
         }
     }

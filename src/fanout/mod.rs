@@ -15,6 +15,7 @@
 
 mod changes;
 mod deliver;
+mod held;
 mod publish;
 mod registry;
 
@@ -24,7 +25,7 @@ pub use registry::{Members, Reads, Topic};
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{
     ChangeBatch, Encoded, Mail, Member, PresenceAction, PresenceState, Serializers, Subscribe,
-    TopicHasher, TopicKey, TopicRef,
+    TopicHasher, TopicKey, TopicName, TopicRef,
 };
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, TenantId, Usage};
@@ -129,20 +130,18 @@ impl Fanout {
         }
     }
 
-    /// Makes sure that a topic's messages arrive here, for a socket that is about to become a member of it. `text` is the topic
-    /// as the client wrote it and `json` the same as a JSON string.
+    /// Makes sure that a topic's messages arrive here, for a socket that is about to become a member of it.
     pub fn subscribe(
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
-        name: (TenantId, bool, &str, &str),
+        name: TopicName<'_>,
         usage: &Arc<Usage>,
         vsn: Vsn,
     ) -> Subscription {
-        let (tenant, private, text, json) = name;
-        let found = self.find(tenant, private, text);
+        let found = self.find(name.tenant, name.private, name.text);
         let topic = found.unwrap_or_else(|| {
-            let key = Arc::new(TopicKey::new(&self.hasher, tenant, private, text, json));
+            let key = Arc::new(TopicKey::new(&self.hasher, name));
             self.registry.insert(key, Arc::clone(usage))
         });
         let wanted = Serializers {
@@ -246,7 +245,7 @@ impl Fanout {
             && owned.unsealed() > 0
         {
             let before = owned.unsealed();
-            owned.arrivals.get_or_insert_default().of(id, before);
+            owned.arrivals.get_or_insert_default().add(id, before);
         }
         entry.members.add(id, vsn, reads)
     }
@@ -263,21 +262,6 @@ impl Fanout {
     pub fn set_replayed(&mut self, topic: TopicRef, id: ConnectionId, ids: Box<[Uuid]>) {
         if let Some(entry) = self.registry.get_mut(topic) {
             entry.replayed.get_or_insert_default().insert(id, ids);
-        }
-    }
-
-    /// A socket that is about to become a member waits for more than the topic, which is kept until [`Fanout::let_go`].
-    pub fn hold(&mut self, topic: TopicRef) {
-        if let Some(entry) = self.registry.get_mut(topic) {
-            entry.holds += 1;
-        }
-    }
-
-    /// A socket that held a topic is a member of it now, or will not become one.
-    pub fn let_go(&mut self, io: &mut Io<'_>, topic: TopicRef) {
-        if let Some(entry) = self.registry.get_mut(topic) {
-            entry.holds = entry.holds.saturating_sub(1);
-            self.forget_if_unused(io, topic);
         }
     }
 
@@ -361,7 +345,7 @@ impl Fanout {
         self.registry.get(topic)
     }
 
-    /// Whether this socket is the member at this place: `channel` keeps the place.
+    /// A socket of this shard as a member, as the owners of topics call it.
     #[must_use]
     pub fn member(&self, id: ConnectionId) -> Member {
         Member {
@@ -417,7 +401,7 @@ impl Fanout {
         let Some(entry) = self.registry.get_mut(topic) else {
             return;
         };
-        if !entry.members.is_empty() || !entry.waiting.is_empty() || entry.holds > 0 {
+        if !entry.members.is_empty() || !entry.waiting.is_empty() || entry.holds.is_some() {
             return;
         }
         if entry.asked != Serializers::default() {

@@ -181,11 +181,9 @@ impl Fanout {
                 diff
             }
             PresenceAction::State { join_ref } => {
-                let unsealed = owned.unsealed();
                 let arrivals = owned.arrivals.get_or_insert_default();
                 if member.shard == self.shard {
-                    let arrival = arrivals.of(member.connection, unsealed);
-                    arrival.awaits_state = true;
+                    arrivals.await_state(member.connection);
                 }
                 arrivals.states.push((member, join_ref));
                 self.dirty.push(topic);
@@ -222,6 +220,7 @@ impl Fanout {
             .batch
             .get_or_insert_with(|| spare.pop().unwrap_or_default());
         let was_empty = batch.is_empty();
+        let bytes_before = batch.bytes();
         if batch.push(&entry.key, content, owned.wanted, to).is_err() {
             self.outcome.too_long.push(entry.key.tenant());
             if was_empty && let Some(unused) = owned.batch.take() {
@@ -230,6 +229,7 @@ impl Fanout {
             return;
         }
         let bytes = batch.bytes();
+        io.foresee((bytes - bytes_before).saturating_mul(entry.members.len()));
         if was_empty {
             self.dirty.push(topic);
         }
@@ -309,7 +309,7 @@ impl Fanout {
             }
         }
         if let Some(topic) = here {
-            let arrivals = arrivals.map_or(&mut [][..], |arrivals| &mut arrivals.here);
+            let arrivals = arrivals.map_or(&[][..], |arrivals| arrivals.sort());
             self.deliver_to(io, topic, batch, arrivals);
         }
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::alive::{Crowd, Kept};
-use crate::dialect::{self, Dialect, FIRST_JOIN_REF};
+use crate::dialect::{self, Answer, Dialect};
 use crate::link::Link;
 use crate::member::{Reader, Sink};
 use crate::report::Run;
@@ -210,7 +210,8 @@ impl Sink for Ears<'_> {
     fn on_text(&mut self, text: &[u8]) {
         if self.dialect.is_heartbeat_reply(text) {
             self.link.answered();
-        } else if self.dialect.is_reply_to(text, FIRST_JOIN_REF) {
+        } else if self.dialect.answer(text) == Answer::Ok {
+            // Each join has had its answer, and nothing else is asked.
             self.found.twice += 1;
         } else if self.dialect.is_bad_news(text) {
             self.found.closed += u64::from(dialect::says_closed(text));

@@ -36,6 +36,7 @@ pub struct Plan {
 /// When the harness itself cannot run: no such core, no such process.
 pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> {
     let joins = joins::Plan {
+        channels: 1,
         concurrency: plan.concurrency,
         rate: None,
         seconds: plan.seconds,

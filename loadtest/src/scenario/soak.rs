@@ -144,6 +144,7 @@ fn start(target: &Target, plan: &Plan, bench: &Bench, seconds: f64) -> io::Resul
         Box::new(move |target, bench| broadcast::run(target, &broadcasts, bench)),
     )?;
     let storm = joins::Plan {
+        channels: 1,
         concurrency: 0,
         rate: Some(plan.joins),
         seconds,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::alive;
 use crate::clock::now_ns;
 use crate::codec::{self, Opcode};
-use crate::dialect::Join;
+use crate::dialect::{FIRST_JOIN_REF, Join};
 use crate::link::{self, Link, Target};
 use crate::progress::Progress;
 use crate::report::Run;
@@ -47,6 +47,9 @@ pub struct Plan {
     /// How long the storm blows before that.
     #[arg(long, default_value_t = 1.0)]
     pub warm_up_seconds: f64,
+    /// Channels that each connection joins, one after another.
+    #[arg(long, default_value_t = 1, conflicts_with_all = ["channels_only", "bare"])]
+    pub channels: usize,
     /// Joined connections that each harness thread holds; the oldest one leaves for a new one.
     #[arg(long, default_value_t = 2000)]
     pub hold: usize,
@@ -112,8 +115,15 @@ struct Desk {
 ///
 /// # Errors
 ///
-/// When the harness itself cannot run: no such core, no such process.
+/// When the harness itself cannot run: no such core, no such process; or when a connection could not join that many channels.
 pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> {
+    // A second join of one topic would end the first.
+    if plan.channels == 0 || plan.channels > plan.topics.max(1) {
+        return Err(std::io::Error::other(format!(
+            "--channels is {}, which has to be 1 at least and not more than --topics, {}",
+            plan.channels, plan.topics
+        )));
+    }
     let board = Arc::new(Board::default());
     let shared = (
         // The storm has a rate of its own.
@@ -162,7 +172,7 @@ pub fn run(target: &Target, plan: &Plan, bench: &Bench) -> std::io::Result<Run> 
     }
     let usage = usage?;
     let seconds = usage.wall_ns as f64 / 1e9;
-    let unit = if plan.channels_only {
+    let unit = if plan.channels_only || plan.channels > 1 {
         "channels/s"
     } else {
         "connections/s"
@@ -293,17 +303,59 @@ impl Desk {
 
     async fn join_once(&self, since_ns: u64) {
         let (number, topic) = self.next();
-        let join = Join {
-            private: self.plan.private,
-            ..Join::default()
-        };
+        let join = self.what_to_join();
         match link::open(&self.target, number, &topic, &join).await {
-            Ok((link, rest)) => {
+            Ok((link, mut rest)) => {
                 self.joined(since_ns);
+                if let Err(problem) = self.join_others(&link, number, &mut rest).await {
+                    return self.refused(problem);
+                }
                 self.hold(link, &rest).await;
             }
             Err(problem) => self.refused(problem),
         }
+    }
+
+    /// How a channel is joined.
+    fn what_to_join(&self) -> Join<'static> {
+        Join {
+            private: self.plan.private,
+            ..Join::default()
+        }
+    }
+
+    /// Joins the channels behind the first one of connection `number`, on the topics behind its topic.
+    ///
+    /// # Errors
+    ///
+    /// That the answer to one was a refusal, or why there was none.
+    async fn join_others(
+        &self,
+        link: &Link,
+        number: usize,
+        received: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let dialect = self.target.dialect;
+        for channel in 1..self.plan.channels {
+            let topic = (number + channel) % self.plan.topics.max(1);
+            let topic = self.target.topic(topic);
+            let join_ref = FIRST_JOIN_REF + channel as u32;
+            let turn = self.target.tokens.turn();
+            let mut frame = Vec::new();
+            dialect.push_numbered_join(&topic, join_ref, &self.what_to_join(), &mut frame);
+            let since_ns = now_ns();
+            let joins = async {
+                link.send(&frame)
+                    .await
+                    .map_err(|error| format!("join: {error}"))?;
+                link.joined(dialect, join_ref, received).await
+            };
+            let again = self.target.in_time(joins).await?;
+            self.held.answered_again(again);
+            link.enter(&topic, join_ref, number, turn);
+            self.joined(since_ns);
+        }
+        Ok(())
     }
 
     /// The number of this thread's next join, and its topic.
@@ -356,6 +408,7 @@ mod tests {
             rate: None,
             seconds: 0.2,
             warm_up_seconds: 0.0,
+            channels: 1,
             hold: 5,
             topics: 10,
             private: false,
@@ -417,6 +470,45 @@ mod tests {
             let run = run_against(Dialect::V2, Fault::HangsUp, &plan);
             fake::assert_noticed(&run, "connection ended without a close frame", "closed=0");
         }
+    }
+
+    #[test]
+    fn each_connection_joins_its_channels() {
+        for dialect in [Dialect::V1, Dialect::V2] {
+            let plan = Plan {
+                channels: 3,
+                rate: Some(40.0),
+                seconds: 0.5,
+                ..plan()
+            };
+            let run = run_against(dialect, Fault::None, &plan);
+            assert_eq!(run.problems, [""; 0]);
+            // Channels, of 40 connections a second.
+            let joined = run.value("joined").unwrap();
+            assert!(joined > 70.0, "{joined}");
+        }
+        let plan = Plan {
+            channels: 2,
+            ..open_loop()
+        };
+        for (fault, expected) in [
+            (Fault::AnswersTwice, "answered twice=0"),
+            (Fault::RefusesTenth, "refused=0"),
+        ] {
+            let run = run_against(Dialect::V2, fault, &plan);
+            fake::assert_noticed(&run, "joins", expected);
+        }
+    }
+
+    #[test]
+    fn more_channels_than_topics_are_refused() {
+        let plan = Plan {
+            channels: 11,
+            ..plan()
+        };
+        let target = fake::start(Dialect::V2, Fault::None);
+        let error = run(&target, &plan, &fake::bench()).unwrap_err();
+        assert!(error.to_string().contains("--topics"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! Every bound of the server in one place, each with its unit, its reason, and what happens when it is met.
+//! The bounds of the server in one place, each with its unit, its reason, and what happens when it is met.
 //!
-//! What an operator or a tenant can set stands in `config` or in the tenant's settings; what stands here is fixed.
+//! What an operator or a tenant can set stands in `config` or in the tenant's settings; what stands here is fixed. A bound that only one
+//! file knows, and that nobody meets from outside, stands beside its user.
 
 mod changes;
 
@@ -56,15 +57,19 @@ pub const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of a join: payload, topic and `join_ref`, some of which are kept as long as the channel lives. Above: the join is refused.
 pub const JOIN_BYTES_MAX: usize = 256 * 1024;
 
-/// Bytes of messages that a topic keeps for members which read those of the database first. Above: their joins are refused, as when the
-/// database does not answer; the client tries again.
-pub const HELD_BYTES_MAX: usize = 4 << 20;
-
 /// Messages with one `replay` request at most (spec 6.5).
 pub const REPLAY_MESSAGES_MAX: u32 = 25;
 
+/// Bytes of messages that are published while a join waits for those that were kept, and that it gets behind them. Above: the join is
+/// refused as if those could not be had.
+pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How long the replication stream of a tenant may take before a channel that waits for it is shut down (spec 5.6).
 pub const REPLICATION_READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long what follows a join waits for the first word on its subscriptions, while row changes are being read (spec 5.4). Above: it
+/// comes before that word.
+pub const FIRST_NEWS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a shard waits for an answer about a tenant's database: longer than [`DATABASE_CONNECT_TIMEOUT`],
 /// [`DATABASE_QUEUE_TARGET_MAX`] and [`POLICY_TIMEOUT`] together. Above: as if the database could not be reached.
@@ -85,6 +90,10 @@ pub const SPARE_BATCHES_MAX: usize = 1024;
 /// Letters that one mailbox between two threads holds. Above: they spill into the sender's queue, which stops reading from its
 /// sockets while too many wait for other shards; for the control core see [`CONTROL_LETTERS_WAITING_MAX`].
 pub const MAILBOX_LETTERS: usize = 4096;
+
+/// Sockets that are disconnected in one turn of a shard at most, with their channels and presences. Above: the others in the next
+/// turns, and what else comes in between.
+pub const DISCONNECT_BATCH: usize = 512;
 
 // -- quotas --
 

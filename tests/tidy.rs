@@ -37,13 +37,7 @@ const MAY_NAME_CONTROL: &[&str] = &["control", "server", "dev"];
 const PRODUCT_WORDS: &[&str] = &["phoenix", "postgres", "tenant", "websocket", "presence"];
 
 /// Places of `shards/src` that may be unsafe: a file of that name, or everything in the folder.
-const MAY_BE_UNSAFE: &[&str] = &[
-    "driver/uring",
-    "driver/epoll",
-    "spsc",
-    "shared_bytes",
-    "topology",
-];
+const MAY_BE_UNSAFE: &[&str] = &["driver/uring", "driver/epoll", "topology"];
 
 // -- the rules ---------------------------------------------------------------------------------------------------------
 
@@ -703,7 +697,7 @@ mod a_rule {
             (
                 "shards",
                 "lib.rs",
-                "#![deny(unsafe_code)]\n#[expect(unsafe_code, reason = \"\")]\npub mod spsc;",
+                "#![deny(unsafe_code)]\n#[expect(unsafe_code, reason = \"\")]\npub mod topology;",
                 0,
             ),
             (
@@ -720,7 +714,7 @@ mod a_rule {
             ),
             (
                 "shards",
-                "spsc.rs",
+                "topology.rs",
                 "#![expect(unsafe_code, reason = \"\")]",
                 0,
             ),
@@ -736,7 +730,7 @@ mod a_rule {
                 "#[expect(unsafe_code, reason = \"\")] fn f() {}",
                 1,
             ),
-            ("shards", "spsc_helper.rs", "#![allow(unsafe_code)]", 1),
+            ("shards", "topology_helper.rs", "#![allow(unsafe_code)]", 1),
         ] {
             assert_eq!(
                 unsafe_rule(package, path, text).len(),

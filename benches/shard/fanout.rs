@@ -107,14 +107,7 @@ fn names(c: &mut Criterion) {
 
 /// Hops 7 and 8: a turn's messages of one topic, encoded one behind the other and sealed.
 fn encode(c: &mut Criterion) {
-    let text = "realtime:room-1234";
-    let key = TopicKey::new(
-        &TopicHasher::new(1),
-        TenantId(1),
-        false,
-        text,
-        &format!("\"{text}\""),
-    );
+    let key = TopicKey::of_name(&TopicHasher::new(1), TenantId(1), false, "room-1234");
     let payload = broadcast_payload(100);
     let content = Content::Json {
         event: "broadcast",

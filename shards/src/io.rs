@@ -28,8 +28,10 @@ pub(crate) struct Core<M> {
     pub(crate) live_count: usize,
     /// Slots with [`flag::DIRTY`].
     pub(crate) dirty: Vec<ConnectionId>,
-    /// What the product has said that it will queue before the turn ends.
+    /// What the product has said that it will queue, since last all had been sent.
     pub(crate) foreseen_bytes: usize,
+    /// Buffers that were queued since the start: what a letter leads to.
+    pub(crate) queued_count: u64,
     /// Sockets the driver does not know yet.
     pub(crate) adopted: Vec<(ConnectionId, OwnedFd)>,
     /// Seconds since 1970 to slots to visit.
@@ -163,12 +165,13 @@ impl<M> Io<'_, M> {
             slot.set(flag::DIRTY);
             self.core.dirty.push(id);
         }
+        self.core.queued_count += 1;
         self.core.note_queued(before, after);
         queued
     }
 
-    /// Says that some `bytes`, over all sockets, will be queued before the turn ends, because of what has just come in. When a turn has
-    /// much to send, further input of the same connections waits for the next one.
+    /// Says that some `bytes`, over all sockets, will be queued before the turn ends, because of what has just come in. While much waits
+    /// to be sent, further input of the same connections waits as well.
     pub fn foresee(&mut self, bytes: usize) {
         self.core.foreseen_bytes = self.core.foreseen_bytes.saturating_add(bytes);
     }

@@ -4,9 +4,10 @@
 //! letters, doorbells. What always holds:
 //!
 //! - A turn takes what was there when it began, in batches: completions, then mailboxes, then timers, then the
-//!   handler's `on_turn_end`, then each socket that something happened to once, up to a bound; the next turn goes on from there.
-//! - Once a turn has `TURN_BYTES_MAX` to send, it hears no socket again that has added to them: who says little does not wait for
-//!   all that another one has sent. (`who_says_little_does_not_wait_for_who_says_much`)
+//!   handler's `on_turn_end`, then each socket that something happened to once. Of mailboxes and sockets there is a bound, by what
+//!   they cost; the next turn goes on from there.
+//! - While much waits to be sent, sockets whose input made it are not heard again, and what others say is sent before the rest of it:
+//!   who says little does not wait for who says much. (`who_says_little_does_not_wait_for_who_says_much`)
 //! - While more than `spill_letters` letters wait for full mailboxes of other shards, received bytes are held, with their buffers; the
 //!   kernel then runs out of buffers and the peers' windows close. Nothing is lost, nothing grows without end.
 //! - Before the shard sleeps it says so and looks into its mailboxes once more (`doorbell.rs`).
@@ -45,8 +46,12 @@ pub(crate) struct Shard<H: Handler, D> {
     held: VecDeque<Event>,
     /// Slots with [`flag::LOUD`].
     loud: Vec<ConnectionId>,
+    /// Slots with [`flag::DIRTY`] of turns before, which had no time for them.
+    backlog: VecDeque<ConnectionId>,
     events: Vec<Event>,
     due: Vec<(u32, u8)>,
+    /// The mailbox that is looked into first, each turn another.
+    first_mailbox: usize,
     /// When the last turn ended.
     ended: (Tick, u64),
     spill_letters: usize,
@@ -75,6 +80,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             live_count: 0,
             dirty: Vec::new(),
             foreseen_bytes: 0,
+            queued_count: 0,
             adopted: Vec::new(),
             visits: Wheel::new(unix_second(unix_ms)),
             stalls: Wheel::new(now.second()),
@@ -96,8 +102,10 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             parked: VecDeque::new(),
             held: VecDeque::new(),
             loud: Vec::new(),
+            backlog: VecDeque::new(),
             events: Vec::new(),
             due: Vec::new(),
+            first_mailbox: 0,
             ended: (now, unix_ms),
             spill_letters: options.spill_letters,
         }
@@ -117,7 +125,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         let (now, unix_ms) = self.ended;
         let at_once = Some(Duration::ZERO);
         if self.core.stopping
-            || !self.core.dirty.is_empty()
+            || !self.backlog.is_empty()
             || !self.core.outgoing.own().is_empty()
             || (!self.held.is_empty() && !self.is_holding())
             || (!self.parked.is_empty() && !self.is_holding() && self.driver.buffers_free() > 0)
@@ -173,7 +181,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             core: &mut self.core,
         });
         self.flush();
-        while self.core.stopping && !self.core.dirty.is_empty() {
+        while self.core.stopping && !self.backlog.is_empty() {
             // There is no next turn, and what ends the connections is among it.
             self.flush();
         }
@@ -237,7 +245,14 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     }
 
     fn take_events(&mut self, events: &mut Vec<Event>) {
-        self.core.foreseen_bytes = 0;
+        if self.backlog.is_empty() {
+            self.core.foreseen_bytes = 0;
+            for id in self.loud.drain(..) {
+                if let Some(slot) = self.core.slab.get_mut(id) {
+                    slot.clear(flag::LOUD);
+                }
+            }
+        }
         let mut held = std::mem::take(&mut self.held);
         let mut holding = self.is_holding();
         while !holding && let Some(event) = held.pop_front() {
@@ -261,20 +276,16 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 event => self.take_event(event),
             }
         }
-        for id in self.loud.drain(..) {
-            if let Some(slot) = self.core.slab.get_mut(id) {
-                slot.clear(flag::LOUD);
-            }
-        }
     }
 
-    /// Takes input, unless its socket has been heard for long enough in this turn.
+    /// Takes input, unless it is of a socket whose input of before is still being sent.
     fn hear(&mut self, event: Event) {
         let (Event::Received { id, .. } | Event::Ended { id, .. }) = event else {
             return self.take_event(event);
         };
         let foreseen = self.core.foreseen_bytes;
-        if foreseen > TURN_BYTES_MAX
+        let is_busy = foreseen > FORESEEN_BYTES_MAX || !self.backlog.is_empty();
+        if is_busy
             && let Some(slot) = self.core.slab.get_mut(id)
             && slot.is(flag::LOUD)
         {
@@ -287,7 +298,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             return;
         }
         self.take_event(event);
-        if self.core.foreseen_bytes > foreseen
+        if self.core.foreseen_bytes.saturating_sub(foreseen) > LOUD_BYTES_MIN
             && let Some(slot) = self.core.slab.get_mut(id)
             && !slot.is(flag::LOUD)
         {
@@ -353,10 +364,17 @@ impl<H: Handler, D: Driver> Shard<H, D> {
                 mail,
             );
         }
-        for index in 0..self.incoming.count() {
+        let count = self.incoming.count();
+        self.first_mailbox = (self.first_mailbox + 1) % count.max(1);
+        let before = self.core.queued_count;
+        for index in (self.first_mailbox..count).chain(0..self.first_mailbox) {
             let (from, waiting) = self.incoming.waiting(index);
             let from = self.core.outgoing.peer(from);
-            for _ in 0..waiting {
+            for taken in 0..waiting {
+                // One of each mailbox is always taken: nobody waits for those who have more to say.
+                if taken > 0 && self.core.queued_count - before >= MAIL_BUFFERS_MAX {
+                    break;
+                }
                 let Some(mail) = self.incoming.take(index) else {
                     break;
                 };
@@ -425,13 +443,26 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     fn flush(&mut self) {
         self.adopt_sockets();
         let mut dirty = std::mem::take(&mut self.core.dirty);
-        for id in dirty.drain(..dirty.len().min(FLUSH_SOCKETS_MAX)) {
+        // What has just been said first, or it would wait for all that was said before; but not so much that the rest never comes.
+        let fresh_max = match self.backlog.is_empty() {
+            true => FLUSH_SOCKETS_MAX,
+            false => FLUSH_SOCKETS_MAX / 2,
+        };
+        let fresh = dirty.len().min(fresh_max);
+        for id in dirty.drain(..fresh) {
+            self.advance(id);
+        }
+        for _ in fresh..FLUSH_SOCKETS_MAX {
+            let Some(id) = self.backlog.pop_front() else {
+                break;
+            };
             self.advance(id);
         }
         debug_assert!(
             self.core.dirty.is_empty(),
             "nothing becomes dirty while the dirty are flushed"
         );
+        self.backlog.extend(dirty.drain(..));
         self.core.dirty = dirty;
         if !self.is_holding() {
             self.unpark();
@@ -453,13 +484,21 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     }
 }
 
-/// Sockets that one turn sends to at most. A fan-out to more of them goes on in the next turn, behind what has come in meanwhile:
-/// nobody else waits for all of it. At 1 to 10 µs a send, this is 4 to 40 ms.
-const FLUSH_SOCKETS_MAX: usize = 4_096;
+/// Sockets that one turn sends to at most. A fan-out to more of them goes on in the next turn, and what has come in meanwhile goes
+/// first: nobody else waits for all of it. At 1 to 10 µs a send, this is 1 to 5 ms.
+const FLUSH_SOCKETS_MAX: usize = 512;
 
-/// Bytes that a turn may have to send before it puts off the input of those who have made them. At 1 to 3 GB a second, which is what
-/// the kernel copies, this is 10 to 30 ms; and it is so much that a crowd's messages still go out many at a time.
-const TURN_BYTES_MAX: usize = 32 << 20;
+/// Bytes that may wait to be sent before those who have made much of them are heard again. At 1 to 3 GB a second, which is what the
+/// kernel copies, this is 20 to 60 ms; and it is so much that a crowd's messages still go out many at a time.
+const FORESEEN_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that one receive may make to be sent before it is much.
+const LOUD_BYTES_MIN: usize = 256 << 10;
+
+/// Buffers that the letters of one turn may queue before the others have to wait for the next: a letter may be for ten thousand
+/// sockets, and a mailbox holds thousands of letters. At 20 to 50 ns a buffer, this is 1 to 3 ms. So much is taken at once all the
+/// same that what many letters say to one socket is sent in one go.
+const MAIL_BUFFERS_MAX: u64 = 65_536;
 
 /// Turns that the end of a shard takes at most, a millisecond each.
 const FINISH_TURNS_MAX: usize = 1_000;

@@ -116,11 +116,6 @@ impl<H: Handler> Sim<H> {
         &self.shards[usize::from(shard.0)].shard.core.metrics
     }
 
-    /// The handler of a shard, to change.
-    pub fn handler_mut(&mut self, shard: ShardId) -> &mut H {
-        &mut self.shards[usize::from(shard.0)].shard.handler
-    }
-
     /// Whether a shard has left its loop.
     #[must_use]
     pub fn is_stopped(&self, shard: ShardId) -> bool {

@@ -2,7 +2,8 @@
 
 use super::question::{check_role, is_private};
 use super::{Channels, Frame};
-use crate::connection::{ConnectionId, Io};
+use crate::connection::{self, ConnectionId, Io};
+use crate::error::text;
 use crate::phoenix::{self, Message, Payload};
 
 /// What a client sent as its new token.
@@ -35,7 +36,7 @@ impl Channels {
         }
     }
 
-    fn replace_token(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize, text: &str) {
+    fn replace_token(&mut self, io: &mut Io<'_>, id: ConnectionId, place: usize, token: &str) {
         let Some(tenant) = self.tenant_of(id) else {
             return;
         };
@@ -46,33 +47,35 @@ impl Channels {
         let Some(channel) = socket.channels.get_mut(place) else {
             return;
         };
-        if channel.token.is(text) {
+        if channel.token.is(token) {
             return;
         }
-        let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
+        let unix_now = i64::from(connection::unix_second(io));
         match self
             .tokens
-            .verify(tenant.id, &tenant.verifier, text, unix_now)
+            .verify(tenant.id, &tenant.verifier, token, unix_now)
         {
-            Ok(token) => {
+            Ok(verified) => {
                 let is_private = is_private(&self.fanout, channel);
                 let visit = Self::next_visit(
                     last_seen,
                     self.settings.idle_timeout_seconds,
-                    token.claims.exp,
+                    verified.claims.exp,
                 );
-                channel.token = token;
+                channel.token = verified;
                 // What may be written is asked anew when something is; what may be read counts until the answer is there.
                 channel.verdict.broadcast_write = None;
                 channel.verdict.presence_write = None;
                 io.visit_at(id, visit);
-                self.listen_again(io, id, place);
+                if !self.listen_again(io, id, place) {
+                    return self.shut_down(io, id, place, text::UNABLE_TO_CONNECT);
+                }
                 if is_private {
                     self.check_reads_again(io, id, place);
                 }
             }
             Err(error) => {
-                self.report_token(io, id, &error, text);
+                self.report_token(io, id, &error, token);
                 self.shut_down(io, id, place, &error.shutdown_message());
             }
         }
@@ -99,13 +102,8 @@ impl Channels {
 }
 
 fn sent(payload: &str) -> Sent {
-    if !payload.starts_with('{') {
-        return Sent::Nothing;
-    }
-    let token = phoenix::members(payload)
-        .filter(|(name, _)| name == "access_token")
-        .last();
-    match token.map(|(_, value)| (value, phoenix::string_value(value))) {
+    let token = phoenix::pick(payload, ["access_token"]).and_then(|[token]| token);
+    match token.map(|value| (value, phoenix::string_value(value))) {
         Some(("null", _)) => Sent::Ignored,
         Some((_, Some(text))) if text.starts_with("sb_") => Sent::Ignored,
         Some((_, Some(text))) => Sent::Token(text.into_owned()),

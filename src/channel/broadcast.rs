@@ -6,7 +6,7 @@ use super::{Channels, Frame, is_object};
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{Audience, Checks, Content};
 use crate::metrics::Relayed;
-use crate::phoenix::{self, Encoding, Message, Payload};
+use crate::phoenix::{Message, Payload};
 use crate::tenant::Counter;
 use std::borrow::Cow;
 
@@ -19,9 +19,6 @@ impl Channels {
         message: &Message<'_>,
         frame: Frame<'_>,
     ) {
-        let Some(tenant) = self.tenant_of(id) else {
-            return;
-        };
         let Some(channel) = self.channel_at(id, place) else {
             return;
         };
@@ -41,8 +38,12 @@ impl Channels {
             // Ours: nobody gets it, and the sender sees what it would see of the original (spec 6.6).
             return self.crash(io, id, place);
         }
-        Self::count(io, &tenant, Counter::Events, 1);
-        let bytes = measure(&message.payload);
+        let Some(tenant) = self.tenant(id) else {
+            return;
+        };
+        Self::count(io, tenant.id, &tenant.usage, Counter::Events, 1);
+        let content = content(&message.payload);
+        let bytes = content.payload_bytes();
         if bytes > tenant.limits.payload_bytes_max {
             if flags.ack {
                 self.reply(io, id, place, message, "error", "\"payload_size_exceeded\"");
@@ -53,34 +54,11 @@ impl Channels {
             .usage
             .count_payload(thread(io), Relayed::Broadcast, bytes);
         let except = (!flags.to_self).then(|| self.fanout.member(id));
-        self.fanout.publish(
-            io,
-            topic,
-            content(&message.payload),
-            Audience::Broadcast,
-            except,
-        );
+        self.fanout
+            .publish(io, topic, content, Audience::Broadcast, except);
         if flags.ack {
             self.reply(io, id, place, message, "ok", "{}");
         }
-    }
-}
-
-/// The payload's size as the tenant's limit measures it, in bytes (spec 9.4).
-fn measure(payload: &Payload<'_>) -> usize {
-    match payload {
-        Payload::Json(text) => phoenix::json_term_size(text),
-        Payload::User {
-            event,
-            encoding: Encoding::Json,
-            bytes,
-        } => bytes.len() + event.len() + 24,
-        Payload::User {
-            event,
-            encoding: Encoding::Binary,
-            bytes,
-        } => bytes.len() + event.len() + 26,
-        Payload::Opaque(data) => data.len() + 6,
     }
 }
 
@@ -103,24 +81,5 @@ fn content<'a>(payload: &Payload<'a>) -> Content<'a> {
         Payload::Opaque(data) => Content::Opaque {
             data: Cow::Borrowed(data),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The worked examples of spec 9.4.
-    #[test]
-    fn payloads_measure_as_the_original_measures_them() {
-        let user = |encoding| Payload::User {
-            event: "msg",
-            encoding,
-            bytes: b"12345",
-        };
-        assert_eq!(measure(&user(Encoding::Json)), 5 + 3 + 24);
-        assert_eq!(measure(&user(Encoding::Binary)), 5 + 3 + 26);
-        assert_eq!(measure(&Payload::Opaque(b"123")), 9);
-        assert_eq!(measure(&Payload::Json("{}")), 6);
     }
 }

@@ -5,14 +5,14 @@ use super::replay::Replay;
 use super::{Channels, Delayed};
 use crate::auth::{TokenError, unverified_identity};
 use crate::connection::{
-    Address, Channel, ConnectionId, Extra, Flags, Io, PendingJoin, RawJson, Stage, Token,
-    WaitingRefusal,
+    self, Address, Channel, ConnectionId, Extra, Flags, Follows, Io, PendingJoin, RawJson, Stage,
+    Token, WaitingRefusal,
 };
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::fanout::{Reads, Subscription};
 use crate::limits;
 use crate::logging::Identity;
-use crate::mail::{AskError, Replayed, TopicRef, Verdict};
+use crate::mail::{AskError, Batch, Replayed, TopicName, TopicRef, Verdict};
 use crate::phoenix::{self, JoinPayload, Message, Payload, TokenChoice};
 use crate::tenant::{Counter, Tenant};
 use std::borrow::Cow;
@@ -40,6 +40,15 @@ impl Refusal {
             closes_socket: false,
             identity: None,
         }
+    }
+
+    /// With the text of the code itself.
+    pub(super) fn of(code: ErrorCode) -> Self {
+        Self::new(code, code.text().unwrap_or_default())
+    }
+
+    fn tenant_gone() -> Self {
+        Self::new(ErrorCode::TenantNotFound, text::TENANT_NOT_FOUND_IN_JOIN).closing()
     }
 
     /// The reason as a message of a channel that is shut down.
@@ -101,14 +110,7 @@ impl Channels {
         socket.has_tried_to_join = true;
         if socket.channels.len() >= limits::CHANNELS_PER_SOCKET_MAX {
             let response = r#"{"reason":"too many channels joined"}"#;
-            return self.reply_raw(
-                io,
-                id,
-                &message.join_ref.clone(),
-                message,
-                "error",
-                response,
-            );
+            return self.reply_raw(io, id, &message.join_ref, message, "error", response);
         }
         // A channel of the same topic ends first, whatever becomes of the join; its phx_close follows the reply (spec 4.3).
         let close_of_old = self
@@ -149,35 +151,30 @@ impl Channels {
         payload: &'a str,
     ) -> Result<Admitted<'a>, Refusal> {
         if topic == "realtime:" {
-            return Err(Refusal::new(
-                ErrorCode::TopicNameRequired,
-                "You must provide a topic name",
-            ));
+            return Err(Refusal::of(ErrorCode::TopicNameRequired));
         }
         if self.is_draining {
-            return Err(Refusal::new(
-                ErrorCode::RealtimeRestarting,
-                "Realtime is restarting, please standby",
-            ));
+            return Err(Refusal::of(ErrorCode::RealtimeRestarting));
         }
         let Some(tenant) = self.tenant_of(id) else {
-            let text = "Tenant with the given ID does not exist";
-            return Err(Refusal::new(ErrorCode::TenantNotFound, text).closing());
+            return Err(Refusal::tenant_gone());
         };
         let sent = payload;
-        let payload = phoenix::parse_join(sent).map_err(|error| {
-            self.report_invalid_fields(io, id, error.invalid().as_slice(), sent);
-            Refusal::new(ErrorCode::UnknownErrorOnChannel, error.sentence())
-        })?;
+        let payload = phoenix::parse_join(sent);
         self.report_invalid_fields(io, id, &payload.invalid, sent);
         if tenant.private_only && !payload.private {
-            return Err(Refusal::new(
-                ErrorCode::PrivateOnly,
-                "This project only allows private channels",
-            ));
+            return Err(Refusal::of(ErrorCode::PrivateOnly));
         }
         let added_user = self.add_user(id, &tenant)?;
         let checked = self.check_rates_and_token(io, id, topic, &tenant, &payload);
+        let checked = checked.and_then(|token| match &payload.broken {
+            // The original fails for its shape only when it puts the channel together (spec 5.1).
+            Some(error) => {
+                let code = ErrorCode::UnknownErrorOnChannel;
+                Err(Refusal::new(code, error.sentence()))
+            }
+            None => Ok(token),
+        });
         match checked {
             Ok(token) => Ok(Admitted {
                 payload,
@@ -202,10 +199,7 @@ impl Channels {
         if tenant.usage.try_add_user(tenant.limits.users_max) {
             return Ok(true);
         }
-        Err(Refusal::new(
-            ErrorCode::ConnectionRateLimitReached,
-            "Too many connected users",
-        ))
+        Err(Refusal::of(ErrorCode::ConnectionRateLimitReached))
     }
 
     /// Checks 5 to 7, and for a tenant without a database what its absence decides of the rest.
@@ -218,21 +212,14 @@ impl Channels {
         payload: &JoinPayload<'_>,
     ) -> Result<Rc<Token>, Refusal> {
         if tenant.usage.is_tripped(Counter::Joins) {
-            return Err(Refusal::new(
-                ErrorCode::ClientJoinRateLimitReached,
-                "Too many joins per second",
-            )
-            .closing());
+            return Err(Refusal::of(ErrorCode::ClientJoinRateLimitReached).closing());
         }
-        Self::count(io, tenant, Counter::Joins, 1);
+        Self::count(io, tenant.id, &tenant.usage, Counter::Joins, 1);
         let socket = self.sockets.get(id);
         let channels = socket.map_or(0, |socket| socket.channels.len());
         let channels_max = tenant.limits.channels_per_socket_max as usize;
         if channels >= channels_max {
-            return Err(Refusal::new(
-                ErrorCode::ChannelRateLimitReached,
-                "Too many channels",
-            ));
+            return Err(Refusal::of(ErrorCode::ChannelRateLimitReached));
         }
         if channels + 1 == channels_max {
             self.report_last_channel(io, id);
@@ -256,7 +243,7 @@ impl Channels {
         tenant: &Tenant,
         choice: &TokenChoice<'_>,
     ) -> Result<Rc<Token>, Refusal> {
-        let unix_now = i64::try_from(io.unix_ms() / 1000).unwrap_or(i64::MAX);
+        let unix_now = i64::from(connection::unix_second(io));
         match choice {
             TokenChoice::UserToken(text) | TokenChoice::AccessToken(text) => self
                 .tokens
@@ -291,7 +278,9 @@ impl Channels {
         let vsn = super::vsn_of(&self.sockets, id)?;
         let subscriptions = Self::subscriptions(&payload, topic);
         let mut reply = Vec::with_capacity(128 + topic.len());
-        let response = super::postgres_changes::response(&subscriptions);
+        let ids = subscriptions.iter();
+        let ids: Box<[u32]> = ids.map(|entry| phoenix::subscription_id(entry)).collect();
+        let response = super::postgres_changes::response(&subscriptions, &ids);
         phoenix::encode_reply(
             &mut reply,
             vsn,
@@ -315,6 +304,7 @@ impl Channels {
             Box::new(Extra {
                 presence_key,
                 subscriptions: subscriptions.into(),
+                subscription_ids: ids,
                 is_topic_subscription: !payload.has_config,
                 ..Extra::default()
             })
@@ -348,17 +338,15 @@ impl Channels {
         };
         let (vsn, tenant) = (socket.vsn, socket.tenant);
         let Some(tenant) = self.tenants.get(tenant) else {
-            let text = "Tenant with the given ID does not exist";
-            let refusal = Refusal::new(ErrorCode::TenantNotFound, text).closing();
-            return self.refuse_pending(io, id, join, refusal);
+            return self.refuse_pending(io, id, join, Refusal::tenant_gone());
         };
         let address = &join.address;
-        let name = (
-            tenant.id,
-            join.private,
-            &*address.topic,
-            &*address.topic_json,
-        );
+        let name = TopicName {
+            tenant: tenant.id,
+            private: join.private,
+            text: &address.topic,
+            json: &address.topic_json,
+        };
         let subscription = self.fanout.subscribe(io, id, name, &tenant.usage, vsn);
         match subscription {
             Subscription::Active(topic) => self.on_topic_active(io, id, topic, join),
@@ -381,7 +369,7 @@ impl Channels {
         };
         match replay {
             Some(replay) => self.ask_for_replay(io, id, topic, join, replay),
-            None => self.complete_join(io, id, topic, join, &[]),
+            None => self.complete_join(io, id, topic, join, &[], &[]),
         }
     }
 
@@ -418,6 +406,7 @@ impl Channels {
         topic: TopicRef,
         join: PendingJoin,
         replayed: &[Replayed],
+        meanwhile: &[Arc<Batch>],
     ) {
         let PendingJoin {
             address,
@@ -446,8 +435,10 @@ impl Channels {
         let has_subscriptions = extra
             .as_ref()
             .is_some_and(|extra| !extra.subscriptions.is_empty());
-        let wants_state = flags.presence && reads.presence;
-        let of_join = wants_state.then(|| Box::from(&*join_ref));
+        let follows = Follows {
+            replication: join.waits_for_replication,
+            state: flags.presence && reads.presence,
+        };
         socket.channels.push(Channel {
             topic,
             member,
@@ -466,15 +457,11 @@ impl Channels {
             self.queue(io, id, close);
         }
         self.push_replayed(io, id, topic, replayed);
+        self.fanout.hand_over_held(io, topic, id, meanwhile);
         if has_subscriptions {
             self.listen(io, id, topic);
         }
-        if join.waits_for_replication {
-            self.wait_for_replication(io, id, topic);
-        }
-        if let Some(join_ref) = of_join {
-            self.fanout.presence_state(io, topic, id, join_ref);
-        }
+        self.follow_join(io, id, topic, follows);
         self.report_joined(io, id, &address.topic, asked_unix_ms);
     }
 

@@ -3,7 +3,7 @@
 
 use super::Channels;
 use crate::connection::{self, Close, ConnectionId, Io, PendingLeave, Stage, Tick};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::fanout::Leaver;
 use crate::limits;
 use crate::mail::{Mail, TopicRef};
@@ -32,8 +32,22 @@ pub enum Delayed {
         /// The channel's own deadline: a later channel of the same topic has another one.
         due: Tick,
     },
+    /// The first word on a channel's subscriptions is late: what waits for it comes now.
+    FirstNews {
+        /// The socket.
+        id: ConnectionId,
+        /// The channel.
+        topic: TopicRef,
+        /// The channel's own deadline.
+        due: Tick,
+    },
     /// The next batch of a drain.
     Drain,
+    /// The next batch of a disconnect.
+    Disconnect {
+        /// The sockets that are left.
+        ids: Vec<ConnectionId>,
+    },
     /// What the log has held back is said.
     Summaries,
     /// The reaper's next round.
@@ -59,15 +73,14 @@ impl Channels {
                 if deadline == Some(due)
                     && let Some(place) = self.place_of(id, topic)
                 {
-                    self.shut_down(
-                        io,
-                        id,
-                        place,
-                        "Replication connection was not established in time",
-                    );
+                    self.shut_down(io, id, place, text::REPLICATION_NOT_READY);
                 }
             }
+            Some(Delayed::FirstNews { id, topic, due }) => {
+                self.follow_news(io, id, topic, |deadline| deadline == due);
+            }
             Some(Delayed::Drain) => self.drain(io),
+            Some(Delayed::Disconnect { ids }) => self.disconnect_next(io, ids),
             Some(Delayed::Summaries) => {
                 self.report_suppressed(io);
                 self.delay(io, io.now().after(SUMMARIES_EVERY), Delayed::Summaries);
@@ -259,6 +272,8 @@ impl Channels {
             .extra
             .as_ref()
             .is_some_and(|extra| extra.tracked.is_some());
+        // Nothing precedes the close of those who are drained later, or by other shards (spec 4.5): not even this.
+        let is_tracked = is_tracked && !(is_gone && self.is_draining);
         let leaver = Leaver {
             id,
             member: channel.member,
@@ -329,8 +344,8 @@ impl Channels {
 
     /// The wheel has come to a socket: is it idle, has a token expired (spec 9.1)?
     pub fn on_visit(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        self.give_up_questions(io, id, connection::unix_second(io));
-        let unix_now = io.unix_ms() / 1000;
+        let now = connection::unix_second(io);
+        self.give_up_questions(io, id, now);
         let idle_timeout = self.settings.idle_timeout_seconds;
         let Some(socket) = self.sockets.get(id) else {
             return;
@@ -338,13 +353,12 @@ impl Channels {
         // Both are seconds cut short, so only one more than the timeout is surely as long. A socket whose join waits is not idle: the
         // original does not look at it either (spec 4.1).
         let is_waiting = socket.waiting.is_some();
-        if !is_waiting && unix_now > u64::from(socket.last_seen) + u64::from(idle_timeout) {
+        if !is_waiting && now > socket.last_seen.saturating_add(idle_timeout) {
             return self.close(io, id, 1000);
         }
-        let unix_now = i64::try_from(unix_now).unwrap_or(i64::MAX);
         while let Some((place, error)) = self.sockets.get(id).and_then(|socket| {
             let recheck =
-                |channel: &connection::Channel| channel.token.claims.recheck(unix_now).err();
+                |channel: &connection::Channel| channel.token.claims.recheck(now.into()).err();
             socket
                 .channels
                 .iter()
@@ -363,24 +377,18 @@ impl Channels {
         let first = visits
             .map(|exp| Self::next_visit(socket.last_seen, idle_timeout, exp))
             .min();
-        let visit = first.unwrap_or(socket.last_seen.saturating_add(idle_timeout));
+        let visit = first.unwrap_or_else(|| Self::next_visit(socket.last_seen, idle_timeout, None));
         let question = socket
             .waiting
             .as_ref()
             .and_then(|waiting| waiting.first_question());
         let visit = question.map_or(visit, |question| visit.min(question.due));
-        io.visit_at(
-            id,
-            visit.max(
-                u32::try_from(unix_now)
-                    .unwrap_or(u32::MAX)
-                    .saturating_add(1),
-            ),
-        );
+        io.visit_at(id, visit.max(now.saturating_add(1)));
     }
 
     /// The second in which a socket has to be looked at: when it may be idle, or when a token expires.
-    pub(super) fn next_visit(last_seen: u32, idle_timeout_seconds: u32, exp: Option<i64>) -> u32 {
+    #[must_use]
+    pub fn next_visit(last_seen: u32, idle_timeout_seconds: u32, exp: Option<i64>) -> u32 {
         let idle = last_seen
             .saturating_add(idle_timeout_seconds)
             .saturating_add(1);
@@ -417,19 +425,24 @@ impl Channels {
         }
         for (id, topic) in tripped {
             if let Some(place) = self.place_of(id, topic) {
-                self.shut_down(io, id, place, "Too many messages per second");
+                self.shut_down(io, id, place, text::TOO_MANY_MESSAGES);
             }
         }
     }
 
-    /// Tells every socket of a tenant and closes it (spec 11).
+    /// Tells every socket of a tenant and closes it (spec 11), a turn's worth at a time.
     pub fn disconnect(&mut self, io: &mut Io<'_>, tenant: TenantId) {
-        let ids: Vec<_> = self
-            .sockets
-            .iter()
-            .filter(|(_, socket)| socket.tenant == tenant)
-            .map(|(id, _)| id)
-            .collect();
+        let own = self.sockets.iter();
+        let own = own.filter(|(_, socket)| socket.tenant == tenant);
+        let ids = own.map(|(id, _)| id).collect();
+        self.disconnect_next(io, ids);
+    }
+
+    fn disconnect_next(&mut self, io: &mut Io<'_>, mut ids: Vec<ConnectionId>) {
+        let rest = ids.split_off(ids.len().min(limits::DISCONNECT_BATCH));
+        if !rest.is_empty() {
+            self.delay(io, io.now(), Delayed::Disconnect { ids: rest });
+        }
         for id in ids {
             let Some(socket) = self.sockets.get(id) else {
                 continue;

@@ -33,7 +33,7 @@ use crate::logging::{Gate, Threshold};
 use crate::mail::{DatabaseState, Mail, TopicRef};
 use crate::metrics::{Board, Slow};
 use crate::phoenix::{self, DecodeError, Message, Payload, Vsn};
-use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId};
+use crate::tenant::{Counter, Tenant, TenantDirectory, TenantId, Usage};
 use figures::Handled;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -245,7 +245,7 @@ impl Channels {
         }
         let Some(place) = topic.and_then(|topic| self.find_channel(id, topic)) else {
             return if event == "phx_leave" {
-                self.reply_raw(io, id, &message.join_ref.clone(), message, "ok", "{}");
+                self.reply_raw(io, id, &message.join_ref, message, "ok", "{}");
             } else {
                 self.reply_unmatched(io, id, message);
             };
@@ -262,8 +262,8 @@ impl Channels {
 
     /// Counted and ignored (spec 5.11).
     fn unknown_event(&mut self, io: &mut Io<'_>, id: ConnectionId, event: &str) {
-        if let Some(tenant) = self.tenant_of(id) {
-            Self::count(io, &tenant, Counter::Events, 1);
+        if let Some(tenant) = self.tenant(id) {
+            Self::count(io, tenant.id, &tenant.usage, Counter::Events, 1);
         }
         self.report_unknown_event(io, id, event);
     }
@@ -430,16 +430,10 @@ impl Channels {
         Some((out, rest))
     }
 
-    /// Adds to a rate counter of the tenant on this shard's cell.
-    fn count(io: &mut Io<'_>, tenant: &Tenant, counter: Counter, n: u64) {
-        if tenant.usage.count(figures::thread(io), counter, n) {
-            io.mail(
-                connection::CONTROL,
-                Mail::RateStarted {
-                    tenant: tenant.id,
-                    counter,
-                },
-            );
+    /// Adds to a rate counter of the tenant on this shard's cell. Counting nothing starts the counter all the same.
+    pub fn count(io: &mut Io<'_>, tenant: TenantId, usage: &Usage, counter: Counter, n: u64) {
+        if usage.count(figures::thread(io), counter, n) {
+            io.mail(connection::CONTROL, Mail::RateStarted { tenant, counter });
         }
     }
 
@@ -450,6 +444,13 @@ impl Channels {
         io.set_timer(due, self.timers);
     }
 
+    /// The tenant of a socket. Per message, it is looked at and not kept: how many keep it is a number that all shards share.
+    fn tenant(&self, id: ConnectionId) -> Option<&Tenant> {
+        let tenant: TenantId = self.sockets.get(id)?.tenant;
+        self.tenants.get(tenant).map(|tenant| &**tenant)
+    }
+
+    /// The same, kept.
     fn tenant_of(&self, id: ConnectionId) -> Option<Arc<Tenant>> {
         let tenant: TenantId = self.sockets.get(id)?.tenant;
         self.tenants.get(tenant).cloned()
@@ -491,7 +492,7 @@ impl<'a> Frame<'a> {
 
 /// Whether a payload is a JSON object.
 fn is_object(payload: &Payload<'_>) -> bool {
-    matches!(payload, Payload::Json(text) if text.trim_start().starts_with('{'))
+    matches!(payload, Payload::Json(text) if text.starts_with('{'))
 }
 
 /// A socket's serializer, for encoders that are given one.

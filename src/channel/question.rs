@@ -11,7 +11,7 @@ use crate::connection::{
     self, Asked, Channel, ConnectionId, Io, Joining, PendingJoin, Purpose, QuestionRef, Stage,
     Token, WaitingMessage,
 };
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::fanout::Reads;
 use crate::limits;
 use crate::mail::{
@@ -19,9 +19,6 @@ use crate::mail::{
 };
 use crate::tenant::TenantId;
 use std::sync::Arc;
-
-/// What a client reads of a database that cannot be asked.
-const UNREACHABLE: &str = crate::error::text::UNABLE_TO_CONNECT;
 
 impl Channels {
     /// What is known of a tenant's database.
@@ -167,19 +164,23 @@ impl Channels {
         ask: Ask,
     ) -> QuestionRef {
         self.questions = self.questions.wrapping_add(1);
-        let due = connection::unix_second(io).saturating_add(limits::QUESTION_TIMEOUT_SECONDS);
+        let number = self.questions;
+        let now = connection::unix_second(io);
+        if connection::is_control_busy(io) {
+            // It is not asked, and the next visit answers that it cannot be reached.
+            io.visit_at(id, now);
+            return QuestionRef { number, due: now };
+        }
+        let due = now.saturating_add(limits::QUESTION_TIMEOUT_SECONDS);
         let question = Question {
             tenant,
             connection: id,
-            number: self.questions,
+            number,
             ask,
         };
         io.mail(connection::CONTROL, Mail::Ask(Box::new(question)));
         io.visit_at(id, due);
-        QuestionRef {
-            number: self.questions,
-            due,
-        }
+        QuestionRef { number, due }
     }
 
     /// The control core has answered a question of this shard. A socket that has given up on it is gone or has asked anew.
@@ -435,8 +436,8 @@ fn check_reads(join: &PendingJoin) -> Result<(), Refusal> {
 
 fn check_public_replay(join: &PendingJoin) -> Result<(), Refusal> {
     if join.replay.is_some() {
-        let text = "Replay is not allowed for public channels";
-        return Err(Refusal::new(ErrorCode::UnableToReplayMessages, text));
+        let code = ErrorCode::UnableToReplayMessages;
+        return Err(Refusal::new(code, text::REPLAY_NOT_ALLOWED));
     }
     Ok(())
 }
@@ -448,24 +449,21 @@ fn denied(name: &str) -> String {
 impl Refusal {
     /// What a join reads of a database that did not answer (spec: websocket-protocol 5.5, tenant-database 2.1).
     pub(super) fn of_ask(error: &AskError, topic: &str) -> Self {
-        let coded = |code: ErrorCode| Self::new(code, code.text().unwrap_or(UNREACHABLE));
         match error {
-            AskError::Unreachable => coded(ErrorCode::UnableToConnectToProject),
-            AskError::LackOfConnections => coded(ErrorCode::DatabaseLackOfConnections),
-            AskError::Suspended => coded(ErrorCode::RealtimeDisabledForTenant),
-            AskError::MissingPartition => coded(ErrorCode::MissingPartition),
+            AskError::Unreachable => Self::of(ErrorCode::UnableToConnectToProject),
+            AskError::LackOfConnections => Self::of(ErrorCode::DatabaseLackOfConnections),
+            AskError::Suspended => Self::of(ErrorCode::RealtimeDisabledForTenant),
+            AskError::MissingPartition => Self::of(ErrorCode::MissingPartition),
             AskError::TooManyAttempts => Self::new(
                 ErrorCode::DatabaseConnectionRateLimitReached,
-                "Too many database connections attempts per second",
+                text::TOO_MANY_DATABASE_CONNECTIONS,
             ),
-            AskError::Initializing => Self::new(
-                ErrorCode::InitializingProjectConnection,
-                "Connecting to the project database",
-            ),
-            AskError::PoolExhausted => Self::new(
-                ErrorCode::IncreaseConnectionPool,
-                "Please increase your connection pool size",
-            ),
+            AskError::Initializing => {
+                Self::new(ErrorCode::InitializingProjectConnection, text::CONNECTING)
+            }
+            AskError::PoolExhausted => {
+                Self::new(ErrorCode::IncreaseConnectionPool, text::INCREASE_POOL)
+            }
             AskError::Canceled(text) => Self::new(ErrorCode::QueryCanceled, text),
             AskError::Policy(text) => Self {
                 code: ErrorCode::RlsPolicyError,
@@ -473,9 +471,9 @@ impl Refusal {
                 ..Self::new(ErrorCode::Unauthorized, &denied(name_of(topic)))
             },
             AskError::Other(text) => Self {
-                reason: UNREACHABLE.to_owned(),
+                reason: text::UNABLE_TO_CONNECT.to_owned(),
                 log: text.clone(),
-                ..Self::new(ErrorCode::UnableToSetPolicies, UNREACHABLE)
+                ..Self::new(ErrorCode::UnableToSetPolicies, text::UNABLE_TO_CONNECT)
             },
         }
     }
@@ -488,9 +486,9 @@ fn shutdown_text(error: &AskError, name: &str) -> String {
         AskError::Canceled(_) => "Query was cancelled, please try again".to_owned(),
         AskError::MissingPartition => ErrorCode::MissingPartition
             .text()
-            .unwrap_or(UNREACHABLE)
+            .unwrap_or(text::UNABLE_TO_CONNECT)
             .to_owned(),
-        AskError::Unreachable | AskError::Other(_) => UNREACHABLE.to_owned(),
+        AskError::Unreachable | AskError::Other(_) => text::UNABLE_TO_CONNECT.to_owned(),
         AskError::LackOfConnections
         | AskError::TooManyAttempts
         | AskError::Suspended

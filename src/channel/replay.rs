@@ -5,7 +5,7 @@ use super::join::Refusal;
 use super::question::name_of;
 use super::{Channels, Delayed};
 use crate::connection::{ConnectionId, Io, PendingJoin, Stage};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, text};
 use crate::limits;
 use crate::mail::{Ask, AskError, Body, Replayed, Told, TopicRef};
 use crate::phoenix::{self, Encoding, Vsn};
@@ -32,7 +32,7 @@ impl Channels {
             limit: replay.limit,
         };
         let question = self.ask(io, id, socket.tenant, ask);
-        self.fanout.hold(topic, id);
+        self.fanout.hold(io, topic, id);
         self.set_joining(id, Stage::Replaying(topic, question), join);
     }
 
@@ -44,19 +44,11 @@ impl Channels {
         join: PendingJoin,
         outcome: Result<Told, AskError>,
     ) {
-        let has_all = self.fanout.has_all_since(io, topic, id);
-        if let Ok(Told::Replayed(messages)) = outcome
-            && has_all
-        {
-            self.complete_join(io, id, topic, join, &messages);
-            let socket = self.sockets.get_mut(id);
-            if let Some(channel) = socket.and_then(|socket| socket.channel(topic)) {
-                let member = channel.member;
-                self.fanout.give_missed(io, topic, member);
-            }
+        let meanwhile = self.fanout.take_held(io, topic, id);
+        if let (Ok(Told::Replayed(messages)), Some(meanwhile)) = (outcome, meanwhile) {
+            self.complete_join(io, id, topic, join, &messages, &meanwhile);
         } else {
-            let text = "Realtime was unable to replay messages";
-            let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text);
+            let refusal = Refusal::new(ErrorCode::UnableToReplayMessages, text::REPLAY_FAILED);
             self.refuse_pending(io, id, join, refusal);
         }
         self.fanout.let_go(io, topic, id);
@@ -210,18 +202,13 @@ pub(super) struct Replay {
 impl Replay {
     /// What is asked for, if it is an object.
     pub(super) fn parse(raw: Option<&str>) -> Result<Option<Self>, Refusal> {
-        let Some(raw) = raw.filter(|raw| raw.starts_with('{')) else {
+        let Some([since, limit]) = raw.and_then(|raw| phoenix::pick(raw, ["since", "limit"]))
+        else {
             return Ok(None);
         };
-        let member = |name: &str| {
-            phoenix::members(raw)
-                .filter(|(key, _)| key == name)
-                .last()
-                .map(|(_, value)| value)
-        };
-        let since = member("since").and_then(|raw| raw.parse::<i64>().ok());
+        let since = since.and_then(|raw| raw.parse::<i64>().ok());
         let since = since.filter(|since| (-MS_OF_YEAR_9999..MS_OF_YEAR_9999).contains(since));
-        let limit = match member("limit") {
+        let limit = match limit {
             None => Some(limits::REPLAY_MESSAGES_MAX),
             Some(raw) => integer(raw)
                 .map(|limit| limit.clamp(1, i64::from(limits::REPLAY_MESSAGES_MAX)))
@@ -231,7 +218,7 @@ impl Replay {
             (Some(since_ms), Some(limit)) => Ok(Some(Self { since_ms, limit })),
             _ => Err(Refusal::new(
                 ErrorCode::UnableToReplayMessages,
-                "Replay params are not valid",
+                text::REPLAY_PARAMS_INVALID,
             )),
         }
     }

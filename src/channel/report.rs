@@ -10,7 +10,6 @@ use crate::auth::{TokenError, unverified_identity};
 use crate::connection::{self, ConnectionId, Io};
 use crate::error::{ErrorCode, Level, Origin, inspect, inspect_errors};
 use crate::http::{self, Head, LogLevel};
-use crate::limits;
 use crate::logging::{Identity, Line};
 use crate::mail::Mail;
 use crate::phoenix::{DecodeError, Invalid};
@@ -71,7 +70,7 @@ impl Channels {
             Some(tenant) => line.of_tenant(std::sync::Arc::clone(&tenant.external_id)),
             None => line,
         };
-        if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX {
+        if connection::is_control_busy(io) {
             return self.gate.suppress(&line);
         }
         if let Some(line) = self.gate.pass(line) {
@@ -81,7 +80,7 @@ impl Channels {
 
     /// What the gate has held back since its last window.
     pub(super) fn report_suppressed(&mut self, io: &mut Io<'_>) {
-        if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX {
+        if connection::is_control_busy(io) {
             return;
         }
         for line in self.gate.summaries(io.unix_ms()) {
@@ -161,12 +160,8 @@ impl Channels {
 
     /// Taking the last free place says so once (spec 9.3).
     pub(super) fn report_last_channel(&mut self, io: &mut Io<'_>, id: ConnectionId) {
-        self.report(
-            io,
-            id,
-            ErrorCode::ChannelRateLimitReached,
-            "Too many channels",
-        );
+        let code = ErrorCode::ChannelRateLimitReached;
+        self.report(io, id, code, code.text().unwrap_or_default());
     }
 
     pub(super) fn report_refused_join(
@@ -310,10 +305,7 @@ mod tests {
     #[test]
     fn invalid_fields_are_told_with_what_was_sent_but_for_tokens() {
         let check = |payload: &str, expected: &str| {
-            let text = match phoenix::parse_join(payload) {
-                Ok(join) => invalid_fields(&join.invalid, payload),
-                Err(error) => invalid_fields(error.invalid().as_slice(), payload),
-            };
+            let text = invalid_fields(&phoenix::parse_join(payload).invalid, payload);
             assert_eq!(text, expected, "{payload}");
         };
         check(

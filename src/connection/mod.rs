@@ -19,6 +19,7 @@ pub use shards::{Close, ConnectionId, LocalBytes, SharedBytes, Tick};
 pub use tokens::{Token, Tokens};
 
 use crate::http::LogLevel;
+use crate::limits;
 use crate::mail::{ListenerId, Mail, TopicRef, Verdict};
 use crate::phoenix::Vsn;
 use crate::tenant::TenantId;
@@ -113,10 +114,23 @@ pub struct Extra {
     pub replication_deadline: Option<Tick>,
     /// The entries of `postgres_changes`, as sent.
     pub subscriptions: Arc<[Box<str>]>,
+    /// The client's ids of them, until the channel listens: then its listener has them.
+    pub subscription_ids: Box<[u32]>,
     /// The only one of them is the topic itself: the join had no `config` (spec: postgres-changes 2.2).
     pub is_topic_subscription: bool,
     /// The channel as one that listens to row changes.
     pub listener: Option<ListenerId>,
+    /// What waits for the first word on the subscriptions, and until when.
+    pub behind_news: Option<(Follows, Tick)>,
+}
+
+/// What a channel gets behind the reply to its join and the first word on its subscriptions (spec 5.4).
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Follows {
+    /// Word of the replication stream was asked for.
+    pub replication: bool,
+    /// The presence state.
+    pub state: bool,
 }
 
 impl Socket {
@@ -157,11 +171,18 @@ pub fn unix_second(io: &Io<'_>) -> u32 {
     u32::try_from(io.unix_ms() / 1000).unwrap_or(u32::MAX)
 }
 
+/// Whether so many letters wait for the control core already that nobody should be made to wait for it: then less is said to it. What
+/// is not said for that has an answer of its own where it would have been said.
+#[must_use]
+pub fn is_control_busy(io: &Io<'_>) -> bool {
+    io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX
+}
+
 const _: () = assert!(
-    size_of::<Channel>() <= 72,
+    size_of::<Channel>() <= 64,
     "a channel is held once per member"
 );
 const _: () = assert!(
-    size_of::<Socket>() <= 160,
+    size_of::<Socket>() <= 128,
     "a socket is held once per connection"
 );

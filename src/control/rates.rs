@@ -8,7 +8,7 @@
 pub mod task;
 
 use super::tenants::{Live, RequestCounter};
-use crate::error::{ErrorCode, inspect_str};
+use crate::error::{ErrorCode, inspect_str, text};
 use crate::limits;
 use crate::tenant::{Counter, RateMeter, RateWindow, Tenant, TenantId, TenantLimits};
 use rustc_hash::FxHashMap;
@@ -70,7 +70,7 @@ impl Trip {
             ),
             Counter::Events => (
                 ErrorCode::MessagePerSecondRateLimitReached,
-                "Too many messages per second",
+                text::TOO_MANY_MESSAGES,
             ),
             Counter::PresenceEvents => (
                 ErrorCode::PresenceRateLimitReached,
@@ -78,7 +78,7 @@ impl Trip {
             ),
             Counter::DbEvents => (
                 ErrorCode::MessagePerSecondRateLimitReached,
-                "Too many postgres changes messages per second",
+                text::TOO_MANY_CHANGES,
             ),
         }
     }

@@ -411,14 +411,10 @@ pub mod text {
     pub const INCREASE_POOL: &str = "Please increase your connection pool size";
     /// `IncreaseConnectionPool` when the counter trips.
     pub const TOO_MANY_DATABASE_TIMEOUTS: &str = "Too many database timeouts";
-    /// `InitializingProjectConnection`: the connection is being made by somebody else.
-    pub const INITIALIZING: &str = "Realtime is initializing the project connection";
     /// `InitializingProjectConnection`: the connection was not made in time.
     pub const CONNECTING: &str = "Connecting to the project database";
     /// `InvalidJWTToken`: a claim that must be there is not.
     pub const CLAIMS_REQUIRED: &str = "Fields `role` and `exp` are required in JWT";
-    /// `InvalidJWTToken`: `exp` was reached between two checks.
-    pub const EXPIRATION_INVALID: &str = "Token expiration time is invalid";
     /// A join's reason for what has no text of its own; it has no code in front.
     pub const UNKNOWN_ERROR_ON_CHANNEL: &str = "Unknown Error on Channel";
     /// `MessagePerSecondRateLimitReached`, log and shutdown message.

@@ -375,7 +375,7 @@ mod tests {
 
     fn key() -> Arc<TopicKey> {
         let hasher = TopicHasher::new(1);
-        TopicKey::new(&hasher, TENANT, false, "realtime:a", "\"realtime:a\"").into()
+        TopicKey::of_name(&hasher, TENANT, false, "a").into()
     }
 
     fn seat(entry: u32, class: u64, group: u64) -> Seat {

@@ -10,6 +10,7 @@ use crate::tenant::Counter;
 use shards::ShardId;
 use smallvec::SmallVec;
 use std::ops::Range;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Members that some message of a batch leaves out, on this shard.
@@ -17,23 +18,24 @@ type Excepted = SmallVec<[ConnectionId; 8]>;
 
 impl Fanout {
     /// Queues a batch for every member on this shard.
-    pub fn deliver(&mut self, io: &mut Io<'_>, topic: TopicRef, batch: &Batch) {
-        self.deliver_to(io, topic, batch, &mut []);
+    pub fn deliver(&mut self, io: &mut Io<'_>, topic: TopicRef, batch: &Arc<Batch>) {
+        self.deliver_to(io, topic, batch, &[]);
     }
 
-    /// The same on the owner's shard, where members may have come after some of the messages.
+    /// The same on the owner's shard, where members may have come after some of the messages: they are in the order of their ids.
     pub(super) fn deliver_to(
         &mut self,
         io: &mut Io<'_>,
         topic: TopicRef,
-        batch: &Batch,
-        arrivals: &mut [Arrival],
+        batch: &Arc<Batch>,
+        arrivals: &[Arrival],
     ) {
-        self.keep_for_readers(topic, batch);
-        let Some(entry) = self.registry.get(topic) else {
+        let Some(entry) = self.registry.get_mut(topic) else {
             return;
         };
-        arrivals.sort_unstable_by_key(|arrival| arrival.id);
+        if let Some(holds) = &mut entry.holds {
+            holds.keep(batch);
+        }
         let excepted = excepted(batch, self.shard);
         let of_presence = batch
             .entries
@@ -42,8 +44,9 @@ impl Fanout {
             .count() as u64;
         let of_broadcast = batch.entries.len() as u64 - of_presence;
         let tripped = of_broadcast > 0 && entry.usage.is_tripped(Counter::Events);
-        let whole = [Vsn::V1, Vsn::V2]
-            .map(|vsn| Some(batch.frames(vsn)).filter(|frames| !frames.is_empty()));
+        // Of several messages the first ends the channel: the others find none (spec 5.8).
+        let ends_after_one = tripped && batch.entries.len() > 1;
+        let whole = [Vsn::V1, Vsn::V2].map(|vsn| batch.frames(vsn));
         let whole = whole.map(|frames| frames.map(|frames| LocalBytes::from(frames.clone())));
         let (mut events, mut presences) = (0, 0);
 
@@ -58,7 +61,8 @@ impl Fanout {
                 .and_then(|replayed| replayed.get(&here.id))
                 .map_or(&[], |ids| ids);
             let arrival = arrival_of(arrivals, here.id);
-            let gets_all = has_read.is_empty()
+            let gets_all = !ends_after_one
+                && has_read.is_empty()
                 && arrival.is_none()
                 && (here.reads.broadcast || of_broadcast == 0)
                 && (here.reads.presence || of_presence == 0)
@@ -76,12 +80,8 @@ impl Fanout {
                     has_read,
                     arrival,
                 };
-                let parts = Parts::of(&batch.entries, &reader);
+                let (parts, fits) = reader.take(io, batch, ends_after_one, self.queued_bytes_max);
                 presences += parts.presences;
-                let fits = parts.ranges(&batch.entries, here.vsn).all(|range| {
-                    let frames = LocalBytes::slice(batch.frames(here.vsn), range);
-                    connection::queue(io, here.id, frames, self.queued_bytes_max)
-                });
                 (parts.events, fits)
             };
             events += gets_events;
@@ -113,10 +113,7 @@ impl Fanout {
             return;
         };
         let arrivals = owned.arrivals.as_deref();
-        let arrival = arrivals.and_then(|arrivals| {
-            let mut here_now = arrivals.here.iter();
-            here_now.rfind(|arrival| arrival.id == here.id)
-        });
+        let arrival = arrivals.and_then(|arrivals| arrivals.find(here.id));
         let replayed = entry.replayed.as_deref();
         let reader = Reader {
             here,
@@ -124,9 +121,9 @@ impl Fanout {
             has_read: replayed
                 .and_then(|replayed| replayed.get(&here.id))
                 .map_or(&[], |ids| ids),
-            arrival,
+            arrival: arrival.as_ref(),
         };
-        let parts = Parts::of(batch.entries(), &reader);
+        let parts = Parts::of(batch.entries(), &reader, false);
         let ranges = || parts.ranges(batch.entries(), here.vsn);
         if ranges().map(|range| range.len()).sum::<usize>() > limits::SHARED_PAYLOAD_BYTES_MIN {
             // So much is better shared with everybody at once.
@@ -189,15 +186,35 @@ fn arrival_of(arrivals: &[Arrival], id: ConnectionId) -> Option<&Arrival> {
 }
 
 /// A member, and what decides which messages of a batch it gets.
-struct Reader<'a> {
-    here: &'a Here,
-    shard: ShardId,
+pub(super) struct Reader<'a> {
+    pub(super) here: &'a Here,
+    pub(super) shard: ShardId,
     /// What it has read by replay.
-    has_read: &'a [Uuid],
-    arrival: Option<&'a Arrival>,
+    pub(super) has_read: &'a [Uuid],
+    pub(super) arrival: Option<&'a Arrival>,
 }
 
 impl Reader<'_> {
+    /// Queues for the member what it gets of a batch, and says whether there was room.
+    pub(super) fn take(
+        &self,
+        io: &mut Io<'_>,
+        batch: &Batch,
+        ends_after_one: bool,
+        queued_bytes_max: usize,
+    ) -> (Parts, bool) {
+        let Here { id, vsn, .. } = *self.here;
+        let parts = Parts::of(&batch.entries, self, ends_after_one);
+        let frames = batch.frames(vsn);
+        let fits = parts.ranges(&batch.entries, vsn).all(|range| {
+            frames.is_none_or(|frames| {
+                let part = LocalBytes::slice(frames, range);
+                connection::queue(io, id, part, queued_bytes_max)
+            })
+        });
+        (parts, fits)
+    }
+
     /// Whether it gets a message, the `n`th of the batch.
     fn gets(&self, n: usize, entry: &Entry) -> bool {
         let may_read = match entry.audience {
@@ -216,15 +233,16 @@ impl Reader<'_> {
 }
 
 /// The messages of a batch that one member gets, as runs of neighbours.
-struct Parts {
+pub(super) struct Parts {
     /// First and one past the last entry of each run.
     runs: SmallVec<[(usize, usize); 4]>,
-    events: u64,
+    pub(super) events: u64,
     presences: u64,
 }
 
 impl Parts {
-    fn of(entries: &[Entry], reader: &Reader<'_>) -> Self {
+    /// With `ends_after_one`, up to the first broadcast.
+    fn of(entries: &[Entry], reader: &Reader<'_>, ends_after_one: bool) -> Self {
         let mut parts = Self {
             runs: SmallVec::new(),
             events: 0,
@@ -241,6 +259,9 @@ impl Parts {
             match parts.runs.last_mut() {
                 Some((_, end)) if *end == n => *end = n + 1,
                 _ => parts.runs.push((n, n + 1)),
+            }
+            if ends_after_one && parts.events > 0 {
+                break;
             }
         }
         parts

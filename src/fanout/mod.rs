@@ -15,7 +15,7 @@
 
 mod changes;
 mod deliver;
-mod holds;
+mod held;
 mod publish;
 mod registry;
 
@@ -25,7 +25,7 @@ pub use registry::{Members, Reads, Topic};
 use crate::connection::{ConnectionId, Io};
 use crate::mail::{
     ChangeBatch, Encoded, Mail, Member, PresenceAction, PresenceState, Serializers, Subscribe,
-    TopicHasher, TopicKey, TopicRef,
+    TopicHasher, TopicKey, TopicName, TopicRef,
 };
 use crate::phoenix::Vsn;
 use crate::tenant::{Counter, TenantId, Usage};
@@ -130,20 +130,18 @@ impl Fanout {
         }
     }
 
-    /// Makes sure that a topic's messages arrive here, for a socket that is about to become a member of it. `text` is the topic
-    /// as the client wrote it and `json` the same as a JSON string.
+    /// Makes sure that a topic's messages arrive here, for a socket that is about to become a member of it.
     pub fn subscribe(
         &mut self,
         io: &mut Io<'_>,
         id: ConnectionId,
-        name: (TenantId, bool, &str, &str),
+        name: TopicName<'_>,
         usage: &Arc<Usage>,
         vsn: Vsn,
     ) -> Subscription {
-        let (tenant, private, text, json) = name;
-        let found = self.find(tenant, private, text);
+        let found = self.find(name.tenant, name.private, name.text);
         let topic = found.unwrap_or_else(|| {
-            let key = Arc::new(TopicKey::new(&self.hasher, tenant, private, text, json));
+            let key = Arc::new(TopicKey::new(&self.hasher, name));
             self.registry.insert(key, Arc::clone(usage))
         });
         let wanted = Serializers {
@@ -247,7 +245,7 @@ impl Fanout {
             && owned.unsealed() > 0
         {
             let before = owned.unsealed();
-            owned.arrivals.get_or_insert_default().of(id, before);
+            owned.arrivals.get_or_insert_default().add(id, before);
         }
         entry.members.add(id, vsn, reads)
     }
@@ -347,7 +345,7 @@ impl Fanout {
         self.registry.get(topic)
     }
 
-    /// Whether this socket is the member at this place: `channel` keeps the place.
+    /// A socket of this shard as a member, as the owners of topics call it.
     #[must_use]
     pub fn member(&self, id: ConnectionId) -> Member {
         Member {

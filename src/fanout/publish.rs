@@ -181,11 +181,9 @@ impl Fanout {
                 diff
             }
             PresenceAction::State { join_ref } => {
-                let unsealed = owned.unsealed();
                 let arrivals = owned.arrivals.get_or_insert_default();
                 if member.shard == self.shard {
-                    let arrival = arrivals.of(member.connection, unsealed);
-                    arrival.awaits_state = true;
+                    arrivals.await_state(member.connection);
                 }
                 arrivals.states.push((member, join_ref));
                 self.dirty.push(topic);
@@ -311,7 +309,7 @@ impl Fanout {
             }
         }
         if let Some(topic) = here {
-            let arrivals = arrivals.map_or(&mut [][..], |arrivals| &mut arrivals.here);
+            let arrivals = arrivals.map_or(&[][..], |arrivals| arrivals.sort());
             self.deliver_to(io, topic, batch, arrivals);
         }
     }

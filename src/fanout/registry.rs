@@ -1,6 +1,6 @@
 //! The topics that a shard knows, and the members of each.
 
-use super::holds::Holds;
+use super::held::Holds;
 use crate::connection::ConnectionId;
 use crate::mail::{Encoded, Member, Serializers, TopicKey, TopicRef};
 use crate::phoenix::Vsn;
@@ -93,20 +93,59 @@ pub struct Arrival {
     pub awaits_state: bool,
 }
 
+impl Arrival {
+    /// What is known of the same member besides.
+    fn add(&mut self, other: Self) {
+        self.before = self.before.max(other.before);
+        self.awaits_state |= other.awaits_state;
+    }
+}
+
 impl Arrivals {
-    /// The member's arrival, which is made if it came before anything was published.
-    pub fn of(&mut self, id: ConnectionId, before: usize) -> &mut Arrival {
-        // Whoever asks came last, nearly always.
-        let place = self.here.iter().rposition(|arrival| arrival.id == id);
-        let place = place.unwrap_or_else(|| {
-            self.here.push(Arrival {
-                id,
-                before,
-                awaits_state: false,
-            });
-            self.here.len() - 1
+    /// A member comes that gets nothing of the first messages of the batch, so many.
+    pub fn add(&mut self, id: ConnectionId, before: usize) {
+        self.here.push(Arrival {
+            id,
+            before,
+            awaits_state: false,
         });
-        &mut self.here[place]
+    }
+
+    /// A member awaits the presence state. One that has come before all messages of the batch, in whatever turn, gets the others.
+    pub fn await_state(&mut self, id: ConnectionId) {
+        // Whoever asks came last, nearly always. What is written down twice is made one when it is used: looking for it here would
+        // cost a thousand joins of one turn a million comparisons.
+        match self.here.last_mut() {
+            Some(last) if last.id == id => last.awaits_state = true,
+            _ => self.here.push(Arrival {
+                id,
+                before: 0,
+                awaits_state: true,
+            }),
+        }
+    }
+
+    /// Brings the members of this shard into the order of their ids, each once.
+    pub fn sort(&mut self) -> &[Arrival] {
+        self.here.sort_unstable_by_key(|arrival| arrival.id);
+        self.here.dedup_by(|other, one| {
+            let is_same = other.id == one.id;
+            if is_same {
+                one.add(*other);
+            }
+            is_same
+        });
+        &self.here
+    }
+
+    /// The arrival of one member, if it has one, while they are in no order.
+    #[must_use]
+    pub fn find(&self, id: ConnectionId) -> Option<Arrival> {
+        let own = self.here.iter().filter(|arrival| arrival.id == id);
+        own.copied().reduce(|mut one, other| {
+            one.add(other);
+            one
+        })
     }
 
     /// What was published so far has been delivered. Says whether somebody waits for the presence state all the same.

@@ -92,9 +92,6 @@ pub enum Parsed {
 /// end, so that a client that sends byte by byte cannot make us read the same bytes over and over.
 const EAGER_BYTES_MAX: usize = 2048;
 
-/// Headers in one head at most; more get 431.
-const HEADERS_MAX: usize = 100;
-
 /// Reads a head from the beginning of `bytes`.
 #[must_use]
 pub fn parse_head(bytes: &[u8], limits: &HeadLimits) -> Parsed {
@@ -109,7 +106,7 @@ pub fn parse_head(bytes: &[u8], limits: &HeadLimits) -> Parsed {
     if ends.is_none() && bytes.len() > EAGER_BYTES_MAX {
         return Parsed::Partial;
     }
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut headers = [httparse::EMPTY_HEADER; limits::HTTP_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Partial) => Parsed::Partial,

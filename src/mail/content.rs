@@ -172,10 +172,10 @@ pub struct Entry {
 /// What a topic got in one turn of its owner: every frame encoded once, in the one order that all members see.
 #[derive(Debug)]
 pub struct Batch {
-    /// All 1.0.0 frames, one behind the other.
-    pub v1: SharedBytes,
+    /// All 1.0.0 frames, one behind the other. None where there is none, as nearly always of one of the two.
+    pub v1: Option<SharedBytes>,
     /// All 2.0.0 frames.
-    pub v2: SharedBytes,
+    pub v2: Option<SharedBytes>,
     /// The messages.
     pub entries: Vec<Entry>,
 }
@@ -183,11 +183,18 @@ pub struct Batch {
 impl Batch {
     /// All frames of a serializer.
     #[must_use]
-    pub fn frames(&self, vsn: Vsn) -> &SharedBytes {
+    pub fn frames(&self, vsn: Vsn) -> Option<&SharedBytes> {
         match vsn {
-            Vsn::V1 => &self.v1,
-            Vsn::V2 => &self.v2,
+            Vsn::V1 => self.v1.as_ref(),
+            Vsn::V2 => self.v2.as_ref(),
         }
+    }
+
+    /// Bytes of all frames.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let frames = [&self.v1, &self.v2].into_iter().flatten();
+        frames.map(|frames| frames.len()).sum()
     }
 }
 
@@ -224,14 +231,16 @@ impl Encoded {
         to: Receivers,
     ) -> Result<(), TooLong> {
         let before = (self.v1.len(), self.v2.len());
+        let (encode_v1, mut encode_v2) = (wanted.v1, wanted.v2);
         // 2.0.0 first: it is the one that can refuse, also where nobody speaks it, so that a message goes to all or to nobody.
-        let encoded = content.encode(&mut self.v2, Vsn::V2, key).and_then(|()| {
-            if wanted.v1 {
-                content.encode(&mut self.v1, Vsn::V1, key)
-            } else {
-                Ok(())
-            }
-        });
+        encode_v2 |= !matches!(content, Content::Json { .. });
+        let mut encoded = Ok(());
+        if encode_v2 {
+            encoded = content.encode(&mut self.v2, Vsn::V2, key);
+        }
+        if encode_v1 && encoded.is_ok() {
+            encoded = content.encode(&mut self.v1, Vsn::V1, key);
+        }
         if let Err(error) = encoded {
             self.v1.truncate(before.0);
             self.v2.truncate(before.1);
@@ -283,11 +292,15 @@ impl Encoded {
     #[must_use]
     pub fn seal(&mut self) -> Batch {
         Batch {
-            v1: SharedBytes::from(std::mem::take(&mut self.v1)),
-            v2: SharedBytes::from(std::mem::take(&mut self.v2)),
+            v1: shared(std::mem::take(&mut self.v1)),
+            v2: shared(std::mem::take(&mut self.v2)),
             entries: std::mem::take(&mut self.entries),
         }
     }
+}
+
+fn shared(frames: Vec<u8>) -> Option<SharedBytes> {
+    (!frames.is_empty()).then(|| SharedBytes::from(frames))
 }
 
 #[cfg(test)]
@@ -299,4 +312,26 @@ thread_local! {
 #[cfg(test)]
 pub(crate) fn encodings() -> u64 {
     ENCODINGS.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worked examples of spec websocket-protocol 9.4.
+    #[test]
+    fn payloads_measure_as_the_original_measures_them() {
+        let user = |encoding| Content::User {
+            event: "msg".into(),
+            metadata: None,
+            encoding,
+            bytes: b"12345".into(),
+        };
+        assert_eq!(user(Encoding::Json).payload_bytes(), 5 + 3 + 24);
+        assert_eq!(user(Encoding::Binary).payload_bytes(), 5 + 3 + 26);
+        let data = b"123".into();
+        assert_eq!(Content::Opaque { data }.payload_bytes(), 9);
+        let (event, payload) = ("broadcast", "{}".into());
+        assert_eq!(Content::Json { event, payload }.payload_bytes(), 6);
+    }
 }

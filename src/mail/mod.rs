@@ -11,7 +11,7 @@
 //!   Publish ─────────────────────▶ orders, encodes once
 //!                                   seals a batch a turn ─ Deliver ──▶ topic to sockets
 //!   Presence ────────────────────▶ state, diff as a publication
-//!   Settle ──────────────────────▶ seals the batch
+//!   Settle ──────────────────────▶ waits for the end of the turn
 //!   ◀──────────────────── Settled
 //!   Unsubscribe ─────────────────▶ forgets the shard
 //! ```
@@ -31,7 +31,7 @@ pub use content::{Audience, Batch, Content, Encoded, Entry, Receivers};
 pub use question::{
     Answer, Ask, AskError, Body, Checks, Context, Question, Replayed, Told, Verdict,
 };
-pub use topic::{TopicHasher, TopicKey, TopicRef};
+pub use topic::{TopicHasher, TopicKey, TopicName, TopicRef};
 
 use crate::http::UpgradeRequest;
 use crate::logging::Line;

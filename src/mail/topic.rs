@@ -1,5 +1,6 @@
 //! The name of a topic, the same on every thread.
 
+use crate::phoenix;
 use crate::tenant::TenantId;
 use foldhash::quality::FixedState;
 use shards::ShardId;
@@ -36,19 +37,32 @@ pub struct TopicKey {
     unescaped: Option<Box<str>>,
 }
 
+/// What a topic is found by.
+#[derive(Copy, Clone, Debug)]
+pub struct TopicName<'a> {
+    /// Whose topic.
+    pub tenant: TenantId,
+    /// Whether its members are checked by policies.
+    pub private: bool,
+    /// As clients write it, `realtime:` and all.
+    pub text: &'a str,
+    /// The same as a JSON string, quotes included.
+    pub json: &'a str,
+}
+
 /// What every topic of a channel begins with.
 const PREFIX: &str = "realtime:";
 
 impl TopicKey {
-    /// The key of the topic `realtime:<name>`; `json` is that text as a JSON string, quotes included.
+    /// The key of a topic as a client has written it.
     #[must_use]
-    pub fn new(
-        hasher: &TopicHasher,
-        tenant: TenantId,
-        private: bool,
-        text: &str,
-        json: &str,
-    ) -> Self {
+    pub fn new(hasher: &TopicHasher, name: TopicName<'_>) -> Self {
+        let TopicName {
+            tenant,
+            private,
+            text,
+            json,
+        } = name;
         debug_assert!(text.starts_with(PREFIX), "only channels have keys");
         let name = text.strip_prefix(PREFIX).unwrap_or(text);
         Self {
@@ -58,6 +72,24 @@ impl TopicKey {
             json: json.into(),
             unescaped: (between_quotes(json) != text).then(|| text.into()),
         }
+    }
+
+    /// The key of the topic `realtime:<name>`.
+    #[must_use]
+    pub fn of_name(hasher: &TopicHasher, tenant: TenantId, private: bool, name: &str) -> Self {
+        let text = format!("{PREFIX}{name}");
+        let mut json = Vec::with_capacity(text.len() + 2);
+        phoenix::json_string(&mut json, &text);
+        let json = std::str::from_utf8(&json).expect("the escape of a text is text");
+        Self::new(
+            hasher,
+            TopicName {
+                tenant,
+                private,
+                text: &text,
+                json,
+            },
+        )
     }
 
     /// Whose topic.
@@ -142,13 +174,8 @@ mod tests {
     #[test]
     fn public_and_private_and_tenants_are_apart() {
         let hasher = TopicHasher::new(7);
-        let key = TopicKey::new(
-            &hasher,
-            TenantId(1),
-            false,
-            "realtime:a:b",
-            "\"realtime:a:b\"",
-        );
+        let key = TopicKey::of_name(&hasher, TenantId(1), false, "a:b");
+        assert_eq!(key.json(), "\"realtime:a:b\"");
         assert_eq!(key.name(), "a:b");
         assert!(key.is(TenantId(1), false, "a:b"));
         assert!(!key.is(TenantId(1), true, "a:b"));
@@ -161,7 +188,14 @@ mod tests {
     fn escapes_of_the_json_form_are_not_part_of_the_name() {
         let hasher = TopicHasher::new(7);
         let check = |text: &str, json: &str| {
-            let key = TopicKey::new(&hasher, TenantId(1), false, text, json);
+            let (tenant, private) = (TenantId(1), false);
+            let name = TopicName {
+                tenant,
+                private,
+                text,
+                json,
+            };
+            let key = TopicKey::new(&hasher, name);
             assert_eq!((key.text(), key.json()), (text, json));
         };
         check("realtime:a", r#""realtime:a""#);

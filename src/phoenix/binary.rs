@@ -9,7 +9,7 @@ use std::fmt;
 use super::escape::escape;
 use super::json::{decode_text, frame};
 use super::message::{DecodeError, Encoding, Field, Message, Payload, RawJson, Topic, Vsn};
-use super::scan::is_json;
+use super::scan::{is_json, is_json_unread};
 use crate::websocket::Opcode;
 
 const KIND_PUSH: u8 = 0;
@@ -62,7 +62,8 @@ fn decode_user_broadcast_push(rest: &[u8]) -> Result<Message<'_>, DecodeError> {
         0 => Encoding::Binary,
         _ => Encoding::Json,
     };
-    if encoding == Encoding::Json && !is_json(rest) {
+    // Parity: the original copies these bytes without a look (spec 3.3), so they need not be what its parser takes.
+    if encoding == Encoding::Json && !is_json_unread(rest) {
         return Err(DecodeError::Malformed("the payload is not JSON"));
     }
     Ok(Message {

@@ -1,7 +1,8 @@
 //! What a `phx_join` asks for (websocket-protocol sections 5.1, 5.2 and 5.5).
 //!
 //! Validation is lenient where the original's is: a field that makes no sense takes its default and is reported in
-//! [`JoinPayload::invalid`], for the log only. Only the shapes that make the original fail are errors here.
+//! [`JoinPayload::invalid`], for the log only. Only the shapes that make the original fail are errors here, and they are the last thing
+//! that it fails for.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -35,6 +36,8 @@ pub struct JoinPayload<'a> {
     pub token: TokenChoice<'a>,
     /// Paths and texts for the log line `InvalidJoinPayload`.
     pub invalid: Vec<Invalid>,
+    /// Why the join is refused all the same, when nothing else is wrong with it.
+    pub broken: Option<JoinPayloadError>,
 }
 
 /// The path of a field that makes no sense, and the text that the original logs for it.
@@ -101,22 +104,28 @@ const MAPS_EXPECTED: &str = "unable to parse, expected an array of maps";
 
 /// Reads the payload of a join: the checked text of a JSON value, as [`super::decode_text`] yields it. Of a repeated key, the
 /// last counts.
-///
-/// # Errors
-///
-/// The join is to be refused with [`JoinPayloadError::sentence`].
-pub fn parse_join(payload: &str) -> Result<JoinPayload<'_>, JoinPayloadError> {
-    let [config, access_token, user_token] =
-        pick(payload, ["config", "access_token", "user_token"]).ok_or(JoinPayloadError::Payload)?;
+#[must_use]
+pub fn parse_join(payload: &str) -> JoinPayload<'_> {
+    let Some([config, access_token, user_token]) =
+        pick(payload, ["config", "access_token", "user_token"])
+    else {
+        return JoinPayload {
+            broken: Some(JoinPayloadError::Payload),
+            ..JoinPayload::default()
+        };
+    };
     let mut join = JoinPayload {
         has_config: config.is_some(),
         ..JoinPayload::default()
     };
-    if let Some(config) = not_null(config) {
-        join.parse_config(config)?;
+    if let Some(config) = not_null(config)
+        && let Err(error) = join.parse_config(config)
+    {
+        join.invalid.extend(error.invalid());
+        join.broken = Some(error);
     }
     join.parse_tokens(access_token, user_token);
-    Ok(join)
+    join
 }
 
 impl<'a> JoinPayload<'a> {
@@ -220,8 +229,9 @@ impl<'a> JoinPayload<'a> {
     }
 }
 
-/// The values of these members of an object, raw, in one pass; `None` when `raw` is no object.
-fn pick<'a, const N: usize>(raw: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
+/// The values of these members of an object, raw, in one pass: of a repeated name the last one's. `None` when `raw` is no object.
+#[must_use]
+pub fn pick<'a, const N: usize>(raw: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
     if !raw.starts_with('{') {
         return None;
     }

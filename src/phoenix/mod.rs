@@ -38,9 +38,9 @@ pub use binary::{
     TooLong, decode_binary, encode_opaque_broadcast, encode_user_broadcast, fits_binary,
 };
 pub use escape::json_string;
-pub use join::{Invalid, JoinPayload, JoinPayloadError, TokenChoice, parse_join};
+pub use join::{Invalid, JoinPayload, JoinPayloadError, TokenChoice, parse_join, pick};
 pub use json::{decode_text, encode_change, encode_push, encode_push_around, encode_reply};
 pub use message::{DecodeError, Encoding, Field, Message, Payload, RawJson, RawRef, Topic, Vsn};
-pub use scan::{JSON_DEPTH_MAX, elements, is_json, members, string_value};
+pub use scan::{JSON_DEPTH_MAX, elements, is_json, is_json_unread, members, string_value};
 pub use subscription::{echo_subscription, legacy_subscription, subscription_id};
 pub use term_size::{json_term_size, term_size_at_most};

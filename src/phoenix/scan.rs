@@ -3,7 +3,8 @@
 //! It is ours because the libraries' ways to skip a value do not check enough for text that is forwarded as it is: `sonic-rs`
 //! takes any four characters for a `\u` escape and recurses without a bound, `serde_json`'s raw values take lone surrogates.
 //! What the original's parser refuses is refused here: lone surrogates, and numbers with a fraction or an exponent that are
-//! beyond a double (an integer may have any number of digits).
+//! beyond a double (an integer may have any number of digits). What the original does not parse may have both
+//! ([`is_json_unread`]): the RFC allows them, and `JSON.stringify` makes lone surrogates of a string that was cut within a pair.
 
 use std::borrow::Cow;
 
@@ -43,6 +44,8 @@ pub(super) struct Scanner<'a> {
     text: &'a str,
     /// What is left of `text`.
     rest: &'a [u8],
+    /// Whether strings and numbers must be what the original's parser can make a value of.
+    is_strict: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -50,6 +53,7 @@ impl<'a> Scanner<'a> {
         Self {
             text,
             rest: text.as_bytes(),
+            is_strict: true,
         }
     }
 
@@ -209,7 +213,7 @@ impl<'a> Scanner<'a> {
                     return Ok(escaped);
                 }
                 [b'\\', rest @ ..] => {
-                    self.rest = skip_escape(rest)?;
+                    self.rest = skip_escape(rest, self.is_strict)?;
                     escaped = true;
                 }
                 [] => return Err("the text ends inside of a string"),
@@ -252,7 +256,7 @@ impl<'a> Scanner<'a> {
             (is_float, is_huge) = (true, true);
         }
         self.rest = rest;
-        if is_float && is_huge {
+        if is_float && is_huge && self.is_strict {
             let text = self.text.get(start..self.at()).unwrap_or_default();
             // Parity: the original's parser makes a double of such a number and refuses the text when it cannot.
             if !text.parse().is_ok_and(f64::is_finite) {
@@ -319,13 +323,14 @@ fn skip_some_digits(rest: &[u8]) -> Result<&[u8], Reason> {
 }
 
 /// Skips an escape behind its backslash.
-fn skip_escape(rest: &[u8]) -> Result<&[u8], Reason> {
+fn skip_escape(rest: &[u8], is_strict: bool) -> Result<&[u8], Reason> {
     match rest {
         [
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't',
             rest @ ..,
         ] => Ok(rest),
         [b'u', rest @ ..] => match hex4(rest).ok_or("a \\u without four hexadecimal digits")? {
+            (_, rest) if !is_strict => Ok(rest),
             // A pair of surrogates stands for one character; half a pair stands for nothing.
             (0xd800..=0xdbff, [b'\\', b'u', rest @ ..]) => match hex4(rest) {
                 Some((0xdc00..=0xdfff, rest)) => Ok(rest),
@@ -397,10 +402,23 @@ const fn special_bytes(word: u64) -> u64 {
 
 /// Whether `bytes` are one JSON value, by the rules of this room.
 pub fn is_json(bytes: &[u8]) -> bool {
+    is_value(bytes, true)
+}
+
+/// Whether `bytes` are one JSON value that nobody here reads: half surrogate pairs and numbers of any size are let through. The depth
+/// is bounded all the same, for those who do read it.
+pub fn is_json_unread(bytes: &[u8]) -> bool {
+    is_value(bytes, false)
+}
+
+fn is_value(bytes: &[u8], is_strict: bool) -> bool {
     let Ok(text) = simdutf8::basic::from_utf8(bytes) else {
         return false;
     };
-    let mut scanner = Scanner::new(text);
+    let mut scanner = Scanner {
+        is_strict,
+        ..Scanner::new(text)
+    };
     scanner.value().is_ok() && scanner.end().is_ok()
 }
 

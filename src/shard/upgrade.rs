@@ -2,12 +2,13 @@
 //! http-api 1).
 
 use super::Shard;
+use crate::channel::Channels;
 use crate::connection::{self, Close, ConnectionId, Io, LocalBytes, Socket, Token, unix_second};
 use crate::http::{self, Head, HeadLimits, Parsed, Refusal, Route, UpgradeRequest};
 use crate::limits;
 use crate::mail::{Adopted, HandOver, Mail, Seek};
 use crate::metrics::Refused;
-use crate::tenant::{self, TenantId};
+use crate::tenant::{self, Counter, TenantId};
 use crate::websocket::Decoder;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -123,9 +124,7 @@ impl Shard {
                     }
                 }
                 Route::Refuse(refusal) => self.refuse(io, id, &refusal, Unread::Something),
-                Route::HandOver
-                    if io.waiting_for_control() >= limits::CONTROL_LETTERS_WAITING_MAX =>
-                {
+                Route::HandOver if connection::is_control_busy(io) => {
                     self.refuse(io, id, &Refusal::control_core_busy(), Unread::Something);
                 }
                 Route::HandOver => {
@@ -194,7 +193,7 @@ impl Shard {
             self.upgrades.seeks_tenants
                 && refusal.is_unknown_tenant()
                 && self.seeking < limits::SEEKING_SOCKETS_MAX
-                && io.waiting_for_control() < limits::CONTROL_LETTERS_WAITING_MAX
+                && !connection::is_control_busy(io)
         });
         let Some(external_id) = external_id else {
             return self.refuse_upgrade(io, id, (head, used), whole, refusal);
@@ -305,6 +304,8 @@ impl Shard {
             let traffic = known.usage.traffic(usize::from(io.shard().0));
             traffic.received.add(read as u64);
             io.count_traffic(id, traffic);
+            // The check of joins per second was the first use of its counter, if nothing was (spec 9.2, 9.3).
+            Channels::count(io, tenant, &known.usage, Counter::Joins, 0);
         }
         // Policies alone ask for the headers, and only a database has policies.
         let has_database = known.is_some_and(|tenant| tenant.has_database);
@@ -324,10 +325,8 @@ impl Shard {
         };
         self.channels.sockets.insert(id, socket);
         self.channels.report_connected(io, id);
-        io.visit_at(
-            id,
-            last_seen.saturating_add(self.channels.settings.idle_timeout_seconds),
-        );
+        let idle_timeout = self.channels.settings.idle_timeout_seconds;
+        io.visit_at(id, Channels::next_visit(last_seen, idle_timeout, None));
     }
 
     /// An upgrade that came over a connection of the control core: it has checked everything and answered 101.

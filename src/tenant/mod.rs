@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub struct TenantId(pub u32);
 
 /// What a tenant may use. Names and defaults: spec, http-api 3.4.
-#[derive(Clone, Eq, PartialEq, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct TenantLimits {
     /// `max_concurrent_users`: sockets that have joined a channel.
     pub users_max: u32,

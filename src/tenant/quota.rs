@@ -67,6 +67,11 @@ const _: () = assert!(
     "there is one per tenant and thread: it fills one cache line"
 );
 
+/// What is written often stands on a cache line of its own, so that what every message reads does not travel with it.
+#[derive(Debug)]
+#[repr(align(64))]
+struct OwnLine<T>(T);
+
 /// What the control core publishes of one counter.
 #[derive(Debug, Default)]
 struct Published {
@@ -81,9 +86,11 @@ struct Published {
 /// A tenant's counters: one object for all threads and all snapshots of the tenant.
 #[derive(Debug)]
 pub struct Usage {
-    users: AtomicU32,
+    users: OwnLine<AtomicU32>,
     cells: Box<[Cell]>,
     published: [Published; Counter::ALL.len()],
+    /// Row changes of its database are being read; written by the control core alone.
+    reads_changes: AtomicBool,
     /// What its database takes; written by the control core alone, and made on first use.
     latencies: OnceLock<Box<Latencies>>,
 }
@@ -93,9 +100,10 @@ impl Usage {
     #[must_use]
     pub fn new(threads: usize) -> Self {
         Self {
-            users: AtomicU32::new(0),
+            users: OwnLine(AtomicU32::new(0)),
             cells: (0..threads.max(1)).map(|_| Cell::default()).collect(),
             published: Default::default(),
+            reads_changes: AtomicBool::new(false),
             latencies: OnceLock::new(),
         }
     }
@@ -104,6 +112,7 @@ impl Usage {
     #[must_use]
     pub fn try_add_user(&self, users_max: u32) -> bool {
         self.users
+            .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |users| {
                 (users < users_max).then_some(users + 1)
             })
@@ -112,7 +121,7 @@ impl Usage {
 
     /// Takes back one connected user. The caller has added it before.
     pub fn remove_user(&self) {
-        let before = self.users.fetch_sub(1, Ordering::Relaxed);
+        let before = self.users.0.fetch_sub(1, Ordering::Relaxed);
         debug_assert!(
             before > 0,
             "a user is removed once for each time it was added"
@@ -122,7 +131,7 @@ impl Usage {
     /// Users connected now.
     #[must_use]
     pub fn users(&self) -> u32 {
-        self.users.load(Ordering::Relaxed)
+        self.users.0.load(Ordering::Relaxed)
     }
 
     /// Counts `n` events on the cell of `thread`. True when this use created the counter: the caller then tells the control core,
@@ -209,6 +218,18 @@ impl Usage {
             let count = measures.iter().map(|measures| measures.errors(*code)).sum();
             (count > 0).then_some((*code, count))
         })
+    }
+
+    /// Whether row changes of its database are being read, so that a channel which asks for some is told within a moment whether it
+    /// gets them.
+    #[must_use]
+    pub fn reads_changes(&self) -> bool {
+        self.reads_changes.load(Ordering::Relaxed)
+    }
+
+    /// To be said by the control core alone.
+    pub fn set_reads_changes(&self, reads: bool) {
+        self.reads_changes.store(reads, Ordering::Relaxed);
     }
 
     /// What its database takes. To be written by the control core alone.

@@ -266,12 +266,15 @@ async fn a_tenant_that_is_suspended_loses_its_slot_and_gets_another_one_later(
     cluster: Arc<Cluster>,
 ) {
     let stage = Stage::new(&cluster, TABLE, &json!({}), &json!({}));
+    assert!(!stage.tenant.usage.reads_changes());
     stage.listen(1, "t");
     stage.all_told(&[1], SUBSCRIBED).await;
     assert_eq!(stage.database.sql(SLOTS), "1");
+    assert!(stage.tenant.usage.reads_changes());
     stage.change(&json!({"suspend": true}), &json!({}));
     stage.all_told(&[1], UNABLE).await;
     assert_eq!(stage.database.sql(SLOTS), "0");
+    assert!(!stage.tenant.usage.reads_changes());
     stage.change(&json!({"suspend": false}), &json!({}));
     let text = "Changes may have been missed: the settings of the database were changed";
     stage.all_told(&[1], text).await;

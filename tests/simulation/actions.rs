@@ -276,8 +276,9 @@ impl Model {
     fn publish_from_control(&mut self, topic: Topic) {
         let number = self.messages.len();
         let tenant = Arc::clone(&self.world.tenants[topic.tenant]);
-        let (text, json) = (topic.name(), json!(topic.name()).to_string());
-        let key = TopicKey::new(&TopicHasher::new(HASH_SEED), tenant.id, false, &text, &json);
+        let (hasher, text) = (TopicHasher::new(HASH_SEED), topic.name());
+        let name = text.trim_start_matches("realtime:");
+        let key = TopicKey::of_name(&hasher, tenant.id, false, name);
         let publish = Publish {
             to: To::Key(Arc::new(key)),
             content: Content::Json {

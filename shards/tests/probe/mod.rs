@@ -18,6 +18,11 @@ pub(crate) enum Do {
         id: ConnectionId,
         buffers: u32,
     },
+    /// Buffers of one byte.
+    Trickle {
+        id: ConnectionId,
+        buffers: u32,
+    },
     FloodAndFlush {
         id: ConnectionId,
         buffers: u32,
@@ -134,6 +139,11 @@ impl Probe {
     fn obey(&mut self, io: &mut Io<'_, Letter>, order: Do) {
         match order {
             Do::Flood { id, buffers } => Self::flood(io, id, buffers),
+            Do::Trickle { id, buffers } => {
+                for _ in 0..buffers {
+                    io.send(id, LocalBytes::from(vec![1]));
+                }
+            }
             Do::FloodAndFlush { id, buffers } => {
                 Self::flood(io, id, buffers);
                 io.close(id, Close::Flush);

@@ -406,7 +406,7 @@ fn the_last_turn_sends_to_thousands() {
 /// What comes in while thousands are sent to is answered before the last of them has been.
 #[test]
 fn a_fan_out_to_thousands_lets_others_in() {
-    const OF_A_TURN: u64 = 4_096;
+    const OF_A_TURN: u64 = 512;
     let (mut sim, peers) = thousands(9_000);
     let sends = |sim: &Sim<Strict>| sim.metrics(ShardId(0)).sends.get();
     sim.peer(peers[0]).write(b"*");
@@ -427,6 +427,34 @@ fn a_fan_out_to_thousands_lets_others_in() {
     for &peer in &peers[1..] {
         assert_eq!(sim.peer(peer).read(), b"*");
     }
+}
+
+/// What comes in while letters for thousands wait is answered before the last of them has been taken.
+#[test]
+fn letters_that_lead_to_much_let_others_in() {
+    const OF_A_TURN: u64 = 65_536;
+    let (mut sim, peer, id) = probed(|_| {});
+    let before = sim.metrics(ShardId(0)).mail_received.get();
+    let buffers = 1_000;
+    for _ in 0..80 {
+        let letter = Letter::Do(Do::Trickle { id, buffers });
+        sim.control.send(ShardId(0), letter);
+    }
+    let taken = |sim: &Sim<Probe>| sim.metrics(ShardId(0)).mail_received.get() - before;
+    assert!(sim.step());
+    assert_eq!(taken(&sim), OF_A_TURN.div_ceil(buffers.into()));
+    sim.peer(peer).write(b"in between");
+    sim.run_until_idle();
+    assert_eq!(taken(&sim), 80);
+    let mut read = Vec::new();
+    while read.len() < 80 * buffers as usize + 10 {
+        let before = read.len();
+        read.extend(sim.peer(peer).read());
+        assert!(read.len() > before, "no more than {before} bytes came");
+        sim.run_until_idle();
+    }
+    let place = read.iter().position(|byte| *byte != 1);
+    assert_eq!(place, Some(66 * buffers as usize));
 }
 
 #[test]

@@ -243,19 +243,9 @@ async fn publish(
     tenant
         .usage
         .count_payload(api.cell, Relayed::Broadcast, bytes);
-    let text = format!("realtime:{name}");
-    let mut json = Vec::with_capacity(text.len() + 2);
-    phoenix::json_string(&mut json, &text);
-    let json = String::from_utf8(json).expect("the escape of a text is text");
-    let key = Arc::new(TopicKey::new(
-        &api.hasher,
-        tenant.id,
-        is_private,
-        &text,
-        &json,
-    ));
+    let key = TopicKey::of_name(&api.hasher, tenant.id, is_private, name);
     let publish = Publish {
-        to: To::Key(key),
+        to: To::Key(Arc::new(key)),
         content,
         except: None,
         audience: Audience::Broadcast,

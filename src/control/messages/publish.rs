@@ -168,12 +168,8 @@ impl Publisher {
         {
             return Arc::clone(key);
         }
-        let text = format!("realtime:{}", row.topic);
-        let mut json = Vec::with_capacity(text.len() + 2);
-        phoenix::json_string(&mut json, &text);
-        let json = String::from_utf8(json).expect("the escape of a text is text");
         let hasher = &self.environment.hasher;
-        let key = TopicKey::new(hasher, self.tenant.id, row.private, &text, &json);
+        let key = TopicKey::of_name(hasher, self.tenant.id, row.private, row.topic);
         Arc::clone(last.insert(Arc::new(key)))
     }
 }

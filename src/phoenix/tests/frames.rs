@@ -3,7 +3,7 @@
 use crate::phoenix::{
     DecodeError, Encoding, JSON_DEPTH_MAX, Message, Payload, TooLong, Topic, Vsn, decode_binary,
     decode_text, encode_opaque_broadcast, encode_push, encode_reply, encode_user_broadcast,
-    fits_binary, is_json,
+    fits_binary, is_json, is_json_unread,
 };
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -645,12 +645,48 @@ fn json_is_checked_to_the_letter() {
         ("// comment\n1", false),
     ] {
         assert_eq!(is_json(text.as_bytes()), valid, "{text}");
+        assert!(is_json_unread(text.as_bytes()) || !valid, "{text}");
     }
     assert!(!is_json(b"\"\xff\""));
     assert!(!is_json(b"\"\xed\xa0\x80\""));
     let digits = "1".repeat(400);
     assert!(is_json(digits.as_bytes()), "integers have any length");
     assert!(!is_json(format!("{digits}.5").as_bytes()), "doubles do not");
+}
+
+/// README, where we differ: a payload of kind 3 has to be JSON. The original does not read it, so it need not be one that its parser takes.
+#[test]
+fn a_payload_that_nobody_reads_is_checked_by_its_grammar_alone() {
+    let check = |payload: &[u8], is_ok: bool| {
+        let bytes = [b"\x03\x00\x00\x01\x01\x00\x01te", payload].concat();
+        let shown = String::from_utf8_lossy(payload);
+        match decode_binary(Vsn::V2, &bytes) {
+            Ok(message) => {
+                assert!(is_ok, "{shown}");
+                let Payload::User { bytes, .. } = message.payload else {
+                    unreachable!("kind 3 carries a user's payload")
+                };
+                assert_eq!(bytes, payload, "{shown}");
+            }
+            Err(error) => assert!(!is_ok, "{shown}: {error:?}"),
+        }
+    };
+    for (payload, is_ok) in [
+        (r#"{"a":"\ud83d"}"#, true),
+        (r#""\ude00\ud83d x""#, true),
+        (r#""\ud83d\ude00""#, true),
+        ("[1e400,-1e400]", true),
+        (r#""\ud83""#, false),
+        (r#""\ud83d\x""#, false),
+        ("[1e]", false),
+        ("{\"a\"}", false),
+    ] {
+        check(payload.as_bytes(), is_ok);
+    }
+    check(b"\"\xed\xa0\x80\"", false);
+    let nested = |depth: usize| [b"[".repeat(depth), b"]".repeat(depth)].concat();
+    check(&nested(JSON_DEPTH_MAX), true);
+    check(&nested(JSON_DEPTH_MAX + 1), false);
 }
 
 #[test]

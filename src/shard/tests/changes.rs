@@ -1,10 +1,11 @@
 //! Row changes as clients see them: where the control core puts a channel, and what reaches it from there (spec: postgres-changes 6, 7).
 
-use super::database::world;
-use super::world::{BEGIN, Client, SECRET, World, token};
-use super::{closed, fanned, pushed};
+use super::database::{set_state, with_database, world};
+use super::world::{BEGIN, Client, SECRET, Setup, World, token};
+use super::{closed, fanned, join_error, pushed, shut_down};
 use crate::auth::sign_hs256;
 use crate::error::{ErrorCode, Level};
+use crate::limits;
 use crate::logging::Identity;
 use crate::mail::{
     ChangeBatch, ClassId, GroupId, Listen, ListenerNews, Listeners, Listening, Mail, RowChange,
@@ -13,8 +14,9 @@ use crate::mail::{
 use crate::phoenix::subscription_id;
 use crate::tenant::TenantId;
 use serde_json::{Value, json};
-use shards::ShardId;
+use shards::{Options, ShardId};
 use std::sync::Arc;
+use std::time::Duration;
 
 const TOPIC: &str = "realtime:a";
 
@@ -235,6 +237,148 @@ fn news_are_messages_of_the_channel() {
     assert_eq!(world.reads(client), expected);
     world.change(vec![run(vec![whole(1)], &[("INSERT", 1)])]);
     assert!(world.reads(client).is_empty(), "it stands nowhere any more");
+}
+
+fn ok_news() -> Option<ListenerNews> {
+    let message = "Subscribed to PostgreSQL".into();
+    Some(ListenerNews {
+        is_ok: true,
+        message,
+    })
+}
+
+fn system(extension: &str, message: &str) -> Value {
+    let payload =
+        json!({"extension": extension, "status": "ok", "message": message, "channel": "a"});
+    pushed("1", TOPIC, "system", &payload)
+}
+
+/// Joins with a subscription, and with everything else that follows a join (spec: websocket-protocol 5.4).
+fn join_with_all(world: &mut World, shard: usize) -> Client {
+    let client = world.connect(shard, 2);
+    let config = json!({
+        "presence": {"enabled": true}, "broadcast": {"replication_ready": true}, "postgres_changes": [entry("x")],
+    });
+    world.joined(client, "1", TOPIC, &config);
+    client
+}
+
+/// Spec: websocket-protocol 5.4 and checklist 35.
+#[test]
+fn the_word_on_the_subscriptions_precedes_what_else_follows_a_join() {
+    for shards in 1..=2 {
+        let mut world = world(shards);
+        set_state(&mut world, true, true);
+        world.tenants[0].usage.set_reads_changes(true);
+        let client = join_with_all(&mut world, shards - 1);
+        assert_eq!(world.reads(client), Vec::<Value>::new());
+        let asked = world.listens().pop().expect("the channel listens");
+        world.seat(&asked, &[(1, 10)], None);
+        assert_eq!(world.reads(client), Vec::<Value>::new());
+        world.seat(&asked, &[(1, 10)], ok_news());
+        let expected = [
+            system("postgres_changes", "Subscribed to PostgreSQL"),
+            system("system", "Replication connection established"),
+            pushed("1", TOPIC, "presence_state", &json!({})),
+        ];
+        assert_eq!(world.reads(client), expected);
+        world.advance(limits::FIRST_NEWS_TIMEOUT);
+        world.seat(&asked, &[(1, 10)], ok_news());
+        assert_eq!(world.reads(client), expected[..1], "each comes once");
+    }
+}
+
+#[test]
+fn nothing_waits_long_for_the_word_on_the_subscriptions() {
+    let mut world = world(1);
+    world.tenants[0].usage.set_reads_changes(true);
+    let client = join_with_all(&mut world, 0);
+    world.advance(limits::FIRST_NEWS_TIMEOUT);
+    let state = pushed("1", TOPIC, "presence_state", &json!({}));
+    assert_eq!(world.reads(client), [state]);
+    let asked = world.listens().pop().expect("the channel listens");
+    world.seat(&asked, &[(1, 10)], ok_news());
+    let word = system("postgres_changes", "Subscribed to PostgreSQL");
+    assert_eq!(world.reads(client), [word]);
+}
+
+#[test]
+fn where_no_changes_are_read_yet_nothing_waits_for_them() {
+    let mut world = world(1);
+    let client = world.connect(0, 2);
+    let config = json!({"presence": {"enabled": true}, "postgres_changes": [entry("x")]});
+    world.join(client, "1", TOPIC, &config);
+    let reads = world.reads(client);
+    let state = pushed("1", TOPIC, "presence_state", &json!({}));
+    assert_eq!(reads[1..], [state], "{reads:?}");
+}
+
+/// A member that asks for the state long after its join has a right to everything of that turn.
+#[test]
+fn a_state_that_waited_costs_its_member_no_message() {
+    let mut world = world(1);
+    world.tenants[0].usage.set_reads_changes(true);
+    let client = join_with_all(&mut world, 0);
+    let sender = world.member(0, 2, TOPIC, &json!({}));
+    let asked = world.listens().pop().expect("the channel listens");
+    let payload = json!({"event": "x"});
+    world.broadcast(sender, "9", TOPIC, &payload);
+    world.seat(&asked, &[(1, 10)], ok_news());
+    let expected = [
+        system("postgres_changes", "Subscribed to PostgreSQL"),
+        fanned(TOPIC, "broadcast", &payload),
+        pushed("1", TOPIC, "presence_state", &json!({})),
+    ];
+    assert_eq!(world.reads(client), expected);
+}
+
+/// What nobody takes is bounded, and whoever would have to wait for it is answered.
+#[test]
+fn a_control_core_that_takes_no_mail_is_asked_no_more() {
+    const UNREACHABLE: &str = "Realtime was unable to connect to the project database";
+    let options = Options {
+        mailbox_letters: 64,
+        ..Setup::new(1).options
+    };
+    let mut world = with_database(World::new(Setup {
+        options,
+        ..Setup::new(1)
+    }));
+    let client = world.connect(0, 2);
+    world.subscribe(client, "1", TOPIC, &[entry("x")]);
+    let config = json!({"postgres_changes": [entry("x")]});
+    let payload = json!({"extension": "postgres_changes", "status": "error", "message": UNREACHABLE, "channel": "b"});
+    let refused = pushed("2", "realtime:b", "system", &payload);
+    let is_refused = (0..limits::CONTROL_LETTERS_WAITING_MAX).any(|_| {
+        for _ in 0..32 {
+            world.join(client, "2", "realtime:b", &config);
+            world.send(client, &json!(["2", "2", "realtime:b", "phx_leave", {}]));
+        }
+        world.sim.run_until_idle();
+        world.read(client).contains(&refused)
+    });
+    assert!(is_refused);
+    // A private topic needs an answer, and new claims have to be heard of.
+    world.join(client, "3", "realtime:c", &json!({"private": true}));
+    world.send(
+        client,
+        &json!(["1", "4", TOPIC, "access_token", {"access_token": token(99)}]),
+    );
+    for _ in 0..7 {
+        world.sim.advance(Duration::from_secs(1));
+        world.sim.run_until_idle();
+    }
+    let reason = format!("UnableToConnectToProject: {UNREACHABLE}");
+    let [system, close] = shut_down("1", TOPIC, UNREACHABLE);
+    let expected = [system, close, join_error("3", "realtime:c", &reason)];
+    assert_eq!(world.read(client), expected);
+    let told = world.listens().len() + world.unlistens();
+    assert!(told > limits::CONTROL_LETTERS_WAITING_MAX, "{told}");
+    assert!(
+        told <= limits::CONTROL_LETTERS_WAITING_MAX + 64 + 4,
+        "{told}"
+    );
+    assert!(world.questions.is_empty());
 }
 
 #[test]

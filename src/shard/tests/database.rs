@@ -36,13 +36,17 @@ fn writes(may: bool) -> Verdict {
 
 /// A world of one tenant that has a database, which is connected.
 pub(super) fn world(shards: usize) -> World {
-    let mut world = World::of(shards);
+    with_database(World::of(shards))
+}
+
+/// The same of a world that is there.
+pub(super) fn with_database(mut world: World) -> World {
     let before = &world.tenants[0];
     let tenant = Arc::new(Tenant {
         id: before.id,
         external_id: Arc::clone(&before.external_id),
         verifier: super::world::verifier(),
-        limits: before.limits.clone(),
+        limits: before.limits,
         suspended: false,
         private_only: false,
         presence_enabled: false,
@@ -55,7 +59,7 @@ pub(super) fn world(shards: usize) -> World {
     world
 }
 
-fn set_state(world: &mut World, is_connected: bool, is_replicating: bool) {
+pub(super) fn set_state(world: &mut World, is_connected: bool, is_replicating: bool) {
     let tenant = world.tenants[0].id;
     let state = DatabaseState {
         is_connected,
@@ -113,15 +117,13 @@ impl World {
 
     /// A row of the database, sent to the private topic.
     fn row(&mut self, id: u128, n: u32) {
-        let text = TOPIC.to_owned();
+        self.send_row(id, json!({"n": n}).to_string());
+        self.run();
+    }
+
+    fn send_row(&mut self, id: u128, payload: String) {
         let hasher = TopicHasher::new(super::world::HASH_SEED);
-        let key = TopicKey::new(
-            &hasher,
-            self.tenants[0].id,
-            true,
-            &text,
-            &json!(TOPIC).to_string(),
-        );
+        let key = TopicKey::of_name(&hasher, self.tenants[0].id, true, "a");
         let owner = key.owner(self.shard_count);
         let id = Uuid::from_u128(id);
         let publish = Publish {
@@ -130,7 +132,7 @@ impl World {
                 event: Cow::Borrowed("row"),
                 metadata: Some(Cow::Owned(json!({"id": id.to_string()}).to_string())),
                 encoding: Encoding::Json,
-                bytes: Cow::Owned(json!({"n": n}).to_string().into_bytes()),
+                bytes: Cow::Owned(payload.into_bytes()),
             },
             except: None,
             audience: Audience::Broadcast,
@@ -139,7 +141,6 @@ impl World {
         self.sim
             .control
             .send(owner, Mail::Publish(Box::new(publish)));
-        self.run();
     }
 }
 
@@ -512,6 +513,73 @@ fn what_a_track_has_learnt_is_not_kept_for_a_new_token() {
     assert_eq!(world.reads(client), Vec::<Value>::new());
 }
 
+/// A row as it is kept.
+fn kept(id: u128) -> Replayed {
+    Replayed {
+        id: Uuid::from_u128(id),
+        event: "row".into(),
+        body: Body::Json(format!("{{\"n\": {id}}}")),
+    }
+}
+
+/// The same as a client reads it.
+fn replayed(id: u128) -> Value {
+    let meta = json!({"id": Uuid::from_u128(id).to_string(), "replayed": true});
+    let payload = json!({"event": "row", "payload": {"n": id}, "type": "broadcast", "meta": meta});
+    pushed("1", TOPIC, "broadcast", &payload)
+}
+
+/// A client that waits for the messages that were kept.
+fn replaying(world: &mut World, shard: usize) -> Client {
+    let client = world.connect(shard, 2);
+    let replay = json!({"broadcast": {"replay": {"since": 5}}});
+    world.join(client, "1", TOPIC, &private(&replay));
+    world.verdict(READS);
+    assert!(matches!(world.asked(), Ask::Replay { .. }));
+    client
+}
+
+#[test]
+fn what_is_published_while_kept_messages_are_awaited_is_not_missed() {
+    for (shards, has_member) in [(1, false), (1, true), (2, false), (3, true)] {
+        let mut world = world(shards);
+        let other = has_member.then(|| world.private_member(0, &json!({})));
+        let client = replaying(&mut world, shards - 1);
+        world.row(2, 2);
+        world.row(3, 3);
+        // In the turn of the answer, if the topic is owned there.
+        world.send_row(4, json!({"n": 4}).to_string());
+        world.answer(Ok(Told::Replayed(vec![kept(1), kept(2)])));
+        world.row(5, 5);
+        let reads = world.reads(client);
+        assert_eq!(reads[..3], [join_ok("1", TOPIC), replayed(1), replayed(2)]);
+        let live: Vec<_> = reads[3..].iter().map(|frame| &frame["data"]).collect();
+        assert_eq!(live, [r#"{"n":3}"#, r#"{"n":4}"#, r#"{"n":5}"#], "{shards}");
+        if let Some(other) = other {
+            assert_eq!(world.reads(other).len(), 4);
+        }
+        for client in [Some(client), other].into_iter().flatten() {
+            world.reset(client);
+        }
+        world.run();
+        assert_eq!(world.remains()[1], 0);
+    }
+}
+
+#[test]
+fn a_join_that_would_miss_something_is_refused() {
+    let mut world = world(1);
+    let client = replaying(&mut world, 0);
+    world.send_row(2, json!("x".repeat(limits::HELD_BYTES_MAX)).to_string());
+    world.run();
+    world.row(3, 3);
+    world.answer(Ok(Told::Replayed(vec![kept(1)])));
+    world.advance(Duration::from_secs(6));
+    let reason = "UnableToReplayMessages: Realtime was unable to replay messages";
+    assert_eq!(world.read(client), [join_error("1", TOPIC, reason)]);
+    assert_eq!(world.remains()[1], 0);
+}
+
 #[test]
 fn kept_messages_come_first_and_once() {
     for shards in 1..=3 {
@@ -529,21 +597,10 @@ fn kept_messages_come_first_and_once() {
             panic!("kept messages were to be asked for");
         };
         assert_eq!((&*topic, since_ms, limit), ("a", 5, 2));
-        let kept = |id: u128| Replayed {
-            id: Uuid::from_u128(id),
-            event: "row".into(),
-            body: Body::Json(format!("{{\"n\": {id}}}")),
-        };
         world.answer(Ok(Told::Replayed(vec![kept(1), kept(2)])));
         world.row(2, 2);
         world.row(3, 3);
         let reads = world.reads(client);
-        let replayed = |id: u128| {
-            let meta = json!({"id": Uuid::from_u128(id).to_string(), "replayed": true});
-            let payload =
-                json!({"event": "row", "payload": {"n": id}, "type": "broadcast", "meta": meta});
-            pushed("1", TOPIC, "broadcast", &payload)
-        };
         assert_eq!(reads[..3], [join_ok("1", TOPIC), replayed(1), replayed(2)]);
         assert_eq!(
             reads.len(),
@@ -558,71 +615,6 @@ fn kept_messages_come_first_and_once() {
         );
         assert_eq!(world.remains()[1], 0);
     }
-}
-
-#[test]
-fn nothing_falls_between_replay_and_live_messages() {
-    let replay = json!({"broadcast": {"replay": {"since": 5, "limit": 2}}});
-    let kept = |id: u128| Replayed {
-        id: Uuid::from_u128(id),
-        event: "row".into(),
-        body: Body::Json(format!("{{\"n\": {id}}}")),
-    };
-    let parse = |text: &str| -> Value { serde_json::from_str(text).expect("JSON") };
-    let numbers = |reads: Vec<Value>| {
-        // Live ones are frames of kind 4.
-        let payloads = reads.into_iter().map(|frame| match frame[3].as_str() {
-            Some("broadcast") => frame[4]["payload"]["n"].clone(),
-            _ => {
-                let data = frame["data"].as_str().unwrap_or("null");
-                parse(data)["n"].clone()
-            }
-        });
-        payloads.filter(Value::is_number).collect::<Vec<_>>()
-    };
-    for shards in 1..=3 {
-        let mut world = world(shards);
-        let client = world.connect(shards - 1, 2);
-        world.join(client, "1", TOPIC, &private(&replay));
-        world.verdict(READS);
-        world.asked();
-        // Streamed while the database looks: it saw the first two.
-        for n in 1..=3 {
-            world.row(n.into(), n);
-        }
-        assert_eq!(world.reads(client), Vec::<Value>::new());
-        // Another one joins without asking for any: what was before is not for it.
-        let asked = world.questions.pop_front().expect("what was kept");
-        let other = world.private_member(0, &json!({}));
-        world.questions.push_front(asked);
-        world.answer(Ok(Told::Replayed(vec![kept(1), kept(2)])));
-        world.row(4, 4);
-        assert_eq!(numbers(world.reads(client)), [1, 2, 3, 4]);
-        assert_eq!(numbers(world.reads(other)), [4]);
-        world.reset(client);
-        world.reset(other);
-        world.run();
-        assert_eq!(world.remains(), [0, 0, 0]);
-    }
-}
-
-#[test]
-fn a_replay_that_has_missed_too_much_is_refused() {
-    let mut world = world(1);
-    let client = world.connect(0, 2);
-    let replay = json!({"broadcast": {"replay": {"since": 5}}});
-    world.join(client, "1", TOPIC, &private(&replay));
-    world.verdict(READS);
-    world.asked();
-    let rows = limits::HELD_BYTES_MAX / 64;
-    for n in 0..u32::try_from(rows).expect("a small number") {
-        world.row(n.into(), n);
-    }
-    world.answer(Ok(Told::Replayed(Vec::new())));
-    world.advance(Duration::from_secs(6));
-    let reason = "UnableToReplayMessages: Realtime was unable to replay messages";
-    assert_eq!(world.reads(client), [join_error("1", TOPIC, reason)]);
-    assert_eq!(world.remains()[1], 0);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! How sockets end, and that they leave nothing behind (spec: websocket-protocol 4.4, 4.5, 9.1, 11).
 
-use super::world::{BEGIN, Client, Setup, World, generous, tenant, token};
+use super::world::{BEGIN, Client, Setup, World, generous, shard_id, tenant, token};
 use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, shut_down};
+use crate::limits;
 use crate::mail::Mail;
 use crate::tenant::TenantId;
 use serde_json::{Value, json};
+use shards::Options;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -292,6 +294,30 @@ fn a_tenants_disconnect_is_told_on_each_channel_and_closes_its_sockets_alone() {
 }
 
 #[test]
+fn a_disconnect_of_many_takes_more_than_one_turn() {
+    let mut world = World::new(Setup {
+        options: Options {
+            connections_max: 4096,
+            ..Setup::new(1).options
+        },
+        ..Setup::new(1)
+    });
+    // A turn that takes a letter has time for two batches.
+    let clients: Vec<_> = (0..=2 * limits::DISCONNECT_BATCH)
+        .map(|_| world.connect(0, 2))
+        .collect();
+    world.run();
+    let letter = Mail::Disconnect(world.tenants[0].id);
+    world.sim.control.send(shard_id(0), letter);
+    world.steps(1);
+    assert_eq!(world.remains()[0], 1);
+    for client in clients {
+        assert_eq!(world.reads(client), [json!({"close": 1012})]);
+    }
+    assert_eq!(world.remains(), [0, 0, 0]);
+}
+
+#[test]
 fn a_tenant_that_is_deleted_takes_its_sockets_along() {
     let mut world = World::of(2);
     let members = [0, 1].map(|shard| {
@@ -318,6 +344,31 @@ fn a_tenant_that_is_deleted_takes_its_sockets_along() {
     world.tell(|| Mail::Tenant(Arc::clone(&again)));
     let client = world.connect(0, 2);
     world.joined(client, "1", "realtime:a", &json!({}));
+}
+
+/// Spec 4.5: nothing precedes the close, whichever shard drains first.
+#[test]
+fn nobody_hears_of_those_who_are_drained_first() {
+    for owner in [0, 1] {
+        let mut world = World::of(2);
+        let topic = world.topic_of(owner);
+        let members = [0, 1].map(|shard| {
+            let client = world.member(shard, 2, &topic, &json!({}));
+            let track = json!({"event": "track", "payload": {}});
+            world.send(client, &json!(["1", "2", topic, "presence", track]));
+            client
+        });
+        for client in members {
+            assert!(!world.reads(client).is_empty());
+        }
+        world.read(members[0]);
+        for shard in [1, 0] {
+            assert_eq!(world.reads(members[shard]), Vec::<Value>::new());
+            world.sim.control.send(shard_id(shard), Mail::Drain);
+            let last = [json!({"close": 1012})];
+            assert_eq!(world.reads(members[shard]), last, "owner {owner}");
+        }
+    }
 }
 
 #[test]
@@ -377,7 +428,7 @@ fn a_stopped_shard_lets_go_of_everything() {
     let mut world = World::of(2);
     let client = world.member(0, 2, TOPIC, &json!({}));
     world.tell(|| Mail::Stop);
-    assert!((0..2).all(|n| world.sim.is_stopped(super::world::shard_id(n))));
+    assert!((0..2).all(|n| world.sim.is_stopped(shard_id(n))));
     assert!(world.is_ended(client));
 }
 

@@ -105,6 +105,29 @@ fn channels_of_a_socket_are_counted_and_freed() {
     world.joined(client, "6", "realtime:c", &json!({}));
 }
 
+/// Spec 5.1: a shape that nothing can be made of is the last thing that a join fails for.
+#[test]
+fn limits_and_tokens_are_checked_before_shapes() {
+    let check = |channels_max: u32, token: &str, reason: &str| {
+        let mut world = limited(1, |limits| limits.channels_per_socket_max = channels_max);
+        let client = world.member(0, 2, "realtime:a", &json!({}));
+        let payload = json!({"config": "x", "access_token": token});
+        world.send(
+            client,
+            &json!(["2", "2", "realtime:b", "phx_join", payload]),
+        );
+        world.advance(Duration::from_secs(5));
+        let error = join_error("2", "realtime:b", reason);
+        assert_eq!(world.read(client), [error]);
+        assert_eq!(world.tenants[0].usage.users(), 1);
+    };
+    check(1, "", "ChannelRateLimitReached: Too many channels");
+    let malformed = "MalformedJWT: The token provided is not a valid JWT";
+    check(2, "", malformed);
+    let shape = "UnknownErrorOnChannel: config must be an object";
+    check(2, "sb_x", shape);
+}
+
 /// Spec 9.3: the message at hand is delivered and acked; then every channel that received it ends, and no other.
 #[test]
 fn a_tripped_events_limit_ends_receiving_channels_behind_the_message() {
@@ -134,6 +157,45 @@ fn a_tripped_events_limit_ends_receiving_channels_behind_the_message() {
         assert_eq!(world.reads(reader).len(), 2);
         world.joined(sender, "2", "realtime:a", &json!({}));
     }
+}
+
+/// Spec 5.8: the message at hand is delivered. What else is published in its turn finds no channel any more.
+#[test]
+fn a_tripped_events_limit_lets_one_message_through() {
+    for shards in 1..=3 {
+        let mut world = World::of(shards);
+        let sender = world.member(0, 2, "realtime:a", &json!({"broadcast": {"ack": true}}));
+        let reader = world.member(shards - 1, 2, "realtime:a", &json!({}));
+        publish(&world, Counter::Events, 200.0, 100);
+        let acks: Vec<Value> = ["7", "8", "9"]
+            .iter()
+            .map(|msg_ref| {
+                world.broadcast(sender, msg_ref, "realtime:a", &json!({"n": msg_ref}));
+                ok("1", msg_ref, "realtime:a")
+            })
+            .collect();
+        assert_eq!(world.reads(sender), acks);
+        let end = shut_down("1", "realtime:a", "Too many messages per second");
+        let message = fanned("realtime:a", "broadcast", &json!({"n": "7"}));
+        let expected: Vec<Value> = std::iter::once(message).chain(end).collect();
+        assert_eq!(world.read(reader), expected);
+    }
+}
+
+/// Spec 9.2 and 9.3: the check at the upgrade is a use. Joins that come with it are in no first, short bucket, then.
+#[test]
+fn an_upgrade_starts_the_counter_of_joins() {
+    let mut world = World::of(2);
+    for shard in [0, 1] {
+        let client = world.connect(shard, 2);
+        assert_eq!(world.reads(client), Vec::<Value>::new());
+    }
+    let started = world.letters.iter().filter(|letter| {
+        let counter = Counter::Joins;
+        matches!(letter, Mail::RateStarted { counter: of, .. } if *of == counter)
+    });
+    assert_eq!(started.count(), 1);
+    assert_eq!(world.tenants[0].usage.total(Counter::Joins), 0);
 }
 
 /// Spec 9.3: only channels that receive something. A sender without `self` receives nothing of its own message.

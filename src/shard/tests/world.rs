@@ -98,7 +98,7 @@ impl World {
         for tenant in &tenants {
             directory.insert(Arc::clone(tenant));
         }
-        let open_sockets = OpenSockets::new(1024);
+        let open_sockets = OpenSockets::new(16_384);
         let seeks_tenants = setup.seeks_tenants;
         let board = Board::new(shard_count);
         let make = |id| {

@@ -371,7 +371,7 @@ impl Engine {
     /// The slot is there.
     pub(super) async fn on_up(&mut self, is_new: bool) {
         self.relations.clear();
-        self.is_up = true;
+        self.set_up(true);
         if is_new {
             self.read_to = Lsn(0);
             // It may be read because its publication is there again.
@@ -392,7 +392,7 @@ impl Engine {
 
     /// Something may have been missed: everybody who sits reads so, and is subscribed anew.
     pub(super) async fn on_gap(&mut self, text: &str) {
-        self.is_up = false;
+        self.set_up(false);
         // Another slot is a matter of a moment: who comes in between need not read of it.
         self.listening.down_from = Some(clock::now() + limits::CHANGES_GAP_PAUSE);
         // All who sit are subscribed anew now.

@@ -180,6 +180,13 @@ struct Batch {
     place: Option<Place>,
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // However it has ended, by a panic as well.
+        self.context.tenant.usage.set_reads_changes(false);
+    }
+}
+
 impl Engine {
     pub(super) fn new(context: Context, sessions: Sessions, roster: Roster, ids: Ids) -> Self {
         let now = clock::now();
@@ -217,6 +224,13 @@ impl Engine {
     /// Whether clients have been told of a slot that is there: without it, they may miss something.
     pub(super) fn is_up(&self) -> bool {
         self.is_up
+    }
+
+    /// The slot is there, or gone. Shards know it by the tenant: what follows a join waits for the word on its subscriptions while that
+    /// takes but a moment.
+    fn set_up(&mut self, is_up: bool) {
+        self.is_up = is_up;
+        self.context.tenant.usage.set_reads_changes(is_up);
     }
 
     /// Runs until nobody needs it. The slot is gone then, unless the database could not be told. `missed` says why those who listen may

@@ -14,6 +14,10 @@ use std::time::Duration;
 /// Largest WebSocket message, also reassembled from fragments, in bytes. Above: close 1009 (spec: websocket-protocol 3.4).
 pub const MESSAGE_BYTES_MAX: usize = 5_000_000;
 
+/// Bytes of unfinished messages on one shard. Above: whoever sends more of one is closed with 1013, so that those who never finish theirs
+/// cannot take all memory.
+pub const PARTIAL_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Largest request head in bytes, all headers together. Above: 431 and the connection is closed.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -237,6 +241,16 @@ pub const CHANGES_BATCH_MAX: usize = 512;
 
 /// Bytes of one batch's messages. Above: the rest is the next batch.
 pub const CHANGES_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// For how long nothing may have followed the last change of a batch before row level security is asked about its rows: what is changed
+/// again at once is judged as it is then, as by the original, which polls. Longer ones cost every such row that time.
+pub const CHANGES_SETTLING_PAUSE: Duration = Duration::from_millis(30);
+
+/// For how long a batch waits for that at most, from its first change on.
+pub const CHANGES_SETTLING_MAX: Duration = Duration::from_millis(60);
+
+/// Changes of a batch that waits. Above: it does not, or whoever writes much would be slowed down by it.
+pub const CHANGES_SETTLING_ROWS_MAX: usize = 16;
 
 /// Verdicts about rows of one batch, one for each row and distinct claims, that are asked for at the same time: some 24 bytes each, and as
 /// much again for what is asked. Above: the rest is asked for when these are there, and a byte is kept of each.

@@ -445,6 +445,7 @@ fn shard(
     let settings = Settings {
         channel_error_backoff: Duration::from_secs(5),
         queued_bytes_max: 50_000_000,
+        partial_bytes_max: 50_000_000,
         idle_timeout_seconds: 60,
         open_sockets,
         log_level: Level::Error.into(),

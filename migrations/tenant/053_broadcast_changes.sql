@@ -10,7 +10,7 @@ begin
   if level = 'STATEMENT' then
     raise exception 'function can only be triggered for each row, not for each statement';
   end if;
-  if operation not in ('INSERT', 'UPDATE', 'DELETE') then
+  if operation is null or operation not in ('INSERT', 'UPDATE', 'DELETE') then
     raise exception 'Unexpected operation type: %', operation;
   end if;
   perform realtime.send(

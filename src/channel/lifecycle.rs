@@ -295,6 +295,7 @@ impl Channels {
             return;
         };
         self.settings.open_sockets.remove();
+        self.partial_bytes -= socket.decoder.held_bytes();
         if let Some(tenant) = self.tenants.get(socket.tenant) {
             let joining = socket
                 .waiting

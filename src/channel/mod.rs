@@ -46,6 +46,8 @@ pub struct Settings {
     pub channel_error_backoff: Duration,
     /// `WEBSOCKET_MAX_HEAP_SIZE`: bytes that may be queued for one socket.
     pub queued_bytes_max: usize,
+    /// Bytes that unfinished messages of all sockets of a shard may take.
+    pub partial_bytes_max: usize,
     /// Seconds without a frame after which a socket is closed (spec 4.4).
     pub idle_timeout_seconds: u32,
     /// `MAX_CONNECTIONS`, over all shards.
@@ -70,6 +72,8 @@ pub struct Channels {
     pub settings: Settings,
     /// The process is about to end: joins are refused.
     pub is_draining: bool,
+    /// What unfinished messages of all sockets take.
+    pub partial_bytes: usize,
     /// What is known of the tenants' databases.
     databases: FxHashMap<TenantId, DatabaseState>,
     /// The number of the last question.
@@ -97,6 +101,7 @@ impl Channels {
             tenants,
             tokens: Tokens::default(),
             is_draining: false,
+            partial_bytes: 0,
             databases: FxHashMap::default(),
             questions: 0,
             no_headers: Arc::from([]),

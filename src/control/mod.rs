@@ -284,6 +284,7 @@ mod tests {
                 let settings = channel::Settings {
                     channel_error_backoff: Duration::ZERO,
                     queued_bytes_max: 1_000_000,
+                    partial_bytes_max: 1_000_000,
                     idle_timeout_seconds: 60,
                     open_sockets: OpenSockets::new(sockets_max),
                     log_level: Level::Emergency.into(),

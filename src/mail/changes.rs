@@ -89,7 +89,8 @@ pub struct ChangeBatch {
     pub tenant: TenantId,
     /// Neighbours that are for the same listeners.
     pub runs: Vec<Run>,
-    /// The room that they take among what is under way: given back with the last holder of the batch.
+    /// The room that they take among what is under way: given back with the last holder of the batch. That takes a lock, and wakes an engine
+    /// that waits for room, on the shard that happens to be the last: once per batch, and the only place where a shard does either.
     pub room: Option<Box<dyn Any + Send + Sync>>,
 }
 

@@ -29,6 +29,7 @@ mod message;
 mod json;
 mod binary;
 mod term_size;
+mod phash;
 mod subscription;
 mod join;
 #[cfg(test)]
@@ -42,5 +43,7 @@ pub use join::{Invalid, JoinPayload, JoinPayloadError, TokenChoice, parse_join, 
 pub use json::{decode_text, encode_change, encode_push, encode_push_around, encode_reply};
 pub use message::{DecodeError, Encoding, Field, Message, Payload, RawJson, RawRef, Topic, Vsn};
 pub use scan::{JSON_DEPTH_MAX, elements, is_json, is_json_unread, members, string_value};
+pub use phash::phash2_of_binaries;
+pub use scan::{JSON_DEPTH_MAX, elements, is_json, members, string_value};
 pub use subscription::{echo_subscription, legacy_subscription, subscription_id};
 pub use term_size::{json_term_size, term_size_at_most};

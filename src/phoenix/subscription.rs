@@ -1,66 +1,16 @@
 //! One wish for row changes, as the join reply echoes it (websocket-protocol section 5.4).
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use super::escape::json_string;
-use super::scan::{elements, members, string_value};
+use super::phash::phash2_of_json;
+use super::scan::members;
+use std::borrow::Cow;
 
 /// The id of a subscription: 27 bits that depend on the object's content only, not on its spelling or the order of its keys.
 ///
-/// Clients take it as it is. (The original's is its runtime's hash of the parsed object; nobody can depend on the value.)
+/// The original's, which is its runtime's hash of the parsed object (spec: postgres-changes 2.1); but never 0, which client libraries
+/// take for none.
 pub fn subscription_id(raw: &str) -> u32 {
-    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
-    hash_value(&mut hash, raw, 0);
-    let Hash(hash) = hash;
-    (hash >> 37) as u32 ^ (hash as u32 & 0x07ff_ffff)
-}
-
-/// FNV-1a: the id must stay the same across releases and nodes, which rules out the standard library's hashers.
-struct Hash(u64);
-
-impl Hash {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    fn write_string(&mut self, tag: u8, text: &str) {
-        self.write(&[tag]);
-        self.write(&(text.len() as u64).to_le_bytes());
-        self.write(text.as_bytes());
-    }
-}
-
-/// Below this, objects are hashed as they are spelled; subscriptions are flat, so nobody gets there by accident.
-const HASH_DEPTH_MAX: usize = 16;
-
-fn hash_value(hash: &mut Hash, raw: &str, depth: usize) {
-    if depth > HASH_DEPTH_MAX {
-        return hash.write_string(b'.', raw);
-    }
-    let deeper = depth.saturating_add(1);
-    match raw.as_bytes() {
-        [b'{', ..] => {
-            hash.write(b"{");
-            // Sorted by key; of a repeated key, the last value counts.
-            for (key, value) in members(raw).collect::<BTreeMap<_, _>>() {
-                hash.write_string(b'k', &key);
-                hash_value(hash, value, deeper);
-            }
-            hash.write(b"}");
-        }
-        [b'[', ..] => {
-            hash.write(b"[");
-            elements(raw).for_each(|value| hash_value(hash, value, deeper));
-            hash.write(b"]");
-        }
-        _ => match string_value(raw) {
-            Some(text) => hash.write_string(b's', &text),
-            None => hash.write_string(b'v', raw),
-        },
-    }
+    (phash2_of_json(raw) & 0x07ff_ffff).max(1)
 }
 
 /// Appends the client's object unchanged, plus `id`. An `id` that it already has is replaced.
@@ -110,8 +60,8 @@ mod tests {
     #[test]
     fn an_id_depends_on_content_only() {
         let id = subscription_id(r#"{"event":"*","schema":"public","table":"todos"}"#);
-        // Pinned: ids must not change between releases while clients are connected through a cluster.
-        assert_eq!(id, 34_196_832);
+        // The one that the original has for it.
+        assert_eq!(id, 68_883_293);
         for same in [
             r#"{"table":"todos","schema":"public","event":"*"}"#,
             r#"{ "event" : "\u002a" , "schema":"public","table":"todos"}"#,

@@ -153,6 +153,7 @@ fn start_shards(
     let settings = Settings {
         channel_error_backoff: Duration::from_millis(config.channel_error_backoff_ms),
         queued_bytes_max: usize::try_from(config.queued_bytes_max).unwrap_or(usize::MAX),
+        partial_bytes_max: limits::PARTIAL_BYTES_MAX,
         idle_timeout_seconds: u32::try_from(config.idle_timeout_ms.div_ceil(1000))
             .unwrap_or(u32::MAX),
         open_sockets: OpenSockets::new(connections_max),

@@ -72,6 +72,7 @@ impl Shard {
         socket.last_seen = unix_second(io);
         // The decoder works outside of the table, so that its events can be handled while it lends them.
         let mut decoder = std::mem::take(&mut socket.decoder);
+        self.channels.partial_bytes -= decoder.held_bytes();
         let mut input = bytes;
         loop {
             match decoder.next(&mut input, &FRAME_LIMITS) {
@@ -83,8 +84,14 @@ impl Shard {
                 return;
             }
         }
+        let held = decoder.held_bytes();
         if let Some(socket) = self.channels.sockets.get_mut(id) {
             socket.decoder = decoder;
+            self.channels.partial_bytes += held;
+        }
+        // All who send a message slowly share a bound: whoever needs more room when there is none goes, and the others get on.
+        if held > 0 && self.channels.partial_bytes > self.channels.settings.partial_bytes_max {
+            self.channels.close(io, id, 1013);
         }
     }
 

@@ -171,6 +171,14 @@ impl Decoder {
         self.0.as_ref().is_none_or(|partial| partial.is_idle())
     }
 
+    /// Memory that an incomplete message takes, but for what every connection with one has.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.0
+            .as_ref()
+            .map_or(0, |partial| partial.message.capacity())
+    }
+
     fn partial(&mut self) -> &mut Partial {
         self.0.get_or_insert_with(|| Box::new(Partial::new()))
     }

@@ -15,6 +15,7 @@ tests![
     an_answer_that_did_not_change_is_the_same,
     privileges_are_those_of_the_moment,
     policies_count_for_whom_postgresql_counts_them,
+    a_key_that_may_be_broken_for_a_while_is_none,
     a_lost_connection_is_no_lasting_harm,
     publications_say_what_they_publish,
 ];
@@ -195,6 +196,17 @@ fn tries(database: &Database, role: &str) -> Option<bool> {
         "no" => None,
         count => Some(count == "1"),
     }
+}
+
+async fn a_key_that_may_be_broken_for_a_while_is_none(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    database.sql("create table t (id int primary key deferrable)");
+    let client = database.client(ADMIN).await;
+    let oid = oid(&database, "t");
+    let table = look(&client, oid, &[]).await;
+    assert!(table.key.is_empty() && table.columns[0].key_place.is_none());
+    database.sql("alter table t drop constraint t_pkey, add primary key (id)");
+    assert_eq!(look(&client, oid, &[]).await.key.len(), 1);
 }
 
 async fn policies_count_for_whom_postgresql_counts_them(cluster: Arc<Cluster>) {

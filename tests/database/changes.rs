@@ -77,8 +77,7 @@ async fn play(cluster: &Arc<Cluster>, vector: &Value) -> Vec<(String, Value, Val
     migrated.unwrap_or_else(|error| panic!("{error}"));
     // `for all tables` has what upstream's schema had when this was recorded: no partitions.
     database.sql(
-        "drop publication supabase_realtime;
-         do $$ declare name text; begin
+        "do $$ declare name text; begin
            for name in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass loop
              execute 'drop table ' || name;
            end loop;

@@ -43,6 +43,7 @@ mod exceptions;
 mod dice;
 mod faults;
 mod filters;
+mod generated;
 mod harness;
 mod hub;
 mod janitor;
@@ -94,6 +95,7 @@ const TABLES: &[(&str, &[(&str, Test)])] = &[
     ("filters", filters::answers::TESTS),
     ("filters", filters::asked::TESTS),
     ("filters", filters::checks::TESTS),
+    ("generated", generated::TESTS),
     ("harness", harness::TESTS),
     ("hub", hub::TESTS),
     ("janitor", janitor::TESTS),

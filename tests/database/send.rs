@@ -12,7 +12,7 @@ use crate::postgres::{Cluster, Database, Kind};
 
 tests![
     recorded_calls_have_their_recorded_effects,
-    change_of_a_whole_statement_is_refused
+    changes_of_no_row_or_no_kind_are_refused
 ];
 
 const VECTORS: &str = include_str!("../conformance/vectors/broadcast-from-database/send.json");
@@ -152,17 +152,27 @@ fn texts(value: &Value) -> Vec<String> {
         .collect()
 }
 
-async fn change_of_a_whole_statement_is_refused(cluster: Arc<Cluster>) {
+async fn changes_of_no_row_or_no_kind_are_refused(cluster: Arc<Cluster>) {
     let database = prepared(&cluster).await;
     let client = database.client(&database.user).await;
-    let call = "create table t (id int); insert into t values (1);
-        select realtime.broadcast_changes('room', 'e', 'INSERT', 't', 'public', t, null::t, 'STATEMENT') from t";
-    let error = client
-        .batch_execute(call)
-        .await
-        .expect_err("there is no row");
-    assert_eq!(
-        error.as_db_error().expect("PostgreSQL said it").message(),
-        "Failed to process the row: function can only be triggered for each row, not for each statement"
-    );
+    let table = "create table t (id int); insert into t values (1)";
+    client.batch_execute(table).await.expect("it is SQL");
+    for (operation, level, expected) in [
+        (
+            "'INSERT'",
+            "STATEMENT",
+            "function can only be triggered for each row, not for each statement",
+        ),
+        ("'insert'", "ROW", "Unexpected operation type: insert"),
+        ("null", "ROW", "Unexpected operation type: <NULL>"),
+    ] {
+        let call = format!(
+            "select realtime.broadcast_changes('room', 'e', {operation}, 't', 'public', t, null::t, '{level}') from t"
+        );
+        let error = client.batch_execute(&call).await.expect_err("it is wrong");
+        assert_eq!(
+            error.as_db_error().expect("PostgreSQL said it").message(),
+            format!("Failed to process the row: {expected}")
+        );
+    }
 }

@@ -34,6 +34,20 @@ pub struct TableNow {
     pub key: Vec<KeyPart>,
     /// What each of the roles that were asked about may do.
     pub roles: FxHashMap<Rc<str>, RoleNow>,
+    /// Its stored generated columns, as far as anybody may compute them.
+    pub generated: Vec<GeneratedNow>,
+}
+
+/// A column that PostgreSQL computes from others of its row. Only such are named whose computing runs nothing that a user of the database
+/// has written: functions of PostgreSQL's own, and those in C, which only superusers bring.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+pub struct GeneratedNow {
+    /// Its name.
+    pub column: Box<str>,
+    /// How it is computed: an expression of the column's type in which its sources stand by their names, without a table's.
+    pub sql: Box<str>,
+    /// The columns that it is computed from: their names, and their types as they stand in SQL; of domains, the base types.
+    pub sources: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// A column of a [`TableNow`].
@@ -76,7 +90,8 @@ pub struct RoleNow {
     pub exists: bool,
     /// Which columns it may select, in the order of [`TableNow::columns`].
     pub may_select: Vec<bool>,
-    /// Whether no row is hidden from it: row level security is off, or policies do not count for it and it may use the schema.
+    /// Whether no row is hidden from it: row level security is off, or policies do not count for it and it may use the schema. That a row
+    /// is still there does not follow.
     pub sees_all_rows: bool,
 }
 
@@ -178,10 +193,10 @@ impl Catalog {
             }
         };
         // With a plan of its own for each call, planning would take longer than the answer. Enqueued in one poll, as everything that
-        // shares a connection with others.
+        // shares a connection with others. The path makes expressions name everything that is not PostgreSQL's with its schema.
         let parameters: [&(dyn ToSql + Sync); 3] = [&oids, &of, &roles];
         let begin = format!(
-            "begin; set local plan_cache_mode = force_generic_plan; select {}",
+            "begin; set local plan_cache_mode = force_generic_plan; set local search_path = pg_catalog; select {}",
             Snapshot::SQL
         );
         let (begun, rows, _) = tokio::join!(
@@ -274,7 +289,7 @@ const WAL_PAGE_BYTES: u64 = 8192;
 /// Its headers of pages: of the first one of a segment, and of all others.
 const WAL_HEADERS_BYTES: [u64; 2] = [40, 24];
 
-/// One row for each table. Whether policies count is decided as PostgreSQL's `check_enable_rls` does: not where they are off, not for
+/// One row for each table. A key that is checked at the end of transactions only is none to wal2json. Whether policies count is decided as PostgreSQL's `check_enable_rls` does: not where they are off, not for
 /// BYPASSRLS, not for the owner and those with its privileges unless they are forced.
 const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
     'schema', n.nspname, 'name', c.relname, 'is_rls_enabled', c.relrowsecurity, \
@@ -295,7 +310,37 @@ const LOOK: &str = "select c.oid, pg_catalog.json_build_object( \
             join pg_catalog.pg_operator o on o.oid = m.amopopr join pg_catalog.pg_namespace pn on pn.oid = o.oprnamespace \
             join pg_catalog.pg_proc p on p.oid = o.oprcode \
             where a.attrelid = c.oid and a.attnum = i.indkey[k.place] limit 1) q \
-        where i.indrelid = c.oid and i.indisprimary), \
+        where i.indrelid = c.oid and i.indisprimary and i.indimmediate), \
+    'generated', (select pg_catalog.json_agg(pg_catalog.json_build_object('column', a.attname, \
+            'sql', pg_catalog.format('(%s)::%s', pg_catalog.pg_get_expr(d.adbin, d.adrelid), pg_catalog.format_type(a.atttypid, a.atttypmod)), \
+            'sources', u.sources) order by a.attnum) \
+        from pg_catalog.pg_attribute a \
+        join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum \
+        cross join lateral (select \
+                coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(s.attname, pg_catalog.format_type( \
+                    coalesce(b.oid, t.oid), case when b.oid is null then s.atttypmod else t.typtypmod end)) order by s.attnum) \
+                    filter (where s.attnum is not null), '[]') as sources, \
+                coalesce(pg_catalog.bool_and(case x.refclassid \
+                    when 'pg_catalog.pg_class'::pg_catalog.regclass then x.refobjid = c.oid and (x.refobjsubid = a.attnum or s.attnum is not null and coalesce(b.typtype, t.typtype) in ('b', 'e') \
+                        and not exists (select from pg_catalog.pg_type e where e.oid = coalesce(b.typelem, t.typelem) and e.typtype not in ('b', 'e'))) \
+                    when 'pg_catalog.pg_type'::pg_catalog.regclass then (select y.typtype in ('b', 'e') \
+                            and not exists (select from pg_catalog.pg_type e where e.oid = y.typelem and e.typtype not in ('b', 'e')) \
+                        from pg_catalog.pg_type y where y.oid = x.refobjid) \
+                    when 'pg_catalog.pg_collation'::pg_catalog.regclass then true \
+                    when 'pg_catalog.pg_proc'::pg_catalog.regclass then (select l.lanname in ('c', 'internal') \
+                        from pg_catalog.pg_proc f join pg_catalog.pg_language l on l.oid = f.prolang where f.oid = x.refobjid) \
+                    when 'pg_catalog.pg_operator'::pg_catalog.regclass then (select l.lanname in ('c', 'internal') \
+                        from pg_catalog.pg_operator o join pg_catalog.pg_proc f on f.oid = o.oprcode \
+                        join pg_catalog.pg_language l on l.oid = f.prolang where o.oid = x.refobjid) \
+                    else false end), true) as is_harmless \
+            from pg_catalog.pg_depend x \
+            left join pg_catalog.pg_attribute s on x.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and x.refobjid = c.oid \
+                and s.attrelid = x.refobjid and s.attnum = x.refobjsubid and s.attnum > 0 and s.attnum <> a.attnum \
+            left join pg_catalog.pg_type t on t.oid = s.atttypid \
+            left join pg_catalog.pg_type b on t.typtype = 'd' and b.oid = t.typbasetype \
+            where (x.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass and x.objid = d.oid) \
+                or (x.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and x.objid = c.oid and x.objsubid = a.attnum)) u \
+        where a.attrelid = c.oid and a.attnum > 0 and a.attgenerated = 's' and not a.attisdropped and u.is_harmless), \
     'roles', (select pg_catalog.json_agg(pg_catalog.json_build_array(w.role, r.oid is not null, \
             r.oid is not null and (not c.relrowsecurity or (pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'usage') \
                 and (r.rolbypassrls or (not c.relforcerowsecurity and pg_catalog.pg_has_role(r.oid, c.relowner, 'usage'))))), \
@@ -326,6 +371,7 @@ struct Said<'a> {
     is_rls_enabled: bool,
     columns: Option<Vec<SaidColumn>>,
     key: Option<Vec<SaidPart>>,
+    generated: Option<Vec<GeneratedNow>>,
     #[serde(borrow)]
     roles: Option<Vec<SaidRole<'a>>>,
 }
@@ -373,6 +419,7 @@ impl Said<'_> {
             is_rls_enabled: self.is_rls_enabled,
             columns,
             roles: roles.collect(),
+            generated: self.generated.unwrap_or_default(),
             key: key
                 .into_iter()
                 .map(|(column, type_sql, equality_sql, is_leakproof)| KeyPart {

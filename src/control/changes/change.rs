@@ -69,6 +69,30 @@ pub struct Row<'a> {
     pub old: Vec<Cell<'a>>,
 }
 
+impl Row<'_> {
+    /// Numbers that JSON does not have are NULL, as in what the original reads rows from: for filters and keys as well (spec:
+    /// postgres-changes 5.2). Those of domains and within arrays are not meant.
+    pub fn forget_special_numbers(&mut self, relation: &Relation) {
+        for (place, column) in relation.columns.iter().enumerate() {
+            if ![FLOAT4, FLOAT8, NUMERIC].contains(&column.type_oid) {
+                continue;
+            }
+            for cells in [&mut self.new, &mut self.old] {
+                if let Some(Some(content)) = cells.get_mut(place)
+                    && let Content::Text("NaN" | "Infinity" | "-Infinity") = content
+                {
+                    *content = Content::Null;
+                }
+            }
+        }
+    }
+}
+
+/// `pg_type.oid` of the types that have such numbers.
+const FLOAT4: u32 = 700;
+const FLOAT8: u32 = 701;
+const NUMERIC: u32 = 1700;
+
 /// What kind of change a message is, and of which table; none for messages of another kind.
 ///
 /// Cheap: whoever is not interested in the table need not decode the rest.
@@ -234,6 +258,38 @@ mod tests {
         let deleted = change(b'D', &[tuple(b'K', [Some("1"), None])]);
         assert_eq!(deleted.row().unwrap().old, [text("1"), None]);
         assert!(deleted.row().unwrap().new.is_empty());
+    }
+
+    #[test]
+    fn numbers_that_json_does_not_have_are_null() {
+        let relation = |type_oid| Relation {
+            columns: vec![Column {
+                is_key: true,
+                name: "n".to_owned(),
+                type_oid,
+                type_modifier: -1,
+            }],
+            ..(*relation()).clone()
+        };
+        let check = |type_oid, value, expected| {
+            let mut row = Row {
+                new: vec![text(value)],
+                old: vec![text(value)],
+            };
+            row.forget_special_numbers(&relation(type_oid));
+            assert_eq!(row.new, [expected], "{type_oid} {value}");
+            assert_eq!(row.old, [expected]);
+        };
+        for type_oid in [FLOAT4, FLOAT8, NUMERIC] {
+            for special in ["NaN", "Infinity", "-Infinity"] {
+                check(type_oid, special, Some(Content::Null));
+            }
+            check(type_oid, "1.5", text("1.5"));
+        }
+        check(25, "NaN", text("NaN"));
+        let mut deleted = Row::default();
+        deleted.forget_special_numbers(&relation(NUMERIC));
+        assert_eq!(deleted, Row::default());
     }
 
     #[test]

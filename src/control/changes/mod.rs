@@ -11,6 +11,7 @@ pub mod wish;
 pub mod types;
 pub mod snapshot;
 pub mod catalog;
+pub mod generated;
 pub mod filter;
 pub mod visibility;
 pub mod settings;

@@ -56,6 +56,53 @@ struct ShapeColumn {
     /// Its place among the columns that there are now.
     now: Option<usize>,
     value_type: Option<Rc<Type>>,
+    written: Written,
+}
+
+/// How a value stands in the document of which the original takes the size (spec: postgres-changes 5.2).
+#[derive(Copy, Clone, Debug)]
+enum Written {
+    /// As it is.
+    Bare,
+    /// `true` or `false`.
+    Bool,
+    /// Without `\x`, in quotes.
+    Bytea,
+    /// In quotes, escaped.
+    Quoted,
+}
+
+impl Written {
+    fn of(type_oid: u32) -> Self {
+        match type_oid {
+            20 | 21 | 23 | 26 | 700 | 701 | 1700 => Self::Bare,
+            16 => Self::Bool,
+            17 => Self::Bytea,
+            _ => Self::Quoted,
+        }
+    }
+
+    fn bytes(self, text: &str) -> usize {
+        match self {
+            Self::Bare => text.len(),
+            Self::Bool if text == "t" => 4,
+            Self::Bool => 5,
+            Self::Bytea => text.len(),
+            Self::Quoted => {
+                let escapes = text.bytes().map(|byte| match byte {
+                    b'"' | b'\\' | 8 | 9 | 10 | 12 | 13 => 1,
+                    0..32 => 5,
+                    _ => 0,
+                });
+                text.len() + 2 + escapes.sum::<usize>()
+            }
+        }
+    }
+
+    /// The same, without looking at the text: at least as much.
+    fn bytes_at_most(self, text: &str) -> usize {
+        6 * text.len() + 5
+    }
 }
 
 /// What a role sees of a table with a list of columns.
@@ -116,6 +163,7 @@ impl Shape {
                     label: text(label).into(),
                     now: table.columns.iter().position(is_it),
                     value_type: types.get(column.type_oid),
+                    written: Written::of(column.type_oid),
                 }
             })
             .collect();
@@ -215,7 +263,6 @@ impl Shape {
         bytes_max: usize,
     ) -> Values {
         let mut values = Values::default();
-        let mut bytes = self.base_bytes;
         for is_new in [true, false] {
             let cells = if is_new { &row.new } else { &row.old };
             for (n, (cell, column)) in cells.iter().zip(&self.columns).enumerate() {
@@ -223,14 +270,6 @@ impl Shape {
                     .iter()
                     .find(|(new, place, _)| (*new, *place) == (is_new, n));
                 let slot = values.convert(*cell, column, known.map(|(_, _, json)| &**json));
-                bytes += match &slot {
-                    Slot::Absent => 0,
-                    Slot::Null => 4,
-                    Slot::At(range) => range.len(),
-                };
-                if slot != Slot::Absent {
-                    bytes += column.label.len() + AROUND_COLUMN_BYTES;
-                }
                 let slots = if is_new {
                     &mut values.new
                 } else {
@@ -239,8 +278,26 @@ impl Shape {
                 slots.push(slot);
             }
         }
-        values.is_too_large = bytes > bytes_max;
+        values.is_too_large = self.document_bytes(row, Written::bytes_at_most) > bytes_max
+            && self.document_bytes(row, Written::bytes) > bytes_max;
         values
+    }
+
+    /// About how large the document is that the original has of a row.
+    fn document_bytes(&self, row: &Row<'_>, bytes: impl Fn(Written, &str) -> usize) -> usize {
+        let of_cells = |cells: &[Cell<'_>]| -> usize {
+            let cells = cells.iter().zip(&self.columns);
+            let size = |(cell, column): (&Cell<'_>, &ShapeColumn)| {
+                let value = match cell {
+                    None => return 0,
+                    Some(Content::Null) => 4,
+                    Some(Content::Text(text)) => bytes(column.written, text),
+                };
+                value + column.label.len() + AROUND_COLUMN_BYTES
+            };
+            cells.map(size).sum()
+        };
+        self.base_bytes + of_cells(&row.new) + of_cells(&row.old)
     }
 
     /// The `data` of a change.
@@ -526,6 +583,28 @@ mod tests {
         assert_eq!(seen.get("record"), None);
         let seen = data(&delete(true), &deleted);
         assert_eq!(seen["old_record"], json!({"id": 1}));
+    }
+
+    #[test]
+    fn the_size_is_that_of_the_texts_and_not_of_what_is_made_of_them() {
+        let sizes = |type_oid, text: &str| {
+            let written = Written::of(type_oid);
+            assert!(written.bytes_at_most(text) >= written.bytes(text));
+            written.bytes(text)
+        };
+        assert_eq!(sizes(INT4, "-12"), 3);
+        assert_eq!((sizes(16, "t"), sizes(16, "f")), (4, 5));
+        assert_eq!(sizes(17, "\\xab"), 4);
+        assert_eq!(sizes(TEXT, ""), 2);
+        assert_eq!(sizes(TEXT, "a\"\\\n\u{1}é"), 1 + 2 + 2 + 2 + 6 + 2 + 2);
+        // An array of numbers is as long as its text, an array of texts as its text with quotes escaped.
+        assert_eq!(sizes(1007, "{1,2,3}"), 9);
+        assert_eq!(sizes(1009, "{\"a b\"}"), 11);
+        let row = row(&[text("1"), text("\"\"\""), None, None], &[]);
+        let shape = Shape::new(table(false), &relation(), &Types::default());
+        let bytes = shape.document_bytes(&row, Written::bytes);
+        assert!(!shape.values(&row, &[], bytes).is_too_large);
+        assert!(shape.values(&row, &[], bytes - 1).is_too_large);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod tls;
 pub mod connect;
 pub mod pool;
 pub mod statement;
+pub mod quote;
 pub mod partitions;
 pub mod migrate;
 

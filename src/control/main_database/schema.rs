@@ -7,6 +7,7 @@
 
 use super::rows::store_error;
 use crate::control::database::connect::describe;
+use crate::control::database::quote::identifier;
 use crate::control::store::StoreError;
 use crate::limits;
 use tokio_postgres::Client;
@@ -27,7 +28,7 @@ impl Place {
     }
 
     fn table(&self, name: &str) -> String {
-        format!("{}.{name}", quoted(&self.schema))
+        format!("{}.{name}", identifier(&self.schema))
     }
 
     pub(super) fn tenants(&self) -> String {
@@ -41,11 +42,6 @@ impl Place {
     pub(super) fn flags(&self) -> String {
         self.table("feature_flags")
     }
-}
-
-/// A name as an identifier.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// What one of the original's migrations adds, where we know it.
@@ -269,7 +265,7 @@ fn preamble(place: &Place) -> String {
          set local search_path = {}, pg_catalog",
         limits::MIGRATION_LOCK_TIMEOUT.as_millis(),
         limits::MIGRATION_STATEMENT_TIMEOUT.as_millis(),
-        quoted(&place.schema)
+        identifier(&place.schema)
     )
 }
 
@@ -281,7 +277,7 @@ async fn create(client: &mut Client, place: &Place) -> Result<(), StoreError> {
                 "the tables of tenants cannot be made in schema {}: {error}. Let DB_USER create there, or make the schema as somebody who \
                  may: create schema {} authorization the_user",
                 place.schema,
-                quoted(&place.schema)
+                identifier(&place.schema)
             ),
         },
         error => error,
@@ -302,7 +298,7 @@ async fn create(client: &mut Client, place: &Place) -> Result<(), StoreError> {
         .await
         .map_err(failed)?;
     if rows.is_empty() {
-        sql = format!("create schema {};", quoted(&place.schema));
+        sql = format!("create schema {};", identifier(&place.schema));
     }
     sql.push_str(BASE);
     for addition in &ADDITIONS {

@@ -9,6 +9,7 @@ use super::ledger::{Ledger, Novelty};
 use super::publish::Publisher;
 use super::row::{Dropped, Key, Row};
 use crate::control::database::connect::describe;
+use crate::control::database::quote::literal;
 use crate::control::database::{ConnectError, Connection, Settings, connect};
 use crate::limits;
 use crate::phoenix::Encoding;
@@ -154,10 +155,7 @@ impl Reader {
         let client = &self.connection.client;
         let mut begin = "begin transaction isolation level repeatable read, read only;".to_owned();
         if let Some(snapshot) = snapshot {
-            begin.push_str(&format!(
-                "set transaction snapshot '{}'",
-                snapshot.replace('\'', "''")
-            ));
+            begin.push_str(&format!("set transaction snapshot {}", literal(snapshot)));
         }
         client.batch_execute(&begin).await?;
         let has_bytes = !client.query_typed(HAS_BYTES, &[]).await?.is_empty();

@@ -15,6 +15,7 @@ use super::publication::{self, Publication};
 use super::publish::Publisher;
 use super::{Source, WindowExceeded};
 use crate::control::clock;
+use crate::control::database::quote::literal;
 use crate::control::replication::backoff::Backoff;
 use crate::control::replication::stream::{Created, Format, Lifetime, Polling, Target};
 use crate::control::replication::{Changes, Fault, Lsn, Session, Way};
@@ -449,11 +450,11 @@ impl Engine {
                 Err(fault @ Fault::SlotInUse { .. }) => fault,
                 outcome => return outcome,
             };
-            let name = slot.replace('\'', "''");
+            let name = literal(slot);
             let rows = session
                 .query(&format!(
                     "select active, database = pg_catalog.current_database() from pg_catalog.pg_replication_slots \
-                     where slot_name = '{name}'"
+                     where slot_name = {name}"
                 ))
                 .await?;
             let flag = |index: usize| {

@@ -40,10 +40,4 @@ impl Measures {
     pub fn dropped(&self, reason: Dropped) -> u64 {
         self.dropped[reason as usize].get()
     }
-
-    /// Rows that were not broadcast.
-    #[must_use]
-    pub fn dropped_total(&self) -> u64 {
-        self.dropped.iter().map(Cell::get).sum()
-    }
 }

@@ -9,6 +9,7 @@ use super::slot::Fault;
 use super::stream::{Created, Format, Lifetime, Polling, Row, Target};
 use super::{Event, Lsn};
 use crate::control::clock;
+use crate::control::database::quote::{identifier, literal};
 use crate::control::database::{Connection, connect};
 use crate::limits;
 use std::collections::VecDeque;
@@ -290,11 +291,6 @@ fn begin(target: Target<'_>) -> String {
          'proto_version', '1', 'publication_names', {}{binary})",
         literal(target.slot),
         // A list of identifiers.
-        literal(&format!("\"{}\"", target.publication.replace('"', "\"\"")))
+        literal(&identifier(target.publication))
     )
-}
-
-/// A text as a literal; `standard_conforming_strings` is on.
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }

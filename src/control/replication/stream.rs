@@ -8,6 +8,7 @@ use super::pgoutput::{Begin, Commit};
 use super::slot::Fault;
 use super::{Event, Lsn};
 use crate::control::database::Settings;
+use crate::control::database::quote::identifier;
 use crate::limits;
 use pgwire_replication::{ReplicationClient, ReplicationConfig, ReplicationEvent, TlsConfig};
 use rustls::pki_types::ServerName;
@@ -172,7 +173,7 @@ impl Session {
         };
         let sql = format!(
             "CREATE_REPLICATION_SLOT {} {temporary}LOGICAL pgoutput EXPORT_SNAPSHOT",
-            quoted(name)
+            identifier(name)
         );
         let rows = match self.ask(limits::REPLICATION_SLOT_TIMEOUT, &sql).await {
             Err(Fault::Broken(text)) if text.contains("SQLSTATE 42710") => {
@@ -300,9 +301,9 @@ fn config(target: Target<'_>) -> ReplicationConfig {
         settings.user.as_str(),
         settings.password.expose(),
         settings.name.as_str(),
-        quoted(target.slot),
+        identifier(target.slot),
         // A list of identifiers.
-        quoted(target.publication),
+        identifier(target.publication),
     )
     .with_port(settings.port)
     .with_tls(tls)
@@ -314,11 +315,6 @@ fn config(target: Target<'_>) -> ReplicationConfig {
     .with_wakeup_interval(limits::REPLICATION_STATUS_INTERVAL_IDLE)
 }
 
-/// A name as an identifier.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 async fn within<T>(
     timeout: Duration,
     work: impl Future<Output = Result<T, Fault>>,
@@ -326,15 +322,4 @@ async fn within<T>(
     tokio::time::timeout(timeout, work)
         .await
         .unwrap_or(Err(Fault::TimedOut))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_quoted() {
-        assert_eq!(quoted("a_1"), "\"a_1\"");
-        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
-    }
 }

@@ -152,16 +152,13 @@ proptest! {
     }
 
     #[test]
-    fn an_id_ignores_spelling(json in any_json(), other in any_json()) {
+    fn an_id_ignores_spelling(json in any_json()) {
         let respelled = |json| serde_json::from_str::<Value>(json).unwrap().to_string();
         let id = subscription_id(&json);
-        prop_assert!(id < 1 << 27);
+        prop_assert!((1..1 << 27).contains(&id));
         // Numbers keep their spelling, so only it may differ.
         if !json.contains(['.', 'e', 'E', '-']) {
             prop_assert_eq!(subscription_id(&respelled(&json)), id);
-        }
-        if respelled(&json) != respelled(&other) {
-            prop_assert_ne!(subscription_id(&other), id, "one in 2^27 may be chance");
         }
     }
 

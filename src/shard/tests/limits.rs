@@ -1,7 +1,7 @@
 //! What a tenant may use, counted over all shards (spec: websocket-protocol 9.3).
 
 use super::world::{Client, Setup, World, generous, shard_id};
-use super::{closed, fanned, join_error, join_ok, ok, shut_down};
+use super::{closed, fanned, heartbeat, heartbeat_ok, join_error, join_ok, ok, shut_down};
 use crate::limits;
 use crate::mail::Mail;
 use crate::tenant::{Counter, TenantLimits};
@@ -320,6 +320,31 @@ fn presence_events_are_counted_by_state_track_and_recipient() {
         3 + 1 + 3
     );
     assert_eq!(world.tenants[0].usage.total(Counter::Events), 0);
+}
+
+/// Whoever never finishes a message takes some memory; all of them together take no more than that.
+#[test]
+fn unfinished_messages_share_a_bound() {
+    const BYTES: usize = 4_900_000;
+    let mut world = World::of(1);
+    let clients = [0, 1].map(|_| world.connect(0, 2));
+    // Binary, masked with zeros, of a length that is told in eight bytes.
+    let mut begun = vec![0x82, 0xff];
+    begun.extend((BYTES as u64 + 1).to_be_bytes());
+    begun.resize(begun.len() + 4 + BYTES, 0);
+    for client in clients {
+        world.run();
+        world.write(client, &begun);
+        world.run();
+    }
+    assert_eq!(world.reads(clients[1]), [json!({"close": 1013})]);
+    // What was there first is finished, and what it took is free again.
+    world.write(clients[0], &[0]);
+    world.send(clients[0], &heartbeat("1"));
+    let reads = world.reads(clients[0]);
+    assert_eq!(reads.last(), Some(&heartbeat_ok("1")), "{reads:?}");
+    let held = world.shards().map(|shard| shard.channels().partial_bytes);
+    assert_eq!(held.sum::<usize>(), 0);
 }
 
 #[test]

@@ -147,10 +147,9 @@ pub fn original(cluster: &Arc<Cluster>, setup: Setup) -> Database {
     let server = Server::start(setup, &[tenant], &[]);
     migrate(&server, "original");
     drop(server);
-    // The server makes an empty publication; each test makes its own.
+    // The server makes no publication; each test makes its own.
     database.sql(
-        "drop publication supabase_realtime;
-         create schema probe;
+        "create schema probe;
          create table probe.mark (id int primary key generated always as identity);
          grant usage on schema probe to anon, authenticated, service_role;
          grant select on probe.mark to anon, authenticated, service_role;",

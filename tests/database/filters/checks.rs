@@ -14,6 +14,7 @@ use crate::turns;
 tests![
     recorded_subscriptions_are_refused_as_they_were,
     roles_that_see_everything_are_refused_as_if_there_were_none,
+    roles_whose_names_are_read_otherwise_are_refused,
     types_without_the_operator_are_refused,
     what_one_wish_does_wrong_first_is_said,
     spellings_of_one_filter_are_one,
@@ -86,6 +87,49 @@ async fn recorded_subscriptions_are_refused_as_they_were(cluster: Arc<Cluster>) 
 
 fn vectors(file: &str) -> Vec<Value> {
     serde_json::from_str(file).expect("the vectors are JSON")
+}
+
+async fn roles_whose_names_are_read_otherwise_are_refused(cluster: Arc<Cluster>) {
+    let database = cluster.database(Kind::Empty);
+    // Roles belong to the cluster.
+    let roles = [
+        "ck_Odd", "ck odd", "ck.odd", "\"ck", "ck\"odd", "ck-odd", "ck_é",
+    ];
+    for role in roles {
+        let role = role.replace('"', "\"\"");
+        database.sql(&format!("create role \"{role}\""));
+    }
+    database.sql("create table t (id int primary key); grant select on t to public");
+    let connection = connected(&database).await;
+    let client = &connection.client;
+    let table = table_now(client, "public", "t", &roles).await;
+    for (role, expected) in [
+        (
+            "ck_Odd",
+            "ERROR 42704 (undefined_object) role \"ck_odd\" does not exist",
+        ),
+        ("ck odd", "ERROR 42602 (invalid_name) invalid name syntax"),
+        ("ck.odd", "ERROR 42602 (invalid_name) invalid name syntax"),
+        ("\"ck", "ERROR 42602 (invalid_name) invalid name syntax"),
+        // Within a name it is a letter.
+        ("ck\"odd", ""),
+        ("ck-odd", ""),
+        ("ck_é", ""),
+    ] {
+        let said =
+            |outcome: Result<Checked, CheckError>| outcome.err().and_then(|error| error.text());
+        let outcome = check(client, &table, Some(role), &wish(Vec::new())).await;
+        assert_eq!(said(outcome).unwrap_or_default(), expected, "{role}");
+        // What is wrong with a filter is said before.
+        let filter = wish(vec![text("none", Operator::Eq, false, "1")]);
+        let outcome = said(check(client, &table, Some(role), &filter).await);
+        let expected = "ERROR P0001 (raise_exception) invalid column for filter none";
+        assert_eq!(outcome.as_deref(), Some(expected), "{role}");
+    }
+    for role in roles {
+        let role = role.replace('"', "\"\"");
+        database.sql(&format!("drop role \"{role}\""));
+    }
 }
 
 async fn types_without_the_operator_are_refused(cluster: Arc<Cluster>) {
@@ -277,6 +321,14 @@ async fn what_one_wish_does_wrong_first_is_said(cluster: Arc<Cluster>) {
     let imatch = raise(
         "invalid regular expression for imatch filter: invalid regular expression: brackets [] not balanced",
     );
+    // A pattern that no text can be compared with fails for its values alone, when there are some.
+    says(
+        anon,
+        vec![text("s", Operator::Like, false, "a\\")],
+        &[],
+        "ok",
+    )
+    .await;
     says(
         anon,
         vec![text("s", Operator::Imatch, false, "[")],

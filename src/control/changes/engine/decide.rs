@@ -18,10 +18,12 @@ use super::verdicts::Verdicts;
 use crate::control::changes::catalog::{RoleNow, TableNow};
 use crate::control::changes::change::{Action, Cell, Change, Content, Row};
 use crate::control::changes::filter::{Filter, Truth};
+use crate::control::changes::generated::{Computation, Computed};
 use crate::control::changes::measures::{Dropped, add};
 use crate::control::changes::payload::{Lack, Shape, View};
 use crate::control::changes::registry::{Candidate, Registry, TableIndex};
 use crate::control::clock;
+use crate::control::replication::pgoutput::Relation;
 use crate::mail::{Listeners, RowChange};
 use crate::metrics::{Relayed, millis};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -47,6 +49,8 @@ pub(super) enum Undecided {
     Unchecked(String),
     /// Others do not see a transaction of it yet: it is committed in the log, and not done with.
     Unseen,
+    /// Rows of it are to be looked for in the database, and what changes them again may still be on its way.
+    Unsettled,
 }
 
 impl From<Unanswered> for Undecided {
@@ -58,6 +62,8 @@ impl From<Unanswered> for Undecided {
 /// A change on its way through the steps.
 pub(super) struct Item<'a> {
     pub(super) change: &'a Change,
+    /// The table as the row has it: with the columns that the stream leaves out.
+    relation: Rc<Relation>,
     pub(super) row: Row<'a>,
     pub(super) index: Rc<TableIndex>,
     pub(super) shape: Rc<Shape>,
@@ -112,13 +118,15 @@ impl Tally {
     }
 }
 
-/// Decides a batch and sends what came of it. When it cannot be decided, nothing of it is sent.
+/// Decides a batch and sends what came of it. When it cannot be decided, nothing of it is sent. `is_settled` says that it waits for nothing
+/// that comes behind it.
 pub(super) async fn decide(
     context: &Context,
     manager: &Manager,
     registry: &mut Registry,
     dispatch: &Dispatch,
     batch: &[Change],
+    is_settled: bool,
 ) -> Result<(), Undecided> {
     let began = clock::now();
     let indexes: Vec<Rc<TableIndex>> = batch
@@ -131,10 +139,14 @@ pub(super) async fn decide(
     let registry = &*registry;
     let tables = manager.look(batch, &indexes).await?;
     let mut tally = Tally::default();
-    let mut items = items(manager, batch, indexes, &tables, &mut tally).await?;
+    let additions = Additions::ask(context, manager, batch, &tables).await?;
+    let mut items = items(manager, batch, indexes, &tables, &additions, &mut tally).await?;
     let questions = filter_natively(&mut items);
     tally.unknown = questions.ask(manager, &mut items).await?;
-    let verdicts = Verdicts::ask(context, manager, registry, &mut items, &mut tally).await?;
+    let verdicts = Verdicts::ask(
+        context, manager, registry, &mut items, &mut tally, is_settled,
+    )
+    .await?;
     convert(manager, &mut items).await?;
     tally.count(context);
     add(&context.measures.batches, 1);
@@ -149,36 +161,108 @@ pub(super) async fn decide(
     Ok(())
 }
 
+/// What the stream leaves out of a batch's rows, by the tables as it describes them.
+#[derive(Default)]
+struct Additions(FxHashMap<*const Relation, Addition>);
+
+struct Addition {
+    computation: Computation,
+    /// By the changes' places in the batch.
+    computed: FxHashMap<usize, Computed>,
+}
+
+impl Additions {
+    /// Asks for all rows of tables that have generated columns; one question per table.
+    async fn ask(
+        context: &Context,
+        manager: &Manager,
+        batch: &[Change],
+        tables: &FxHashMap<u32, Rc<TableNow>>,
+    ) -> Result<Self, Unanswered> {
+        let mut relations: FxHashMap<*const Relation, (&TableNow, Vec<usize>)> =
+            FxHashMap::default();
+        for (n, change) in batch.iter().enumerate() {
+            let table = tables.get(&change.relation.id);
+            if let Some(table) = table.filter(|table| !table.generated.is_empty()) {
+                let name = Rc::as_ptr(&change.relation);
+                let (_, places) = relations.entry(name).or_insert((table, Vec::new()));
+                places.push(n);
+            }
+        }
+        let mut additions = Self::default();
+        for (name, (table, mut places)) in relations {
+            let relation = &batch[places[0]].relation;
+            let Some(computation) = Computation::of(table, relation) else {
+                continue;
+            };
+            places.retain(|n| batch[*n].row().is_some());
+            let rows: Vec<Row<'_>> = places.iter().filter_map(|n| batch[*n].row()).collect();
+            let computed = match manager.compute(&computation, &rows).await? {
+                Ok(computed) => places.into_iter().zip(computed).collect(),
+                Err(text) => {
+                    context.note_uncomputed(table, &text);
+                    FxHashMap::default()
+                }
+            };
+            let addition = Addition {
+                computation,
+                computed,
+            };
+            additions.0.insert(name, addition);
+        }
+        Ok(additions)
+    }
+
+    /// A row with what was left out of it, and its table as it is then.
+    fn complete<'a>(&'a self, n: usize, change: &Change, row: &mut Row<'a>) -> Rc<Relation> {
+        let Some(addition) = self.0.get(&Rc::as_ptr(&change.relation)) else {
+            return Rc::clone(&change.relation);
+        };
+        let computation = &addition.computation;
+        computation.complete(row, addition.computed.get(&n));
+        Rc::clone(&computation.relation)
+    }
+
+    /// The table as its rows have it when they are complete.
+    fn relation<'a>(&'a self, change: &'a Change) -> &'a Relation {
+        let addition = self.0.get(&Rc::as_ptr(&change.relation));
+        addition.map_or(&change.relation, |addition| &addition.computation.relation)
+    }
+}
+
 /// The rows, with what is known of their tables.
 async fn items<'a>(
     manager: &Manager,
     batch: &'a [Change],
     indexes: Vec<Rc<TableIndex>>,
     tables: &FxHashMap<u32, Rc<TableNow>>,
+    additions: &'a Additions,
     tally: &mut Tally,
 ) -> Result<Vec<Item<'a>>, Unanswered> {
-    let oids = batch.iter().flat_map(|change| &change.relation.columns);
+    let relations = batch.iter().map(|change| additions.relation(change));
+    let oids = relations.flat_map(|relation| &relation.columns);
     let oids: FxHashSet<u32> = oids.map(|column| column.type_oid).collect();
     manager.load_types(&oids).await?;
     let mut shapes: FxHashMap<*const _, Rc<Shape>> = FxHashMap::default();
     let mut items = Vec::with_capacity(batch.len());
-    for (change, index) in batch.iter().zip(indexes) {
+    for (n, (change, index)) in batch.iter().zip(indexes).enumerate() {
         let Some(table) = tables.get(&change.relation.id) else {
             tally.table_gone += 1;
             continue;
         };
-        let Some(row) = change.row() else {
+        let Some(mut row) = change.row() else {
             tally.garbled += 1;
             continue;
         };
-        let shape = shapes
-            .entry(Rc::as_ptr(&change.relation))
-            .or_insert_with(|| {
-                let shape = Shape::new(Rc::clone(table), &change.relation, &manager.types);
-                Rc::new(shape)
-            });
+        let relation = additions.complete(n, change, &mut row);
+        row.forget_special_numbers(&relation);
+        let shape = shapes.entry(Rc::as_ptr(&relation)).or_insert_with(|| {
+            let shape = Shape::new(Rc::clone(table), &relation, &manager.types);
+            Rc::new(shape)
+        });
         items.push(Item {
             change,
+            relation,
             row,
             index,
             shape: Rc::clone(shape),
@@ -192,17 +276,22 @@ async fn items<'a>(
 
 impl<'a> Item<'a> {
     /// What a filter sees of its column: the new row, or of a row that was deleted what is known of it. Nothing of a column that has another
-    /// type than when the filter was checked.
+    /// type than when the filter was checked. A null of JSON is NULL to filters, as in the original.
     fn cell(&self, filter: &Filter) -> Cell<'a> {
         let cells = match self.change.action {
             Action::Insert | Action::Update => &self.row.new,
             Action::Delete => &self.row.old,
         };
-        let mut columns = self.change.relation.columns.iter();
+        let mut columns = self.relation.columns.iter();
         let place = columns.position(|column| {
             *column.name == *filter.column() && column.type_oid == filter.type_oid()
         })?;
-        cells.get(place).copied().flatten()
+        let cell = cells.get(place).copied().flatten()?;
+        let is_json = || [JSON, JSONB].contains(&filter.type_oid());
+        match cell {
+            Content::Text(text) if is_json() && text.trim() == "null" => Some(Content::Null),
+            cell => Some(cell),
+        }
     }
 
     pub(super) fn role(&self, candidate: &Candidate) -> Option<&RoleNow> {
@@ -218,12 +307,17 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// Whether policies have to be asked.
-    pub(super) fn is_checked(&self, role: &RoleNow) -> bool {
+    /// Whether somebody is shown it only where the row is there when it is decided, as far as policies show it to him. Those for whom no
+    /// policy counts are asked as well whether it is still there (spec: postgres-changes 5.3 d; recorded of `service_role`).
+    pub(super) fn is_checked(&self) -> bool {
         let table = &self.shape.table;
-        table.is_rls_enabled && self.change.action != Action::Delete && !role.sees_all_rows
+        table.is_rls_enabled && self.change.action != Action::Delete
     }
 }
+
+/// `pg_type.oid` of the types that hold documents.
+const JSON: u32 = 114;
+const JSONB: u32 = 3802;
 
 /// Leaves the candidates whose filters the server itself can answer with yes; the rest of the questions is returned.
 fn filter_natively(items: &mut [Item<'_>]) -> Questions {
@@ -329,7 +423,7 @@ async fn convert(manager: &Manager, items: &mut [Item<'_>]) -> Result<(), Unansw
             continue;
         }
         for (is_new, cells) in [(true, &item.row.new), (false, &item.row.old)] {
-            for (place, column) in item.change.relation.columns.iter().enumerate() {
+            for (place, column) in item.relation.columns.iter().enumerate() {
                 if let Some(Some(Content::Text(text))) = cells.get(place)
                     && let Some(value_type) = manager.types.get(column.type_oid)
                     && value_type.needs_asking()
@@ -438,7 +532,7 @@ fn audiences<'a>(
             continue;
         };
         let lack = item.lack_of(role);
-        let (groups, size) = if item.is_checked(role) && lack.is_none() {
+        let (groups, size) = if item.is_checked() && lack.is_none() {
             let Some((groups, size)) = verdicts.visible_groups(class, candidate, item) else {
                 continue;
             };

@@ -515,23 +515,39 @@ impl Engine {
         }
     }
 
-    /// These tables have come or gone, as was seen when the log ended at `position`: those who ask for any of them are subscribed anew.
+    /// These tables have come or gone, as was seen when the log ended at `position`: those who ask for any of them are subscribed anew. For
+    /// all others nothing has changed, and they read once more that they are subscribed, as everybody does (spec: postgres-changes 4.2).
     async fn listen_anew_to(&mut self, tables: &Tables, position: Lsn) {
         self.listening.questions.forget(tables);
         let asks = |entry: &str| Wish::parse(entry).is_ok_and(|wish| tables.matter_to(&wish));
         let affected = |listen: &Listen| listen.entries.iter().any(|entry| asks(entry));
-        let listeners: Vec<(ListenerKey, Rc<Listen>)> = {
+        let all: Vec<(ListenerKey, Rc<Listen>)> = {
             let roster = self.roster.borrow();
-            let listeners = roster.iter().filter(|(_, listen)| affected(listen));
-            let own = listeners.map(|(key, listen)| (*key, Rc::clone(listen)));
-            own.collect()
+            let all = roster.iter().map(|(key, listen)| (*key, Rc::clone(listen)));
+            all.collect()
         };
-        let text = format!("Found new oids: {} are subscribed anew", listeners.len());
-        self.context.say(Level::Warning, &text);
-        let (seated, others): (Vec<_>, Vec<_>) = listeners
+        let (seated, others): (Vec<_>, Vec<_>) = all
             .into_iter()
             .partition(|(key, _)| self.is_up && self.registry.is_seated(*key));
-        for (key, _) in others {
+        let (seated, unaffected): (Vec<_>, Vec<_>) =
+            seated.into_iter().partition(|(_, listen)| affected(listen));
+        let others: Vec<ListenerKey> = others
+            .into_iter()
+            .filter(|(_, listen)| affected(listen))
+            .map(|(key, _)| key)
+            .collect();
+        let text = format!(
+            "Found new oids: {} are subscribed anew",
+            seated.len() + others.len()
+        );
+        self.context.say(Level::Warning, &text);
+        for (key, _) in unaffected {
+            // Whoever has a new token reads of it anyway.
+            if self.listening.questions.get_mut(key).is_none() {
+                self.tell(key, ok_news()).await;
+            }
+        }
+        for key in others {
             self.listen_anew(key).await;
         }
         let now = clock::now();

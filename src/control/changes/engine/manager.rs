@@ -5,11 +5,13 @@
 
 use super::decide::{Unanswered, Undecided};
 use crate::control::changes::catalog::{Catalog, Look, Published, TableNow, publication};
-use crate::control::changes::change::Change;
+use crate::control::changes::change::{Change, Row};
 use crate::control::changes::filter::{Asker, Filter, Passed};
+use crate::control::changes::generated::{Computation, Computed};
 use crate::control::changes::registry::TableIndex;
-use crate::control::changes::types::{Converter, Type, Types};
+use crate::control::changes::types::{Converter, Type, Types, is_about_a_value};
 use crate::control::database::Connection;
+use crate::control::database::connect::describe;
 use crate::limits;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::future::Future;
@@ -126,6 +128,22 @@ impl Manager {
         let asking = limits::FILTER_ASK_TIMEOUT + limits::FILTER_SLOW_TIMEOUT;
         let timeout = asking + round + limits::CHANGES_QUESTION_TIMEOUT;
         within_time(timeout, self.filters.ask(self.client(), questions)).await
+    }
+
+    /// What the stream leaves out of these rows; within that why it cannot be computed.
+    pub(super) async fn compute(
+        &self,
+        computation: &Computation,
+        rows: &[Row<'_>],
+    ) -> Result<Result<Vec<Computed>, String>, Unanswered> {
+        let work = async {
+            match computation.ask(self.client(), rows).await {
+                Ok(computed) => Ok(Ok(computed)),
+                Err(error) if is_about_a_value(&error) => Ok(Err(describe(&error))),
+                Err(error) => Err(error),
+            }
+        };
+        within(work).await
     }
 
     /// Reads all types again that are known.

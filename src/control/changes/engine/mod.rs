@@ -18,6 +18,7 @@ mod dispatch;
 mod listening;
 mod manager;
 mod questions;
+mod settling;
 mod verdicts;
 
 use super::catalog::TableNow;
@@ -47,6 +48,7 @@ use manager::Manager;
 use questions::{Look, Question};
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
+use settling::Settling;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -157,6 +159,8 @@ pub(super) struct Engine {
     batch: Batch,
     /// Before that the batch is not tried again.
     batch_due: Option<Instant>,
+    /// What the batch waits for before row level security is asked about it.
+    settling: Settling,
     /// Since when a transaction of the batch is not seen by others, and whether that was said.
     unseen: Option<(Instant, bool)>,
     /// A word that ends a batch.
@@ -211,6 +215,7 @@ impl Engine {
             committed_at_us: 0,
             batch: Batch::default(),
             batch_due: None,
+            settling: Settling::default(),
             unseen: None,
             next_word: None,
             publication_due: now + limits::CHANGES_PUBLICATION_INTERVAL,
@@ -316,7 +321,7 @@ impl Engine {
                     self.on_due().await;
                 }
                 // Last: while there is a backlog, a word is always there.
-                word = next_word(&mut self.source), if can_work && !self.has_work() && self.hold.is_none() => {
+                word = next_word(&mut self.source), if can_work && self.takes_words() => {
                     self.gather(word);
                 }
             }
@@ -453,8 +458,33 @@ impl Engine {
 
     // -- words ---------------------------------------------------------------------------------------------------------
 
-    /// Takes a word and those that are there already, up to a full batch or a word that ends one.
+    /// Whether what comes belongs to the batch: there is none yet, or it waits for more.
+    fn takes_words(&self) -> bool {
+        let is_open = self.settling.is_waiting() && self.next_word.is_none();
+        self.hold.is_none() && (is_open || !self.has_work())
+    }
+
+    /// Takes a word and those that are there already.
     fn gather(&mut self, word: Word) {
+        let before = self.batch.changes.len();
+        self.fill_batch(word);
+        let (count, now) = (self.batch.changes.len(), clock::now());
+        if count > before {
+            self.settling.note(now);
+        }
+        if self.settling.is_waiting() {
+            let is_open = self.next_word.is_none() && !self.is_batch_full();
+            self.batch_due = self.settling.until(count, now).filter(|_| is_open);
+        }
+    }
+
+    fn is_batch_full(&self) -> bool {
+        self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
+            || self.batch.bytes >= limits::CHANGES_BATCH_BYTES_MAX
+    }
+
+    /// Takes words up to a full batch or a word that ends one.
+    fn fill_batch(&mut self, word: Word) {
         let mut word = Some(word);
         while let Some(taken) = word {
             match taken {
@@ -472,10 +502,7 @@ impl Engine {
                     return;
                 }
             }
-            if self.hold.is_some()
-                || self.batch.changes.len() >= limits::CHANGES_BATCH_MAX
-                || self.batch.bytes >= limits::CHANGES_BATCH_BYTES_MAX
-            {
+            if self.hold.is_some() || self.is_batch_full() {
                 return;
             }
             word = self.source.as_mut().and_then(Source::ready);
@@ -547,12 +574,14 @@ impl Engine {
 
     /// Dispatches the batch, and does what the word behind it says.
     async fn work_off(&mut self) {
+        self.settling.end();
         if !self.batch.changes.is_empty()
             && let Err(undecided) = self.dispatch_batch().await
         {
             return self.try_again(undecided);
         }
         self.unseen = None;
+        self.settling = Settling::default();
         let batch = std::mem::take(&mut self.batch);
         if let (Some(place), Some(source)) = (batch.place, &self.source) {
             source.done(place);
@@ -583,6 +612,11 @@ impl Engine {
                 self.batch_due = Some(clock::now() + pause);
             }
             Undecided::Unseen => self.wait_until_seen(),
+            Undecided::Unsettled => {
+                self.settling.wait();
+                let count = self.batch.changes.len();
+                self.batch_due = self.settling.until(count, clock::now());
+            }
         }
     }
 
@@ -620,7 +654,9 @@ impl Engine {
         }
         let before = context.measures.matched.get();
         let (registry, dispatch) = (&mut self.registry, &self.dispatch);
-        decide(&context, &manager, registry, dispatch, changes).await?;
+        let is_settled =
+            self.next_word.is_some() || self.settling.until(changes.len(), clock::now()).is_none();
+        decide(&context, &manager, registry, dispatch, changes, is_settled).await?;
         context.count_events(context.measures.matched.get().wrapping_sub(before));
         let committed_at_us = committed_at_us.saturating_add(POSTGRES_EPOCH_US);
         let committed_at_ms = u64::try_from(committed_at_us / 1000).unwrap_or(0);
@@ -690,6 +726,14 @@ impl Context {
     fn note_malformed(&self, table: &TableNow, count: u32) {
         let text = format!(
             "{count} values of a row of {}.{} are not what their types print: they are delivered as strings",
+            table.schema, table.name
+        );
+        self.say(Level::Warning, &text);
+    }
+
+    fn note_uncomputed(&self, table: &TableNow, reason: &str) {
+        let text = format!(
+            "the generated columns of some rows of {}.{} could not be computed and are left out: {reason}",
             table.schema, table.name
         );
         self.say(Level::Warning, &text);

@@ -4,6 +4,7 @@
 //! holds:
 //!
 //! - A verdict for some claims counts for these claims, this role and this table alone; without one nothing is delivered.
+//! - A role for which no policy counts is asked once whether a row is there, whatever claims its tokens have.
 //! - However many claims there are, at most [`limits::CHANGES_VERDICTS_AT_ONCE_MAX`] verdicts are asked for at the same time
 //!   (`rounds_are_bounded_and_leave_nothing_out`); all rounds of a batch have its time together.
 //! - Where connections are not to be had, the batch is tried again; only when that goes on for long, what they would have been asked about
@@ -64,12 +65,18 @@ struct Asked {
     wanted: usize,
 }
 
+/// Whose claims; none for all that a role for which no policy counts may have.
+type Whose = Option<ClaimsId>;
+
 /// What is asked about a table for a role.
 struct Block {
     table: Rc<TableNow>,
     keys: Vec<Key>,
-    claims: FxHashMap<ClaimsId, Asked>,
+    claims: FxHashMap<Whose, Asked>,
 }
+
+/// What a role says for which no policy counts.
+const NO_CLAIMS: &str = "{}";
 
 /// Table and role.
 type Name = (u32, Rc<str>);
@@ -79,13 +86,14 @@ type Name = (u32, Rc<str>);
 pub(super) struct Verdicts(FxHashMap<Name, Block>);
 
 impl Verdicts {
-    /// Asks, where row level security has to be asked. Each item is told the places of its keys.
+    /// Asks, where row level security has to be asked; what is asked about has to be settled. Each item is told the places of its keys.
     pub(super) async fn ask(
         context: &Context,
         manager: &Manager,
         registry: &Registry,
         items: &mut [Item<'_>],
         tally: &mut Tally,
+        is_settled: bool,
     ) -> Result<Self, Undecided> {
         let mut verdicts = Self::default();
         for item in items.iter_mut() {
@@ -94,6 +102,9 @@ impl Verdicts {
         let open = verdicts.open();
         if open.is_empty() {
             return Ok(verdicts);
+        }
+        if !is_settled {
+            return Err(Undecided::Unsettled);
         }
         let counts: Vec<usize> = open.iter().map(|(.., wanted)| *wanted).collect();
         let keys = counts.iter().sum();
@@ -132,7 +143,7 @@ impl Verdicts {
             let Some(role) = item.role(candidate) else {
                 continue;
             };
-            if !item.is_checked(role) || item.lack_of(role).is_some() {
+            if !item.is_checked() || item.lack_of(role).is_some() {
                 continue;
             }
             let name = (item.change.relation.id, Rc::clone(&candidate.role));
@@ -156,20 +167,27 @@ impl Verdicts {
             let Some(class) = registry.class(candidate.class) else {
                 continue;
             };
-            for (id, group) in class.groups() {
-                let asked = block.claims.entry(id).or_insert_with(|| Asked {
-                    claims: Rc::clone(&group.claims),
+            let mut want = |whose: Whose, claims: &dyn Fn() -> Rc<str>| {
+                let asked = block.claims.entry(whose).or_insert_with(|| Asked {
+                    claims: claims(),
                     marks: Vec::new(),
                     wanted: 0,
                 });
                 asked.want(place);
+            };
+            if role.sees_all_rows {
+                want(None, &|| NO_CLAIMS.into());
+                continue;
+            }
+            for (id, group) in class.groups() {
+                want(Some(id), &|| Rc::clone(&group.claims));
             }
         }
         item.keys = keys;
     }
 
     /// All there is to ask, those of a block beside each other, with the number of keys that each is about.
-    fn open(&self) -> Vec<(Name, ClaimsId, usize)> {
+    fn open(&self) -> Vec<(Name, Whose, usize)> {
         let blocks = self.0.iter().flat_map(|(name, block)| {
             let claims = block.claims.iter();
             claims.map(move |(id, asked)| (name.clone(), *id, asked.wanted))
@@ -178,10 +196,10 @@ impl Verdicts {
     }
 
     /// One question for each of these names, in their order: [`Verdicts::note`] tells the answers apart by it.
-    fn checks(&self, names: &[(Name, ClaimsId, usize)]) -> Vec<Check> {
+    fn checks(&self, names: &[(Name, Whose, usize)]) -> Vec<Check> {
         // Those who want all rows of a block share the list.
         let mut whole: FxHashMap<&Name, Rc<[Key]>> = FxHashMap::default();
-        let check = |(name, id, wanted): &'_ (Name, ClaimsId, usize)| {
+        let check = |(name, id, wanted): &'_ (Name, Whose, usize)| {
             let (name, block) = self
                 .0
                 .get_key_value(name)
@@ -210,7 +228,7 @@ impl Verdicts {
     /// Notes what was answered to [`Verdicts::checks`] of the same names.
     fn note(
         &mut self,
-        names: &[(Name, ClaimsId, usize)],
+        names: &[(Name, Whose, usize)],
         answers: Vec<Vec<Verdict>>,
         tally: &mut Tally,
     ) {
@@ -249,10 +267,14 @@ impl Verdicts {
         let name = (item.change.relation.id, Rc::clone(&candidate.role));
         let block = self.0.get(&name)?;
         let (_, place) = item.keys.iter().find(|(role, _)| *role == candidate.role)?;
+        let is_visible = |whose: Whose| {
+            let asked = block.claims.get(&whose);
+            asked.and_then(|asked| asked.marks.get(*place)) == Some(&Mark::Visible)
+        };
+        let is_visible_to_all = is_visible(None);
         let (mut groups, mut size) = (Vec::new(), 0);
         for (claims, group) in class.groups() {
-            let asked = block.claims.get(&claims);
-            if asked.and_then(|asked| asked.marks.get(*place)) == Some(&Mark::Visible) {
+            if is_visible_to_all || is_visible(Some(claims)) {
                 groups.push(group.id);
                 size += u64::from(group.size);
             }

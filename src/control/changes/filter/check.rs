@@ -3,7 +3,7 @@
 //! What comes in: a [`Wish`], a table and a role. What goes out: [`Checked`], or what is wrong first, in the original's order and words.
 //! What always holds: every cast is one of PostgreSQL's own, in a transaction that is rolled back and writes nothing; a filter that
 //! is accepted has an operator (spec: checklist 12); a wish without filters asks nothing, one with filters takes two round trips, however
-//! many they are (`a_check_takes_two_round_trips`). Deliberately absent: whether the table is published.
+//! many they are (`a_check_takes_two_round_trips`); a role with an odd name takes one more. Deliberately absent: whether the table is published.
 
 use super::super::catalog::{ColumnNow, TableNow};
 use super::super::wish::{FilterText, Operator, Wish, exception_text, raised_text};
@@ -91,16 +91,29 @@ pub async fn check(
     let readable = readable(table, role)?;
     let filters = filters(client, &readable, &wish.filters).await?;
     let select = select(&readable, wish.select.as_deref())?;
-    if role.is_none() {
+    let Some(role) = role else {
         return Err(CheckError::Raised {
             sqlstate: "23502",
             message: "null value in column \"claims_role\" of relation \"subscription\" violates not-null constraint"
                 .to_owned(),
         });
+    };
+    if !is_read_as_written(role) {
+        // As in the original, which keeps roles as `regrole` (spec: postgres-changes 3.4).
+        let role: [(&(dyn ToSql + Sync), Type); 1] = [(&role, Type::TEXT)];
+        let sql = "select $1::pg_catalog.text::pg_catalog.regrole";
+        client.query_typed(sql, &role).await?;
     }
     Ok(Checked {
         filters: filters.into(),
         select,
+    })
+}
+
+/// Whether `regrole` takes a name for itself: it folds case, and reads quotes, dots and spaces as SQL does.
+fn is_read_as_written(role: &str) -> bool {
+    !role.contains(|letter: char| {
+        letter.is_uppercase() || letter.is_whitespace() || matches!(letter, '"' | '.')
     })
 }
 
@@ -375,7 +388,12 @@ impl<'a> Plan<'a> {
             return None;
         }
         let (left, right) = match self.text.operator {
-            Operator::Is | Operator::Match | Operator::Imatch => return None,
+            // Of these the type's operator was looked for already, and a pattern that fails does so for its own values alone.
+            Operator::Is
+            | Operator::Match
+            | Operator::Imatch
+            | Operator::Like
+            | Operator::Ilike => return None,
             Operator::In if self.facts.is_array => {
                 (format!("null::{name}"), format!("$1::{array_name}"))
             }

@@ -130,8 +130,9 @@ impl Truth {
 }
 
 impl Filter {
-    /// A filter that compares with one value of a type of PostgreSQL's own, given as PostgreSQL prints it. None where such values are not
-    /// compared here. Values that clients send have to be read by PostgreSQL first: [`check()`].
+    /// A filter that compares with one value of a type of PostgreSQL's own, given as PostgreSQL prints it; for tests and benchmarks. None
+    /// where such values are not compared here. Values that clients send have to be read by PostgreSQL first: [`check()`].
+    #[doc(hidden)]
     #[must_use]
     pub fn native(
         column: &str,

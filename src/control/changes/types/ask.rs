@@ -204,7 +204,8 @@ async fn ask_part(
 
 /// Whether the values, or what casts them, are to blame. What says that the server is in need is no reason to ask it more often
 /// (classes 53, 57, 58 and the connection's own), but for a statement that was cancelled.
-fn is_about_a_value(error: &Error) -> bool {
+#[must_use]
+pub fn is_about_a_value(error: &Error) -> bool {
     error.code().is_some_and(|code| {
         *code == SqlState::QUERY_CANCELED || !["08", "53", "57", "58"].contains(&&code.code()[..2])
     })

@@ -22,7 +22,7 @@ mod value;
 mod ask;
 mod catalog;
 
-pub use ask::Converter;
+pub use ask::{Converter, is_about_a_value};
 pub use catalog::Types;
 pub use value::{Fields, Kind, Type};
 

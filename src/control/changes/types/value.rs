@@ -2,6 +2,7 @@
 
 use super::array::{Part, Parts};
 use super::{Malformed, composite, json, number};
+use crate::control::database::quote::identifier;
 use crate::limits;
 use crate::phoenix;
 use std::rc::Rc;
@@ -141,8 +142,7 @@ impl Type {
     /// What it is called in SQL, whatever the search path is: `"public"."mood"`.
     #[must_use]
     pub fn sql_name(&self) -> String {
-        let quote = |name: &str| name.replace('"', "\"\"");
-        format!("\"{}\".\"{}\"", quote(&self.schema), quote(&self.name))
+        format!("{}.{}", identifier(&self.schema), identifier(&self.name))
     }
 
     /// Whether `oid` is the type, or stands anywhere in it.

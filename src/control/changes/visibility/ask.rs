@@ -46,7 +46,7 @@ pub(super) async fn ask(
     let first = &checks[chunk.entries[0].check];
     let columns = first.table.key.len();
     let (table, role) = (&first.table, &first.role);
-    let statement = Prepared::of(session, role, statement::of_table(table));
+    let statement = Prepared::of(session, role, statement::of_table(table, role));
     let forget = if statement.forgets {
         statement::FORGET
     } else {
@@ -64,7 +64,7 @@ pub(super) async fn ask(
         messages.push(statement::prepare(&statement.name, sql));
     }
     let setup = messages.len();
-    if statement::uses_index(table) {
+    if statement::uses_index(table, role) {
         messages.push(statement::plan(&statement.name, &first.claims));
     }
     let before = messages.len();

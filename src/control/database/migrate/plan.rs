@@ -6,9 +6,10 @@
 //! (`of_upstreams_database_only_additions_are_planned`). Deliberately absent: waiting; everything here is a function of values.
 
 use super::error::{MigrationError, Privilege};
-use super::steps::{Needs, SEND, SEND_IS_CURRENT, STEPS, Step};
+use super::steps::{Needs, PUBLICATION, SEND, SEND_IS_CURRENT, STEPS, Step};
 use super::survey::Survey;
 use super::versions::{NEWEST_UPSTREAM, SEND_ADDS_ID};
+use crate::control::database::quote::identifier;
 
 /// What is to be done.
 #[derive(Debug, Default)]
@@ -34,22 +35,18 @@ pub(super) fn plan(survey: &Survey) -> Result<Plan, MigrationError> {
         return Err(MigrationError::TooOld(survey.server_version));
     }
     usable(survey)?;
-    let mut steps: Vec<&Step> = STEPS
+    let steps: Vec<&Step> = STEPS
         .iter()
         .filter(|step| is_needed(step, survey))
         .collect();
     let mut notes = notes(survey);
-    if !survey.may_create_in_database {
-        let before = steps.len();
-        steps.retain(|step| step.needs != Needs::Publication);
-        if steps.len() < before {
-            notes.push(format!(
-                "publication supabase_realtime is missing, so no table has Postgres Changes; let somebody who may execute: \
-                 create publication supabase_realtime; or grant create on database {} to {};",
-                quoted(&survey.database),
-                quoted(&survey.user)
-            ));
-        }
+    // It is the operator's (spec: tenant-database 5.4): said once, when the database is set up.
+    if !steps.is_empty() && !survey.has(PUBLICATION) {
+        notes.push(
+            "publication supabase_realtime is missing, so no table has Postgres Changes; let somebody who may execute: \
+             create publication supabase_realtime;"
+                .to_owned(),
+        );
     }
     let missing = missing_privileges(&steps, survey);
     if missing.is_empty() {
@@ -206,7 +203,6 @@ fn missing_privileges(steps: &[&'static Step], survey: &Survey) -> Vec<Privilege
                     );
                 }
             }
-            Needs::Publication => {}
         }
     }
     missing
@@ -273,7 +269,7 @@ fn quoted(name: &str) -> String {
     if is_plain && !name.is_empty() && name != "user" {
         name.to_owned()
     } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
+        identifier(name)
     }
 }
 
@@ -466,17 +462,20 @@ mod tests {
     }
 
     #[test]
-    fn publication_is_left_out_where_it_may_not_be_made() {
-        let mut survey = without(&["publication supabase_realtime"]);
-        assert_eq!(names(&survey), ["publication"]);
-        survey.may_create_in_database = false;
-        let plan = plan(&survey).unwrap();
-        assert!(plan.steps.is_empty());
-        assert!(
-            plan.notes[0].contains("create publication supabase_realtime;"),
-            "{:?}",
-            plan.notes
-        );
+    fn publication_is_the_operators_and_missed_once() {
+        let said = |survey: &Survey| {
+            let notes = plan(survey).unwrap().notes;
+            let mut notes = notes.iter();
+            notes.any(|note| note.contains("create publication supabase_realtime;"))
+        };
+        assert!(!said(&complete()), "everything is set up already");
+        let mut steps = STEPS.iter();
+        let step = steps.find(|step| step.name == "send_binary").unwrap();
+        let mut survey = without(step.creates);
+        assert_eq!(names(&survey), ["send_binary"]);
+        assert!(said(&survey));
+        survey.present.insert(PUBLICATION.to_owned());
+        assert!(!said(&survey));
     }
 
     #[test]

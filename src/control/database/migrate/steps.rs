@@ -30,8 +30,6 @@ pub(super) enum Needs {
     Nothing,
     /// The rights of the owner of `realtime.messages`.
     Messages,
-    /// To create in the database. Without that right the step is left out.
-    Publication,
 }
 
 macro_rules! step {
@@ -239,15 +237,10 @@ pub(super) const STEPS: &[Step] = &[
         false,
         None
     ),
-    step!(
-        80,
-        "publication",
-        Publication,
-        ["publication supabase_realtime"],
-        false,
-        None
-    ),
 ];
+
+/// In a survey: there is the publication that Supabase's databases have.
+pub(super) const PUBLICATION: &str = "publication supabase_realtime";
 
 /// In a survey: there is a `realtime.send`.
 pub(super) const SEND: &str = "function send(jsonb, text, text, bool)";

@@ -4,11 +4,125 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::super::ears::Change;
 use super::super::world::PROBE;
-use super::{Case, ROOM, TABLE, anon, entry, filtered, in_room, none, prepared};
+use super::{Case, ROOM, TABLE, anon, entry, filtered, in_room, none, prepared, values_of};
 use crate::cases::{V1, V2};
 
 pub const CASES: &[Case] = &[
+    Case {
+        name: "generated_columns_are_columns_like_others",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(
+                place,
+                "create table public.t (id int primary key, n int, big text, twice bigint generated always as (n * 2) stored,
+                   size int generated always as (length(big)) stored);
+                 create table public.k (n int, id int primary key generated always as (n + 1) stored);
+                 alter table public.k enable row level security; create policy p on public.k for select using (id < 10);
+                 grant select on public.t, public.k to anon;
+                 alter table public.t alter big set storage external;
+                 create publication supabase_realtime for all tables",
+            );
+            let mut ears = place.ears(V2);
+            let select =
+                json!({"event": "*", "schema": "public", "table": "t", "select": ["twice"]});
+            ears.subscribe("realtime:all", &[entry()], &anon());
+            ears.subscribe("realtime:filtered", &[filtered("twice=gt.10")], &anon());
+            ears.subscribe("realtime:selected", &[select], &anon());
+            let keyed = json!({"event": "*", "schema": "public", "table": "k"});
+            ears.subscribe("realtime:keyed", &[keyed], &anon());
+            sql.run(
+                "insert into public.t (id, n, big) values (1, 5, repeat('x', 4000)), (2, 6, null)",
+            );
+            sql.run("update public.t set n = 7 where id = 1");
+            sql.run("alter table public.t replica identity full");
+            sql.run("update public.t set n = null where id = 1");
+            sql.run("delete from public.t where id = 2");
+            sql.run("insert into public.k (n) values (8), (9)");
+            sql.run(PROBE);
+            let seen = |changes: &[Change], row: &str| -> Vec<Value> {
+                let value = |change: &Change| {
+                    let row = change.data.get(row).cloned().unwrap_or_default();
+                    json!([row["id"], row.get("twice"), row.get("size")])
+                };
+                changes.iter().map(value).collect()
+            };
+            let all = ears.changes("realtime:all");
+            let rows = [
+                json!([1, 10, 4000]),
+                json!([2, 12, null]),
+                // What is computed from a value that was not written again is known of whole rows alone.
+                json!([1, 14, null]),
+                json!([1, null, 4000]),
+                json!([null, null, null]),
+            ];
+            assert_eq!(seen(&all, "record"), rows);
+            assert!(all[2].data["record"].get("size").is_none());
+            let old = [
+                json!([null, null, null]),
+                json!([null, null, null]),
+                json!([1, null, null]),
+                json!([1, 14, 4000]),
+                json!([2, 12, null]),
+            ];
+            assert_eq!(seen(&all, "old_record"), old);
+            let filtered = ears.changes("realtime:filtered");
+            assert_eq!(
+                values_of(&filtered, "id"),
+                [json!(2), json!(1), Value::Null]
+            );
+            let selected = ears.changes("realtime:selected");
+            assert_eq!(selected[0].data["record"], json!({"id": 1, "twice": 10}));
+            let keyed = ears.changes("realtime:keyed");
+            assert_eq!(
+                values_of(&keyed, "id"),
+                [json!(9)],
+                "the policy decides by it"
+            );
+        },
+    },
+    Case {
+        name: "numbers_that_json_does_not_have_and_its_null_are_null_to_filters",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(
+                place,
+                "create table public.t (id int primary key, n numeric, f real, a float8[], j jsonb); grant select on public.t to anon;
+                 create publication supabase_realtime for all tables",
+            );
+            let mut ears = place.ears(V2);
+            let topics = [
+                ("n=gt.5", vec![1]),
+                ("n=eq.NaN", vec![]),
+                ("n=is.null", vec![2, 3]),
+                ("f=neq.0", vec![1]),
+                ("f=not.isdistinct.Infinity", vec![]),
+                ("j=is.null", vec![2, 3]),
+                ("j=neq.1", vec![1]),
+            ];
+            for (filter, _) in &topics {
+                ears.subscribe(&format!("realtime:{filter}"), &[filtered(filter)], &anon());
+            }
+            ears.subscribe(ROOM, &[entry()], &anon());
+            sql.run("insert into public.t values (1, 6, 1, '{NaN}', '2'), (2, 'NaN', 'Infinity', null, 'null'), (3, 'Infinity', 'NaN', null, null)");
+            sql.run(PROBE);
+            let changes = ears.changes(ROOM);
+            assert_eq!(
+                values_of(&changes, "n"),
+                [json!(6), Value::Null, Value::Null]
+            );
+            assert_eq!(changes[0].data["record"]["a"], json!(["NaN"]));
+            assert_eq!(changes[1].data["record"]["j"], Value::Null);
+            for (filter, ids) in topics {
+                let ids: Vec<Value> = ids.into_iter().map(Value::from).collect();
+                let changes = ears.changes(&format!("realtime:{filter}"));
+                assert_eq!(values_of(&changes, "id"), ids, "{filter}");
+            }
+        },
+    },
     Case {
         name: "clients_of_both_versions_on_one_topic_get_their_own_encoding",
         settings: none,

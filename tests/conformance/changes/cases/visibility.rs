@@ -1,12 +1,16 @@
 //! Who gets a change (checklist 25 to 31), beyond the vectors.
 
+use std::time::Duration;
+
 use serde_json::json;
 
+use super::super::ears::{Change, Ears};
 use super::super::world::PROBE;
 use super::{
     Case, OWN_ROWS, ROOM, TABLE, anon, entry, in_room, none, prepared, service, user, values_of,
 };
 use crate::cases::V2;
+use crate::clock;
 
 pub const CASES: &[Case] = &[
     Case {
@@ -89,6 +93,65 @@ pub const CASES: &[Case] = &[
             assert_eq!(values_of(&ears.changes("realtime:all"), "id"), all);
             let seen = values_of(&ears.changes("realtime:fails"), "id");
             assert_eq!(seen, [json!(1), json!(3), json!(1), json!(5)]);
+        },
+    },
+    Case {
+        name: "a_row_that_is_gone_when_it_is_asked_for_is_shown_to_nobody",
+        settings: none,
+        limits: none,
+        run: |place| {
+            // Nor to those for whom no policy counts (recorded: postgres_changes_rls, `service_role`).
+            let sql = prepared(place, OWN_ROWS);
+            sql.run("create table public.many (id numeric primary key); alter table public.many enable row level security");
+            sql.run("grant select on public.many to service_role");
+            let entries = [
+                entry(),
+                json!({"event": "*", "schema": "public", "table": "many"}),
+            ];
+            let mut ears = place.ears(V2);
+            ears.subscribe("realtime:owner", &[entry()], &user("u1"));
+            ears.subscribe("realtime:service", &entries, &service());
+            let kinds = |ears: &mut Ears, topic: &str| -> Vec<String> {
+                let changes = ears.changes(topic);
+                let kind = |change: &Change| {
+                    let data = &change.data;
+                    let row = data.get("record").unwrap_or(&data["old_record"]);
+                    format!("{} {}", data["type"].as_str().unwrap_or(""), row["id"])
+                };
+                changes.iter().map(kind).collect()
+            };
+            {
+                let _held = place.server.hold();
+                sql.run("insert into public.t values (1, 'u1', 'x'), (2, 'u1', 'x')");
+                sql.run("insert into public.many values (7.5), (8)");
+                sql.run("delete from public.t where id = 1; delete from public.many where id = 8");
+                sql.run(PROBE);
+            }
+            let owner = ["INSERT 2", "DELETE 1"];
+            assert_eq!(kinds(&mut ears, "realtime:owner"), owner);
+            let service = ["INSERT 2", "INSERT 7.5", "DELETE 1", "DELETE 8"];
+            assert_eq!(kinds(&mut ears, "realtime:service"), service);
+        },
+    },
+    Case {
+        name: "a_protected_row_waits_for_what_follows_at_once",
+        settings: none,
+        limits: none,
+        run: |place| {
+            let sql = prepared(place, OWN_ROWS);
+            let mut ears = place.ears(V2);
+            ears.subscribe(ROOM, &[entry()], &user("u1"));
+            // What is not flushed is not streamed; here that would come later than any pause.
+            sql.run("set synchronous_commit = on");
+            for id in 0..4 {
+                let began = clock::now();
+                sql.run(&format!("insert into public.t values ({id}, 'u1', 'x')"));
+                let heard = ears.next_on(ROOM);
+                assert_eq!(heard.event, "postgres_changes");
+                // Less than the server's pause: its clock ticks in milliseconds.
+                let waited = heard.at.duration_since(began);
+                assert!(waited >= Duration::from_millis(28), "{waited:?}");
+            }
         },
     },
     Case {

@@ -471,7 +471,7 @@ impl Engine {
                     });
                 }
                 (Some(false), Some(true)) => {
-                    let sql = format!("select pg_catalog.pg_drop_replication_slot('{name}')");
+                    let sql = format!("select pg_catalog.pg_drop_replication_slot({name})");
                     session.query(&sql).await?;
                     let text =
                         format!("replication slot {slot} was there and nobody used it: dropped");

@@ -116,6 +116,12 @@ fn recorded_tenants() -> [(&'static str, Value); 10] {
     ]
 }
 
+/// Tests in which nothing is said for more than a minute. They run beside all others.
+const SILENT: [&str; 2] = [
+    "::transcript::idle_timeout",
+    "::a_silent_socket_is_closed_after_60_to_66_seconds",
+];
+
 /// How many tests run at once; most of them wait.
 const THREADS: usize = 112;
 
@@ -126,7 +132,7 @@ const THREADS_ASKING: usize = 16;
 const THREADS_HEAVY: usize = 4;
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
+    let arguments = Arguments::from_args();
     let threads = arguments.test_threads.unwrap_or(THREADS);
     // A failure says what it has to say in its own message; interleaved backtraces of a hundred threads say nothing.
     panic::set_hook(Box::new(|_| {}));
@@ -179,19 +185,27 @@ fn main() -> ExitCode {
         timed.extend(setups.iter().map(|shared| transcript_trial(case, shared)));
     }
     let changes = changes::trials(arguments.filter.as_deref().unwrap_or(""));
-    let mut run = |threads: usize, trials| {
+    let run = |threads: usize, trials| {
+        let mut arguments = arguments.clone();
         arguments.test_threads = Some(threads);
         libtest_mimic::run(&arguments, trials)
     };
+    let (silent, trials): (Vec<Trial>, _) = trials
+        .into_iter()
+        .partition(|trial| SILENT.iter().any(|name| trial.name().ends_with(name)));
     // Servers end with their handles, those of changes with their last test; leaving by `exit` would leave them running.
-    let waiting = run(threads, trials);
-    let timed = run(threads, timed);
-    let asking = run(threads.min(THREADS_ASKING), asking);
-    let changing = run(threads.min(changes::THREADS), changes);
-    let loading = run(threads.min(THREADS_HEAVY), heavy);
-    let operating = run(threads.min(operations::THREADS), operations::trials());
+    let conclusions = std::thread::scope(|scope| {
+        let silent = scope.spawn(|| run(silent.len().max(1), silent));
+        let waiting = run(threads, trials);
+        let timed = run(threads, timed);
+        let asking = run(threads.min(THREADS_ASKING), asking);
+        let changing = run(threads.min(changes::THREADS), changes);
+        let loading = run(threads.min(THREADS_HEAVY), heavy);
+        let operating = run(threads.min(operations::THREADS), operations::trials());
+        let silent = silent.join().expect("libtest-mimic catches what tests do");
+        [waiting, timed, asking, changing, loading, operating, silent]
+    });
     drop((setups, cluster));
-    let conclusions = [waiting, timed, asking, changing, loading, operating];
     let failed = conclusions.iter().find(|one| one.has_failed());
     failed.map_or(ExitCode::SUCCESS, Conclusion::exit_code)
 }

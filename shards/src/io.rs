@@ -28,8 +28,6 @@ pub(crate) struct Core<M> {
     pub(crate) live_count: usize,
     /// Slots with [`flag::DIRTY`].
     pub(crate) dirty: Vec<ConnectionId>,
-    /// What the product has said that it will queue, since last all had been sent.
-    pub(crate) foreseen_bytes: usize,
     /// Buffers that were queued since the start: what a letter leads to.
     pub(crate) queued_count: u64,
     /// Sockets the driver does not know yet.
@@ -168,12 +166,6 @@ impl<M> Io<'_, M> {
         self.core.queued_count += 1;
         self.core.note_queued(before, after);
         queued
-    }
-
-    /// Says that some `bytes`, over all sockets, will be queued before the turn ends, because of what has just come in. While much waits
-    /// to be sent, further input of the same connections waits as well.
-    pub fn foresee(&mut self, bytes: usize) {
-        self.core.foreseen_bytes = self.core.foreseen_bytes.saturating_add(bytes);
     }
 
     /// Bytes queued for the connection and not sent yet; 0 when it is gone.

@@ -6,8 +6,6 @@
 //! - A turn takes what was there when it began, in batches: completions, then mailboxes, then timers, then the
 //!   handler's `on_turn_end`, then each socket that something happened to once. Of mailboxes and sockets there is a bound, by what
 //!   they cost; the next turn goes on from there.
-//! - While much waits to be sent, sockets whose input made it are not heard again, and what others say is sent before the rest of it:
-//!   who says little does not wait for who says much. (`who_says_little_does_not_wait_for_who_says_much`)
 //! - While more than `spill_letters` letters wait for full mailboxes of other shards, received bytes are held, with their buffers; the
 //!   kernel then runs out of buffers and the peers' windows close. Nothing is lost, nothing grows without end.
 //! - Before the shard sleeps it says so and looks into its mailboxes once more (`doorbell.rs`).
@@ -42,12 +40,8 @@ pub(crate) struct Shard<H: Handler, D> {
     pub(crate) accepting: Accepting,
     /// Receives that ended for want of buffers.
     pub(crate) parked: VecDeque<ConnectionId>,
-    /// Input that waits until the mail has gone, or for the next turn.
+    /// Input that waits until the mail has gone.
     held: VecDeque<Event>,
-    /// Slots with [`flag::LOUD`].
-    loud: Vec<ConnectionId>,
-    /// Slots with [`flag::DIRTY`] of turns before, which had no time for them.
-    backlog: VecDeque<ConnectionId>,
     events: Vec<Event>,
     due: Vec<(u32, u8)>,
     /// The mailbox that is looked into first, each turn another.
@@ -79,7 +73,6 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             slab: Slab::new(options.connections_max.min(sockets_max)),
             live_count: 0,
             dirty: Vec::new(),
-            foreseen_bytes: 0,
             queued_count: 0,
             adopted: Vec::new(),
             visits: Wheel::new(unix_second(unix_ms)),
@@ -101,8 +94,6 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             accepting: Accepting::new(listener_count),
             parked: VecDeque::new(),
             held: VecDeque::new(),
-            loud: Vec::new(),
-            backlog: VecDeque::new(),
             events: Vec::new(),
             due: Vec::new(),
             first_mailbox: 0,
@@ -125,7 +116,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
         let (now, unix_ms) = self.ended;
         let at_once = Some(Duration::ZERO);
         if self.core.stopping
-            || !self.backlog.is_empty()
+            || !self.core.dirty.is_empty()
             || !self.core.outgoing.own().is_empty()
             || (!self.held.is_empty() && !self.is_holding())
             || (!self.parked.is_empty() && !self.is_holding() && self.driver.buffers_free() > 0)
@@ -181,7 +172,7 @@ impl<H: Handler, D: Driver> Shard<H, D> {
             core: &mut self.core,
         });
         self.flush();
-        while self.core.stopping && !self.backlog.is_empty() {
+        while self.core.stopping && !self.core.dirty.is_empty() {
             // There is no next turn, and what ends the connections is among it.
             self.flush();
         }
@@ -245,65 +236,22 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     }
 
     fn take_events(&mut self, events: &mut Vec<Event>) {
-        if self.backlog.is_empty() {
-            self.core.foreseen_bytes = 0;
-            for id in self.loud.drain(..) {
-                if let Some(slot) = self.core.slab.get_mut(id) {
-                    slot.clear(flag::LOUD);
-                }
-            }
-        }
-        let mut held = std::mem::take(&mut self.held);
         let mut holding = self.is_holding();
-        while !holding && let Some(event) = held.pop_front() {
-            self.hear(event);
+        while !holding && let Some(event) = self.held.pop_front() {
+            self.take_event(event);
             holding = self.is_holding();
         }
-        self.held.append(&mut held);
         if holding {
             self.core.metrics.turns_held.add(1);
         }
         for event in events.drain(..) {
-            match event {
-                Event::Received { .. } | Event::Ended { .. } => {
-                    holding |= self.is_holding();
-                    if holding {
-                        self.held.push_back(event);
-                    } else {
-                        self.hear(event);
-                    }
-                }
-                event => self.take_event(event),
+            if matches!(event, Event::Received { .. } | Event::Ended { .. })
+                && (!self.held.is_empty() || self.is_holding())
+            {
+                self.held.push_back(event);
+            } else {
+                self.take_event(event);
             }
-        }
-    }
-
-    /// Takes input, unless it is of a socket whose input of before is still being sent.
-    fn hear(&mut self, event: Event) {
-        let (Event::Received { id, .. } | Event::Ended { id, .. }) = event else {
-            return self.take_event(event);
-        };
-        let foreseen = self.core.foreseen_bytes;
-        let is_busy = foreseen > FORESEEN_BYTES_MAX || !self.backlog.is_empty();
-        if is_busy
-            && let Some(slot) = self.core.slab.get_mut(id)
-            && slot.is(flag::LOUD)
-        {
-            // It may not have all of the buffers meanwhile.
-            if slot.is(flag::RECEIVING) && !slot.is(flag::RECEIVE_CANCELLED) {
-                slot.set(flag::RECEIVE_CANCELLED);
-                self.driver.cancel_receive(id, slot.socket);
-            }
-            self.held.push_back(event);
-            return;
-        }
-        self.take_event(event);
-        if self.core.foreseen_bytes.saturating_sub(foreseen) > LOUD_BYTES_MIN
-            && let Some(slot) = self.core.slab.get_mut(id)
-            && !slot.is(flag::LOUD)
-        {
-            slot.set(flag::LOUD);
-            self.loud.push(id);
         }
     }
 
@@ -443,26 +391,13 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     fn flush(&mut self) {
         self.adopt_sockets();
         let mut dirty = std::mem::take(&mut self.core.dirty);
-        // What has just been said first, or it would wait for all that was said before; but not so much that the rest never comes.
-        let fresh_max = match self.backlog.is_empty() {
-            true => FLUSH_SOCKETS_MAX,
-            false => FLUSH_SOCKETS_MAX / 2,
-        };
-        let fresh = dirty.len().min(fresh_max);
-        for id in dirty.drain(..fresh) {
-            self.advance(id);
-        }
-        for _ in fresh..FLUSH_SOCKETS_MAX {
-            let Some(id) = self.backlog.pop_front() else {
-                break;
-            };
+        for id in dirty.drain(..dirty.len().min(FLUSH_SOCKETS_MAX)) {
             self.advance(id);
         }
         debug_assert!(
             self.core.dirty.is_empty(),
             "nothing becomes dirty while the dirty are flushed"
         );
-        self.backlog.extend(dirty.drain(..));
         self.core.dirty = dirty;
         if !self.is_holding() {
             self.unpark();
@@ -484,16 +419,9 @@ impl<H: Handler, D: Driver> Shard<H, D> {
     }
 }
 
-/// Sockets that one turn sends to at most. A fan-out to more of them goes on in the next turn, and what has come in meanwhile goes
-/// first: nobody else waits for all of it. At 1 to 10 µs a send, this is 1 to 5 ms.
-const FLUSH_SOCKETS_MAX: usize = 512;
-
-/// Bytes that may wait to be sent before those who have made much of them are heard again. At 1 to 3 GB a second, which is what the
-/// kernel copies, this is 20 to 60 ms; and it is so much that a crowd's messages still go out many at a time.
-const FORESEEN_BYTES_MAX: usize = 64 << 20;
-
-/// Bytes that one receive may make to be sent before it is much.
-const LOUD_BYTES_MIN: usize = 256 << 10;
+/// Sockets that one turn sends to at most. A fan-out to more of them goes on in the next turn, behind what has come in meanwhile:
+/// nobody else waits for all of it. At 1 to 10 µs a send, this is 4 to 40 ms.
+const FLUSH_SOCKETS_MAX: usize = 4_096;
 
 /// Buffers that the letters of one turn may queue before the others have to wait for the next: a letter may be for ten thousand
 /// sockets, and a mailbox holds thousands of letters. At 20 to 50 ns a buffer, this is 1 to 3 ms. So much is taken at once all the

@@ -62,8 +62,6 @@ pub(crate) mod flag {
     pub(crate) const TAKEN: u32 = 1 << 15;
     /// The peer is not expected to send any more: closes without a half-close.
     pub(crate) const FINAL: u32 = 1 << 16;
-    /// Much of what waits to be sent was made of its input.
-    pub(crate) const LOUD: u32 = 1 << 17;
 
     /// The kernel still has something of this slot.
     pub(crate) const WITH_KERNEL: u32 = RECEIVING | SENDING | BUSY;

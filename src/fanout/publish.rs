@@ -220,7 +220,6 @@ impl Fanout {
             .batch
             .get_or_insert_with(|| spare.pop().unwrap_or_default());
         let was_empty = batch.is_empty();
-        let bytes_before = batch.bytes();
         if batch.push(&entry.key, content, owned.wanted, to).is_err() {
             self.outcome.too_long.push(entry.key.tenant());
             if was_empty && let Some(unused) = owned.batch.take() {
@@ -229,7 +228,6 @@ impl Fanout {
             return;
         }
         let bytes = batch.bytes();
-        io.foresee((bytes - bytes_before).saturating_mul(entry.members.len()));
         if was_empty {
             self.dirty.push(topic);
         }

@@ -117,7 +117,8 @@ fn recorded_tenants() -> [(&'static str, Value); 10] {
 }
 
 /// Tests in which nothing is said for more than a minute. They run beside all others.
-const SILENT: [&str; 2] = [
+const SILENT: [&str; 3] = [
+    "::a_ping_counts_as_a_sign_of_life",
     "::transcript::idle_timeout",
     "::a_silent_socket_is_closed_after_60_to_66_seconds",
 ];
